@@ -1,0 +1,128 @@
+"""Images decoded once, augmented a whole batch at a time, the same for any number of workers."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+
+class ImageDataset(torch.utils.data.Dataset):
+    """
+    Images in memory as uint8, handed out as normalised `pixel_values` and `labels`.
+
+    With `augment=True` each image is shifted by a random crop of the zero-padded image and perhaps mirrored. The crop
+    and the mirroring of view `v` of example `i` are a pure function of `(seed, i, v)`, whatever the batch, the order
+    or the number of workers; the view is the epoch.
+
+    Args:
+        images (`torch.Tensor` of shape `[examples, channels, height, width]`, uint8): The decoded images.
+        labels (`Sequence[int]` of length `examples`): Class ids.
+        mean, std (`Sequence[float]` of length `channels`): For pixels scaled to 0..1.
+        augment (`bool`, *optional*, defaults to `False`): Whether to crop and mirror.
+        padding (`int`, *optional*, defaults to 4): Pixels of padding on each side before the crop.
+        horizontal_flip (`bool`, *optional*, defaults to `True`): Whether half of the views are mirrored.
+        seed (`int`, *optional*, defaults to 0): Seed of the augmentation.
+
+    Raises:
+        `ValueError`: if shapes, dtypes or lengths do not fit, or a standard deviation is not above 0.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Sequence[int],
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        augment: bool = False,
+        padding: int = 4,
+        horizontal_flip: bool = True,
+        seed: int = 0,
+    ):
+        if images.ndim != 4 or images.dtype != torch.uint8:
+            raise ValueError(
+                f"images must be uint8 of shape [examples, channels, height, width], got {images.dtype} of shape "
+                f"{tuple(images.shape)}."
+            )
+        channels, height, width = images.shape[1:]
+        if len(labels) != len(images) or len(mean) != channels or len(std) != channels:
+            raise ValueError(
+                f"{len(images)} images of {channels} channels need as many labels and as many means and deviations, "
+                f"got {len(labels)} labels, {len(mean)} means, {len(std)} deviations."
+            )
+        if padding < 0 or min(std) <= 0:
+            raise ValueError(f"padding={padding} must be 0 or more, and each std={list(std)} above 0.")
+        self.labels = torch.as_tensor(labels, dtype=torch.long)
+        self.augment = augment
+        self.padding = padding if augment else 0
+        self.horizontal_flip = horizontal_flip
+        self.seed = seed
+        # (x / 255 - mean) / std as one multiplication and one addition
+        self._scale = (1 / (255 * torch.tensor(std, dtype=torch.float32))).view(1, -1, 1, 1)
+        self._offset = (-torch.tensor(mean, dtype=torch.float32) / torch.tensor(std)).view(1, -1, 1, 1)
+        padded = torch.nn.functional.pad(images, (self.padding,) * 4)
+        # A view of every crop of every image, [examples, channels, y, x, height, width]: a batch is one gather.
+        self._crops = padded.unfold(2, height, 1).unfold(3, width, 1)
+        # Shared memory, so that workers that outlive an epoch see the next one too.
+        self._view = torch.zeros((), dtype=torch.long).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the view of every example."""
+        self._view.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
+        """The whole batch at once: PyTorch's fetcher prefers this to one `__getitem__` per example."""
+        index = torch.as_tensor(indices)
+        if not self.augment:
+            pixels = self._crops[index, :, 0, 0].float()
+        else:
+            bits = _random_bits(self.seed, np.asarray(indices, dtype=np.uint64), int(self._view))
+            y = _uniform_integers(bits, 0, 2 * self.padding + 1)
+            x = _uniform_integers(bits, 21, 2 * self.padding + 1)
+            pixels = self._crops[index, :, y, x].float()
+            if self.horizontal_flip:
+                mirrored = _uniform_integers(bits, 42, 2).bool()
+                pixels[mirrored] = pixels[mirrored].flip(-1)
+        pixels.mul_(self._scale).add_(self._offset)
+        return [
+            {"pixel_values": image, "labels": label} for image, label in zip(pixels, self.labels[index], strict=True)
+        ]
+
+
+class SetEpochCallback(TrainerCallback):
+    """Tells the training dataset its epoch, which Accelerate does only for some samplers and never across ranks."""
+
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        dataset = getattr(train_dataloader, "dataset", None)
+        if isinstance(dataset, ImageDataset):
+            dataset.set_epoch(math.floor(state.epoch + 1e-6))
+
+
+def _random_bits(seed: int, index: np.ndarray, view: int) -> np.ndarray:
+    """64 random bits per example: SplitMix64 (Steele, Lea, Flood 2014) of the seed, the view and the index in turn."""
+    bits = _splitmix64(np.uint64(seed % 2**64))
+    bits = _splitmix64(bits ^ np.uint64(view))
+    return _splitmix64(bits ^ index)
+
+
+def _splitmix64(state: np.ndarray | np.uint64) -> np.ndarray:
+    with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is meant
+        state = np.asarray(state) + np.uint64(0x9E3779B97F4A7C15)
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return state ^ (state >> np.uint64(31))
+
+
+def _uniform_integers(bits: np.ndarray, first_bit: int, bound: int) -> Tensor:
+    """Integers from 0 to `bound - 1` out of 21 of the 64 bits."""
+    field = (bits >> np.uint64(first_bit)) & np.uint64(2**21 - 1)
+    return torch.from_numpy(((field * np.uint64(bound)) >> np.uint64(21)).astype(np.int64))

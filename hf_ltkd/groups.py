@@ -1,0 +1,196 @@
+"""Which class is head, medium or tail (Sec. 4.1 of the LTKD paper)."""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .utils import listed, write_json
+
+
+CLASS_GROUPS_NAME = "class_groups.json"
+
+
+@dataclass(frozen=True, eq=False)
+class ClassGroups:
+    """
+    A partition of the classes into groups, the most frequent group first.
+
+    Args:
+        group_of_class (`Sequence[int]` or `torch.Tensor` of shape `[classes]`):
+            The group index of each class, `0` for the most frequent group. Every index from `0` to the largest must
+            be used by at least one class.
+        names (`Sequence[str]`, *optional*, defaults to `("head", "medium", "tail")` for three groups and to
+            `("group_0", "group_1", ...)` for any other number):
+            One name per group; metrics are called after them (`tail_accuracy`).
+        class_counts (`Sequence[int]` of length `classes`, *optional*):
+            Training examples per class, at least 1 each.
+
+    Raises:
+        `ValueError`: if a group has no class, a class has no training example, or the lengths do not match.
+
+    Example:
+
+    ```python
+    >>> groups = ClassGroups.from_counts([500, 300, 100, 40, 20, 5])
+    >>> groups.group_of_class.tolist(), groups.names
+    ([0, 0, 1, 1, 2, 2], ('head', 'medium', 'tail'))
+    ```
+    """
+
+    group_of_class: torch.Tensor
+    names: tuple[str, ...] = None  # type: ignore[assignment]  # set in __post_init__
+    class_counts: tuple[int, ...] | None = None
+
+    def __post_init__(self):
+        group_of_class = torch.as_tensor(self.group_of_class).detach().cpu()
+        if group_of_class.ndim != 1 or len(group_of_class) == 0:
+            raise ValueError(
+                f"group_of_class must hold one group index per class, got the shape {tuple(group_of_class.shape)}."
+            )
+        if group_of_class.is_floating_point() or group_of_class.dtype == torch.bool or group_of_class.min() < 0:
+            raise ValueError("group_of_class must hold integers from 0 (the most frequent group) upwards.")
+        group_of_class = group_of_class.long().clone()
+        num_groups = int(group_of_class.max()) + 1
+        unused = sorted(set(range(num_groups)) - set(group_of_class.tolist()))
+        if unused:
+            raise ValueError(
+                f"Group {unused[0]} has no class: number the groups 0 to {num_groups - 1 - len(unused)} without a gap."
+            )
+
+        if self.names is None:
+            default = ("head", "medium", "tail") if num_groups == 3 else [f"group_{g}" for g in range(num_groups)]
+            names = tuple(default)
+        else:
+            names = tuple(str(name) for name in self.names)
+        if len(names) != num_groups or len(set(names)) != num_groups:
+            raise ValueError(f"{num_groups} groups need {num_groups} different names, got {list(names)}.")
+
+        class_counts = self.class_counts
+        if class_counts is not None:
+            class_counts = _checked_counts(class_counts)
+            if len(class_counts) != len(group_of_class):
+                raise ValueError(
+                    f"class_counts holds {len(class_counts)} classes, group_of_class {len(group_of_class)}: "
+                    "give one count per class."
+                )
+        # The dataclass is frozen: this is the one place where its fields are set.
+        object.__setattr__(self, "group_of_class", group_of_class)
+        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "class_counts", class_counts)
+
+    @classmethod
+    def from_counts(cls, counts: Iterable[int], num_groups: int = 3) -> "ClassGroups":
+        """
+        Ranks the classes by training count (ties by class id) and cuts the ranking into `num_groups` groups.
+
+        Args:
+            counts (`Iterable[int]` of length `classes`): Training examples per class, at least 1 each.
+            num_groups (`int`, *optional*, defaults to 3):
+                3 gives the paper's groups: the top 33 % of the classes, the next 34 %, the last 33 % (Sec. 4.1). Any
+                other number from 1 to `classes` cuts the ranking into equal parts (Tab. 6).
+
+        Raises:
+            `ValueError`: if a class has no training example or there are more groups than classes.
+        """
+        class_counts = _checked_counts(counts)
+        num_classes = len(class_counts)
+        if not 1 <= num_groups <= num_classes:
+            raise ValueError(
+                f"num_groups={num_groups} cannot group {num_classes} classes: choose from 1 to {num_classes}."
+            )
+        if num_groups == 3:
+            third = max(1, round(33 * num_classes / 100))
+            edges = [third, num_classes - third]
+        else:
+            edges = [round(g * num_classes / num_groups) for g in range(1, num_groups)]
+        ranking = torch.tensor(class_counts).argsort(descending=True, stable=True)
+        group_of_class = torch.empty(num_classes, dtype=torch.long)
+        group_of_class[ranking] = torch.bucketize(torch.arange(num_classes), torch.tensor(edges), right=True)
+        return cls(group_of_class, class_counts=class_counts)
+
+    @classmethod
+    def from_thresholds(cls, counts: Iterable[int], many: int = 100, few: int = 20) -> "ClassGroups":
+        """
+        The many / medium / few-shot groups that ImageNet-LT is usually reported in, under the names head, medium, tail.
+
+        Args:
+            counts (`Iterable[int]` of length `classes`): Training examples per class, at least 1 each.
+            many (`int`, *optional*, defaults to 100): Classes with more examples than this are the head.
+            few (`int`, *optional*, defaults to 20): Classes with fewer examples than this are the tail.
+
+        Raises:
+            `ValueError`: if `few > many`, or if a group would be empty.
+        """
+        class_counts = _checked_counts(counts)
+        if few > many:
+            raise ValueError(f"few={few} is above many={many}: the tail threshold must not exceed the head's.")
+        group_of_class = [0 if count > many else 2 if count < few else 1 for count in class_counts]
+        rules = [f"more than {many}", f"{few} to {many}", f"fewer than {few}"]
+        for group, rule in enumerate(rules):
+            if group not in group_of_class:
+                raise ValueError(
+                    f"No class has {rule} training examples (counts run from {min(class_counts)} to "
+                    f"{max(class_counts)}): change `many` and `few`, or use ClassGroups.from_counts."
+                )
+        return cls(group_of_class, class_counts=class_counts)
+
+    @property
+    def num_groups(self) -> int:
+        return len(self.names)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.group_of_class)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and strings; [`ClassGroups.from_dict`] reads them back."""
+        return {
+            "group_of_class": self.group_of_class.tolist(),
+            "names": list(self.names),
+            "class_counts": None if self.class_counts is None else list(self.class_counts),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ClassGroups":
+        return cls(**values)
+
+    def save_pretrained(self, save_directory: str | os.PathLike) -> None:
+        """Writes `class_groups.json` into `save_directory` (a student's folder), atomically."""
+        write_json(Path(save_directory) / CLASS_GROUPS_NAME, self.to_dict())
+
+    @classmethod
+    def from_pretrained(cls, directory: str | os.PathLike) -> "ClassGroups":
+        """
+        Reads the groups that were saved with a student.
+
+        Raises:
+            `FileNotFoundError`: if `directory` has no `class_groups.json`.
+        """
+        return cls.from_dict(json.loads((Path(directory) / CLASS_GROUPS_NAME).read_text(encoding="utf-8")))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ClassGroups) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash((tuple(self.group_of_class.tolist()), self.names, self.class_counts))
+
+
+def _checked_counts(counts: Iterable[int]) -> tuple[int, ...]:
+    values = counts.tolist() if hasattr(counts, "tolist") else list(counts)
+    class_counts = tuple(int(count) for count in values)
+    if class_counts != tuple(values):
+        raise ValueError("Class counts must be whole numbers, one per class.")
+    empty = [class_id for class_id, count in enumerate(class_counts) if count < 1]
+    if empty:
+        raise ValueError(
+            f"{len(empty)} of {len(class_counts)} classes have no training example (class {listed(empty)}): "
+            "add at least one each, or drop them from the label set."
+        )
+    if not class_counts:
+        raise ValueError("Class counts are empty: give one count per class.")
+    return class_counts

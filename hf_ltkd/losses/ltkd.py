@@ -1,0 +1,233 @@
+"""Kim: Distilling Balanced Knowledge from a Biased Teacher (CVPR 2026). https://arxiv.org/abs/2506.18496
+
+Everything stays in the log domain: group probabilities come from a logsumexp over their classes, and no probability
+that may have underflowed is ever put into a logarithm.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..groups import ClassGroups
+from .base import DistillationLoss, check_logits, check_not_negative, check_temperature, logits_of
+
+
+class KLDecomposition(NamedTuple):
+    """
+    The parts of Eq. 8, per example: `KL(pᵀ ‖ pˢ) = cross + sum over groups of teacher_group_probs · within`.
+
+    Attributes:
+        cross (`torch.Tensor` of shape `[batch]`): `KL(p_Gᵀ ‖ p_Gˢ)` (Eq. 6).
+        within (`torch.Tensor` of shape `[batch, groups]`): `KL(p̃_Gᵀ ‖ p̃_Gˢ)` of each group (Eq. 7).
+        teacher_group_probs (`torch.Tensor` of shape `[batch, groups]`): `p_Gᵀ` (Eq. 3).
+    """
+
+    cross: Tensor
+    within: Tensor
+    teacher_group_probs: Tensor
+
+
+def kl_decomposition(
+    student_logits: Tensor, teacher_logits: Tensor, groups: ClassGroups, *, temperature: float = 1.0
+) -> KLDecomposition:
+    """
+    Splits `KL(pᵀ ‖ pˢ)` into its cross-group and within-group parts (Eq. 8), without any factor of `T²`.
+
+    Args:
+        student_logits, teacher_logits (`torch.Tensor` of shape `[batch, classes]`):
+            fp16 and bf16 are computed in float32. No gradient flows to the teacher.
+        groups ([`ClassGroups`]): The groups of the classes.
+        temperature (`float`, *optional*, defaults to 1.0): Both logits are divided by it.
+
+    Returns:
+        [`KLDecomposition`]: per example, not averaged.
+
+    Raises:
+        `ValueError`: if the shapes differ, the groups are for another number of classes, or `temperature <= 0`.
+    """
+    check_temperature(temperature)
+    student_logits, teacher_logits = check_logits(student_logits, teacher_logits)
+    student_cross, student_within = _group_log_probs(student_logits / temperature, groups)
+    teacher_cross, teacher_within = _group_log_probs(teacher_logits / temperature, groups)
+    cross = _kl(teacher_cross, student_cross).sum(1)  # Eq. 6
+    within = _sum_by_group(_kl(teacher_within, student_within), groups)  # Eq. 7
+    return KLDecomposition(cross, within, teacher_cross.exp())
+
+
+def ltkd_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    groups: ClassGroups,
+    *,
+    alpha: float = 6.0,
+    beta: float = 6.0,
+    temperature: float = 4.0,
+    rebalance: bool = True,
+    reweight: bool = True,
+    group_mass: Tensor | None = None,
+) -> Tensor:
+    """
+    Long-tailed knowledge distillation (Eq. 14), times `T²`, averaged over the batch:
+    `T² · mean(alpha · KL(p̂_Gᵀ ‖ p_Gˢ) + beta · sum over groups of KL(p̃_Gᵀ ‖ p̃_Gˢ))`.
+
+    `alpha` and `beta` are the paper's best overall (Fig. 5). The paper does not state the temperature, the factor
+    `T²` or the reduction: those three defaults are ours.
+
+    Args:
+        student_logits, teacher_logits (`torch.Tensor` of shape `[batch, classes]`):
+            fp16 and bf16 are computed in float32. No gradient flows to the teacher.
+        groups ([`ClassGroups`]): The groups of the classes.
+        alpha (`float`, *optional*, defaults to 6.0): Weight of the cross-group term.
+        beta (`float`, *optional*, defaults to 6.0): Weight of the within-group term.
+        temperature (`float`, *optional*, defaults to 4.0): Both logits are divided by it.
+        rebalance (`bool`, *optional*, defaults to `True`):
+            `True` calibrates the teacher's group probabilities over the batch (Eq. 9 to 11); `False` takes them as
+            they are (Tab. 4, "Biased").
+        reweight (`bool`, *optional*, defaults to `True`):
+            `True` weighs all groups equally (Eq. 13); `False` weighs them by `p_Gᵀ` (Eq. 12).
+        group_mass (`torch.Tensor` of shape `[groups]`, *optional*):
+            Sums of `p_Gᵀ`, at this temperature, over more than this batch (other ranks, accumulated micro-batches).
+            `None` sums over this batch (Eq. 9).
+
+    Returns:
+        `torch.Tensor`: a scalar.
+
+    Raises:
+        `ValueError`: if shapes or groups do not fit, a weight is negative, or `temperature <= 0`.
+    """
+    check_not_negative(alpha=alpha, beta=beta)
+    log_mass = None
+    if group_mass is not None:
+        if group_mass.shape != (groups.num_groups,):
+            raise ValueError(
+                f"group_mass has the shape {tuple(group_mass.shape)}: expected one sum per group, "
+                f"({groups.num_groups},)."
+            )
+        # A sum that underflowed to 0 counts as the smallest number there is.
+        log_mass = group_mass.clamp_min(torch.finfo(group_mass.dtype).tiny).log()
+    cross, within = _ltkd_terms(
+        student_logits, teacher_logits, groups, temperature, rebalance=rebalance, reweight=reweight, log_mass=log_mass
+    )
+    return alpha * cross + beta * within
+
+
+class LTKDLoss(DistillationLoss):
+    """
+    [`ltkd_loss`] beside the student's cross-entropy. Terms: `cross_entropy`, `cross_group`, `within_group`.
+
+    The paper's ablations are arguments: `beta=0` leaves the cross-group term alone, `alpha=0` the within-group term,
+    `rebalance=False` is Tab. 4's "Biased", and `groups` may have from one group to one per class (Tab. 6).
+
+    Args:
+        groups ([`ClassGroups`]): The groups of the classes.
+        alpha (`float`, *optional*, defaults to 6.0): Weight of the cross-group term.
+        beta (`float`, *optional*, defaults to 6.0): Weight of the within-group term.
+        temperature (`float`, *optional*, defaults to 4.0): See [`ltkd_loss`].
+        rebalance, reweight (`bool`, *optional*, default to `True`): See [`ltkd_loss`].
+        ce_weight (`float`, *optional*, defaults to 1.0): Weight of the cross-entropy (our choice, not in the paper).
+        warmup_epochs (`float`, *optional*, defaults to 0.0): See [`DistillationLoss`].
+
+    Raises:
+        `ValueError`: if a weight is negative or `temperature <= 0`.
+    """
+
+    def __init__(
+        self,
+        groups: ClassGroups,
+        *,
+        alpha: float = 6.0,
+        beta: float = 6.0,
+        temperature: float = 4.0,
+        rebalance: bool = True,
+        reweight: bool = True,
+        ce_weight: float = 1.0,
+        warmup_epochs: float = 0.0,
+    ):
+        super().__init__(ce_weight=ce_weight, warmup_epochs=warmup_epochs)
+        check_not_negative(alpha=alpha, beta=beta)
+        check_temperature(temperature)
+        self.groups = groups
+        self.num_classes = groups.num_classes
+        self.alpha = alpha
+        self.beta = beta
+        self.temperature = temperature
+        self.rebalance = rebalance
+        self.reweight = reweight
+
+    def distillation_terms(self, student_outputs, teacher_outputs, labels, step_statistics) -> dict[str, Tensor]:
+        cross, within = _ltkd_terms(
+            logits_of(student_outputs),
+            logits_of(teacher_outputs),
+            self.groups,
+            self.temperature,
+            rebalance=self.rebalance,
+            reweight=self.reweight,
+            log_mass=None if step_statistics is None else step_statistics.logsumexp(0),
+        )
+        return {"cross_group": self.alpha * cross, "within_group": self.beta * within}
+
+    def batch_statistics(self, teacher_outputs) -> Tensor | None:
+        """The logarithm of Eq. 9's sums of `p_Gᵀ` over this batch, `[groups]`; `None` without rebalancing."""
+        if not self.rebalance:
+            return None
+        _, teacher_logits = check_logits(logits_of(teacher_outputs), logits_of(teacher_outputs))
+        log_cross, _ = _group_log_probs(teacher_logits / self.temperature, self.groups)
+        return log_cross.logsumexp(0)
+
+
+def _ltkd_terms(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    groups: ClassGroups,
+    temperature: float,
+    *,
+    rebalance: bool,
+    reweight: bool,
+    log_mass: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The two sums of Eq. 14 before `alpha` and `beta`, each times `T²` and averaged over the batch."""
+    check_temperature(temperature)
+    student_logits, teacher_logits = check_logits(student_logits, teacher_logits)
+    student_cross, student_within = _group_log_probs(student_logits / temperature, groups)
+    teacher_cross, teacher_within = _group_log_probs(teacher_logits / temperature, groups)
+
+    group_weights = teacher_cross.exp()  # Eq. 12
+    if reweight:
+        group_weights = torch.ones_like(group_weights)  # Eq. 13
+    if rebalance:
+        if log_mass is None:
+            log_mass = teacher_cross.logsumexp(0)  # Eq. 9
+        # Eq. 10 and 11: p_avg is the same in every factor s_G and cancels in the normalisation.
+        teacher_cross = (teacher_cross - log_mass.to(teacher_cross)).log_softmax(1)
+
+    cross = _kl(teacher_cross, student_cross).sum(1).mean()
+    within = (group_weights * _sum_by_group(_kl(teacher_within, student_within), groups)).sum(1).mean()
+    return temperature**2 * cross, temperature**2 * within
+
+
+def _group_log_probs(logits: Tensor, groups: ClassGroups) -> tuple[Tensor, Tensor]:
+    """`log p_G` of shape `[batch, groups]` (Eq. 3) and `log p̃` of shape `[batch, classes]` (Eq. 4)."""
+    if logits.shape[1] != groups.num_classes:
+        raise ValueError(
+            f"The logits have {logits.shape[1]} classes, the groups {groups.num_classes}: "
+            "make the groups from the counts of all classes of the model."
+        )
+    group_of_class = groups.group_of_class.to(logits.device)
+    # Each group's own maximum, not the row's: a group far below the row's maximum must not underflow.
+    maxima = logits.new_full((len(logits), groups.num_groups), -torch.inf)
+    maxima = maxima.scatter_reduce(1, group_of_class.expand_as(logits), logits.detach(), "amax")
+    sums = _sum_by_group((logits - maxima[:, group_of_class]).exp(), groups)
+    group_logsumexp = maxima + sums.log()
+    return group_logsumexp.log_softmax(1), logits - group_logsumexp[:, group_of_class]
+
+
+def _sum_by_group(values: Tensor, groups: ClassGroups) -> Tensor:
+    """Sums `[batch, classes]` over the classes of each group: `[batch, groups]`."""
+    group_of_class = groups.group_of_class.to(values.device)
+    return values.new_zeros(len(values), groups.num_groups).index_add(1, group_of_class, values)
+
+
+def _kl(target_log_probs: Tensor, log_probs: Tensor) -> Tensor:
+    """The summands of a KL divergence; 0 where the target probability underflows, since its logarithm is finite."""
+    return target_log_probs.exp() * (target_log_probs - log_probs)

@@ -1,0 +1,41 @@
+"""Group accuracy for `Trainer(compute_metrics=...)`."""
+
+import numpy as np
+from transformers import EvalPrediction
+
+from ..groups import ClassGroups
+from .group_accuracy.group_accuracy import group_accuracies
+
+
+class group_accuracy:  # noqa: N801  # used like a function: compute_metrics=group_accuracy(groups)
+    """
+    A `compute_metrics` for the Trainer: `accuracy`, `head_accuracy`, `medium_accuracy`, `tail_accuracy` (or the names
+    of other groups), all fractions, so that `metric_for_best_model="tail_accuracy"` works.
+
+    Args:
+        groups ([`ClassGroups`]): The groups of the classes.
+
+    Raises:
+        `ValueError`: when called with logits over another number of classes.
+    """
+
+    def __init__(self, groups: ClassGroups):
+        self.groups = groups
+
+    def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
+        logits = prediction.predictions
+        logits = logits[0] if isinstance(logits, tuple) else logits  # a model may return more than its logits
+        if logits.shape[-1] != self.groups.num_classes:
+            raise ValueError(
+                f"The logits have {logits.shape[-1]} classes, the groups {self.groups.num_classes}: "
+                "make the groups from the counts of all classes of the model."
+            )
+        return group_accuracies(
+            np.argmax(logits, axis=-1),
+            prediction.label_ids,
+            self.groups.group_of_class.numpy(),
+            self.groups.names,
+        )
+
+
+__all__ = ["group_accuracy"]

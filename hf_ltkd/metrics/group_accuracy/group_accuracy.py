@@ -1,0 +1,56 @@
+"""Accuracy over all examples and over the examples of each group of classes, as an `evaluate` module."""
+
+import datasets
+import evaluate
+import numpy as np
+
+
+_DESCRIPTION = "Accuracy overall and per group of classes (head, medium, tail), for long-tailed recognition."
+_INPUTS = """
+Args:
+    predictions (list of int): Predicted class ids.
+    references (list of int): True class ids.
+    group_of_class (list of int): The group index of each class, 0 for the most frequent group.
+    group_names (list of str, optional): One name per group; head, medium, tail for three groups.
+Returns:
+    accuracy, and {name}_accuracy for each group: fractions of the examples, nan for a group without any.
+"""
+
+
+def group_accuracies(predictions, references, group_of_class, group_names) -> dict[str, float]:
+    """
+    Args:
+        predictions, references (`np.ndarray` of shape `[examples]`): Class ids.
+        group_of_class (`np.ndarray` of shape `[classes]`): The group index of each class.
+        group_names (`Sequence[str]` of length `groups`): For the keys of the result.
+
+    Returns:
+        `dict[str, float]`: `accuracy` and `{name}_accuracy` as fractions; nan for a group without an example.
+    """
+    correct = np.asarray(predictions) == np.asarray(references)
+    group_of_example = np.asarray(group_of_class)[np.asarray(references)]
+    result = {"accuracy": float(correct.mean()) if len(correct) else float("nan")}
+    for group, name in enumerate(group_names):
+        members = correct[group_of_example == group]
+        result[f"{name}_accuracy"] = float(members.mean()) if len(members) else float("nan")
+    return result
+
+
+class GroupAccuracy(evaluate.Metric):
+    """The `evaluate` shell over [`group_accuracies`]."""
+
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation="",
+            inputs_description=_INPUTS,
+            features=datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}),
+        )
+
+    def _compute(self, predictions, references, group_of_class, group_names=None):
+        num_groups = max(group_of_class) + 1
+        if group_names is None:
+            group_names = (
+                ["head", "medium", "tail"] if num_groups == 3 else [f"group_{g}" for g in range(num_groups)]
+            )
+        return group_accuracies(predictions, references, group_of_class, group_names)

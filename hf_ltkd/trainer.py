@@ -1,0 +1,301 @@
+"""A `transformers.Trainer` whose loss distils. One file tells the whole step; the formulas are in `losses/`."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.optimization import LambdaLR
+
+from .data.augment import ImageDataset, SetEpochCallback
+from .data.long_tail import read_labels
+from .losses.base import DistillationLoss, at_least_float32, logits_of
+from .metrics import group_accuracy
+from .teacher import ask_teacher, check_same_classes, load_teacher
+from .training_args import DistillationTrainingArguments
+
+
+@dataclass
+class StepContext:
+    """What a micro-batch has to know of the whole optimizer step; travels in the batch under [`STEP_CONTEXT`]."""
+
+    teacher_outputs: Any = None
+    step_statistics: Tensor | None = None  # [micro-batches of all ranks, k]
+    weight: Tensor | float = 1.0  # examples in this micro-batch / mean examples per micro-batch of the step
+
+
+STEP_CONTEXT = "distillation_step_context"
+
+
+class DistillationTrainer(Trainer):
+    """
+    Distils a teacher into a student. Everything that `Trainer` does (checkpoints, resuming, callbacks, mixed precision,
+    hyper-parameter search, `torchrun`) works as there.
+
+    One optimizer step is one batch: loss and gradient are the same however its examples are split into ranks and
+    accumulated micro-batches, the sums over the batch of Eq. 9 included. The named terms of the loss are logged beside
+    `loss`; evaluation logs the student's cross-entropy as `eval_loss` and `eval_cross_entropy`.
+
+    Args:
+        model (`PreTrainedModel` or `torch.nn.Module`, *optional*): The student. Or give `model_init`.
+        teacher_model (`PreTrainedModel`, `torch.nn.Module` or `str`, *optional*):
+            The teacher, or its Hub id or folder. It is frozen, put into eval mode, and never saved. `None` with a loss
+            that needs none ([`CrossEntropyLoss`], which trains teachers and plain students).
+        args (`TrainingArguments` or [`DistillationTrainingArguments`], *optional*): The training arguments.
+        distillation_loss ([`DistillationLoss`]): The loss, for instance `LTKDLoss(groups)`.
+        train_dataset, eval_dataset, data_collator, compute_metrics, processing_class, callbacks, optimizers,
+        model_init, preprocess_logits_for_metrics:
+            As in `Trainer`. With `compute_metrics=group_accuracy(groups)` the groups are saved with the student.
+
+    Raises:
+        `ValueError`: before training, if teacher, student, loss, groups and labels do not fit each other.
+        `FloatingPointError`: in training, if the loss is not finite; it names the step and the culprit.
+    """
+
+    # The loss of a micro-batch is a mean, which the Trainer divides by the number of accumulated micro-batches.
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: PreTrainedModel | nn.Module | None = None,
+        teacher_model: PreTrainedModel | nn.Module | str | None = None,
+        args: TrainingArguments | None = None,
+        *,
+        distillation_loss: DistillationLoss,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        data_collator: Callable | None = None,
+        compute_metrics: Callable | None = None,
+        processing_class: Any = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, LambdaLR | None] = (None, None),
+        model_init: Callable[..., PreTrainedModel] | None = None,
+        preprocess_logits_for_metrics: Callable | None = None,
+    ):
+        if not isinstance(distillation_loss, DistillationLoss):
+            raise ValueError(
+                f"distillation_loss is a {type(distillation_loss).__name__}: give a DistillationLoss such as "
+                "LTKDLoss(groups) or KDLoss()."
+            )
+        if distillation_loss.needs_teacher and teacher_model is None:
+            raise ValueError(
+                f"{type(distillation_loss).__name__} needs a teacher: pass teacher_model (a model, a Hub id or a "
+                "folder), or train without one with CrossEntropyLoss()."
+            )
+        if model is not None and teacher_model is model:
+            raise ValueError("Teacher and student are the same object: load the model twice to distil it into itself.")
+        self.distillation_loss = distillation_loss
+        self.teacher_model = load_teacher(teacher_model) if distillation_loss.needs_teacher else None  # type: ignore
+        if model is not None:
+            self._check_model(model)
+
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            model_init=model_init,
+            compute_metrics=compute_metrics,
+            callbacks=[SetEpochCallback(), *(callbacks or [])],
+            optimizers=optimizers,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+        )
+        # Many models take num_items_in_batch; this loss does not, and says so for versions before loss_is_scaled_for_ga.
+        self.model_accepts_loss_kwargs = False
+        if model is None:
+            self._check_model(self.model)
+        for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
+            for part in dataset.values() if isinstance(dataset, dict) else [dataset]:
+                self._check_labels(name, part)
+        if self.teacher_model is not None:
+            self.teacher_model.to(self.args.device)
+        self.distillation_loss.to(self.args.device)
+        self._train_terms: dict[str, Tensor] = {}
+        self._train_micro_batches = 0
+        self._eval_terms: dict[str, list[Tensor]] = {}
+
+    # ---- Checks before training ----
+
+    def _check_model(self, model: nn.Module) -> None:
+        if self.teacher_model is not None:
+            check_same_classes(model, self.teacher_model)
+        num_classes = self.distillation_loss.num_classes
+        if isinstance(model, PreTrainedModel) and num_classes not in (None, model.config.num_labels):
+            raise ValueError(
+                f"The groups of {type(self.distillation_loss).__name__} are for {num_classes} classes, the student has "
+                f"{model.config.num_labels}: make the groups from the counts of all its classes."
+            )
+
+    def _check_labels(self, name: str, dataset: Any) -> None:
+        if not isinstance(self.model, PreTrainedModel):
+            return
+        if isinstance(dataset, ImageDataset):
+            labels = dataset.labels.numpy()
+        elif isinstance(dataset, datasets.Dataset):
+            column = next((c for c in ("labels", "label", "label_ids") if c in dataset.column_names), None)
+            if column is None or dataset.format["type"] == "custom":
+                return  # a transform or the collator makes the labels
+            labels, _ = read_labels(dataset, column)
+        else:
+            return
+        num_labels = self.model.config.num_labels
+        if len(labels) and (labels.min() < 0 or labels.max() >= num_labels):
+            wrong = labels.min() if labels.min() < 0 else labels.max()
+            raise ValueError(
+                f"{name} has the label {wrong}, outside the student's classes 0 to {num_labels - 1}: "
+                "create the student with enough classes, or correct the labels."
+            )
+
+    # ---- The step ----
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """Asks the teacher for all micro-batches of the step first, because Eq. 9 sums over all of them."""
+        batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batches:
+            return batches, num_items_in_batch
+        batches = [self._prepare_inputs(batch) for batch in batches]
+        contexts, rows = [], []
+        for batch in batches:
+            labels = self._labels_of(batch)
+            context = StepContext(self._ask_teacher(batch))
+            row = torch.tensor([len(labels)], dtype=torch.float32, device=labels.device)
+            if context.teacher_outputs is not None:
+                statistics = self.distillation_loss.batch_statistics(context.teacher_outputs)
+                row = row if statistics is None else torch.cat([row, statistics.float()])
+            contexts.append(context)
+            rows.append(row)
+        step = self.accelerator.gather(torch.stack(rows))  # the one collective of the step
+        sizes, statistics = step[:, 0], step[:, 1:]
+        for context, row in zip(contexts, rows, strict=True):
+            context.weight = row[0] / sizes.mean()
+            context.step_statistics = statistics if statistics.shape[1] else None
+        return [{**b, STEP_CONTEXT: c} for b, c in zip(batches, contexts, strict=True)], num_items_in_batch
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The sum of the loss's terms in training; the student's cross-entropy in evaluation."""
+        context = inputs.get(STEP_CONTEXT)
+        labels = self._labels_of(inputs)
+        outputs = model(**self._model_inputs(inputs))
+        if not model.training:
+            loss = self._evaluation_loss(inputs, outputs, labels)
+            # Predictions are logits alone: anything else would be gathered over the whole evaluation set.
+            return (loss, {"logits": logits_of(outputs)}) if return_outputs else loss
+
+        if context is None:  # called outside the training loop: this batch is the whole step
+            context = StepContext(self._ask_teacher(inputs))
+        terms = self.distillation_loss(
+            outputs,
+            context.teacher_outputs,
+            labels,
+            epoch=self.state.epoch,
+            step_statistics=context.step_statistics,
+        )
+        terms = {name: context.weight * term for name, term in terms.items()}
+        loss = torch.stack(list(terms.values())).sum()
+        if not torch.isfinite(loss):
+            raise FloatingPointError(self._blame(terms, outputs, context.teacher_outputs))
+        for name, term in terms.items():
+            self._train_terms[name] = self._train_terms.get(name, 0.0) + term.detach()
+        self._train_micro_batches += 1
+        return (loss, outputs) if return_outputs else loss
+
+    def _evaluation_loss(self, inputs: dict, outputs: Any, labels: Tensor) -> Tensor:
+        loss = F.cross_entropy(at_least_float32(logits_of(outputs)), labels)
+        if getattr(self.args, "eval_with_teacher", False) and self.teacher_model is not None:
+            terms = self.distillation_loss(outputs, self._ask_teacher(inputs), labels, epoch=self.state.epoch)
+            for name, term in terms.items():
+                if name != "cross_entropy":
+                    # As the Trainer does with eval_loss: one copy an example, so that padding is cut off in the gather.
+                    copies = self.accelerator.gather_for_metrics(term.detach().repeat(len(labels)))
+                    self._eval_terms.setdefault(name, []).append(copies)
+        return loss
+
+    def _ask_teacher(self, inputs: dict) -> Any:
+        if self.teacher_model is None:
+            return None
+        return ask_teacher(self.teacher_model, self._model_inputs(inputs), self.accelerator.autocast())
+
+    @staticmethod
+    def _model_inputs(inputs: dict) -> dict:
+        return {name: value for name, value in inputs.items() if name not in ("labels", STEP_CONTEXT)}
+
+    @staticmethod
+    def _labels_of(inputs: dict) -> Tensor:
+        if "labels" not in inputs:
+            raise ValueError(
+                f"The batch has no 'labels', only {[name for name in inputs if name != STEP_CONTEXT]}: "
+                "let the dataset or the data collator name them so."
+            )
+        return inputs["labels"]
+
+    def _blame(self, terms: dict[str, Tensor], student_outputs: Any, teacher_outputs: Any) -> str:
+        step = self.state.global_step + 1
+        if teacher_outputs is not None and not torch.isfinite(logits_of(teacher_outputs)).all():
+            return (
+                f"The teacher's logits hold NaN or Inf at step {step}: check its weights and its input, or run it in "
+                "float32. The last checkpoint is untouched."
+            )
+        if not torch.isfinite(logits_of(student_outputs)).all():
+            culprit = "the student's logits hold NaN or Inf"
+        else:
+            culprit = "not finite: " + ", ".join(name for name, term in terms.items() if not torch.isfinite(term))
+        return (
+            f"The loss is not finite at step {step} ({culprit}): lower the learning rate or the loss weights, add "
+            "warmup_epochs, or resume from the last checkpoint, which is untouched."
+        )
+
+    # ---- Optimizer, logs, files ----
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        if isinstance(self.args, DistillationTrainingArguments) and self.args.weight_decay_on_all:
+            return [name for name, _ in model.named_parameters()]
+        return super().get_decay_parameter_names(model)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """`lr_milestones` is the one schedule that the Trainer lacks."""
+        milestones = self.args.lr_milestones if isinstance(self.args, DistillationTrainingArguments) else None
+        if self.lr_scheduler is not None or not milestones:
+            return super().create_scheduler(num_training_steps, optimizer)
+        steps = [round(milestone * num_training_steps) for milestone in milestones]
+        warmup_steps = self.args.get_warmup_steps(num_training_steps)
+        decay = self.args.lr_decay
+
+        def factor(step: int) -> float:
+            return min(1.0, (step + 1) / (warmup_steps + 1)) * decay ** sum(step >= s for s in steps)
+
+        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the named terms. Runs on every rank, so the reduction meets on all of them."""
+        if "loss" in logs and self._train_terms:
+            means = torch.stack(list(self._train_terms.values())) / self._train_micro_batches
+            means = self.accelerator.reduce(means, "mean")
+            logs.update(zip(self._train_terms, means.tolist(), strict=True))
+            self._train_terms, self._train_micro_batches = {}, 0
+        eval_prefix = next((key.removesuffix("_loss") for key in logs if key.endswith("_loss")), None)
+        if eval_prefix not in (None, "train"):
+            logs[f"{eval_prefix}_cross_entropy"] = logs[f"{eval_prefix}_loss"]
+            for name, copies in self._eval_terms.items():
+                logs[f"{eval_prefix}_{name}"] = torch.cat(copies).mean().item()
+            self._eval_terms = {}
+        super().log(logs, start_time)
+
+    @property
+    def class_groups(self):
+        """The [`ClassGroups`] of the loss or of the metric, whichever has them, or `None`."""
+        metric_groups = self.compute_metrics.groups if isinstance(self.compute_metrics, group_accuracy) else None
+        return getattr(self.distillation_loss, "groups", metric_groups)
+
+    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.class_groups is not None and self.args.should_save:
+            self.class_groups.save_pretrained(output_dir or os.fspath(self.args.output_dir))

@@ -1,0 +1,21 @@
+"""Small helpers that several modules share."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def write_json(path: str | os.PathLike, values: Any) -> None:
+    """Writes `values` to `path` so that a reader sees the old file or the new one, never half of it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    unfinished.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def listed(items: Sequence[Any], limit: int = 5) -> str:
+    """The first `limit` items for an error message: `"3, 7, 8"`, `"0, 1, 2, 3, 4, ..."`."""
+    return ", ".join(str(item) for item in items[:limit]) + (", ..." if len(items) > limit else "")

@@ -1,0 +1,64 @@
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+
+ROOT = Path(__file__).parent
+
+# Read as text: importing the package would need its dependencies before they are installed.
+INIT = (ROOT / "hf_ltkd" / "__init__.py").read_text(encoding="utf-8")
+VERSION = re.search(r'^__version__ = "([^"]+)"', INIT, flags=re.MULTILINE)
+if VERSION is None:
+    raise RuntimeError('hf_ltkd/__init__.py has no line of the form __version__ = "0.1.0": add it.')
+
+INSTALL_REQUIRES = [
+    "torch>=2.6",
+    "transformers>=5.17",
+    "datasets>=4.0",
+    "accelerate>=1.15",
+    "evaluate>=0.4.6",
+    "huggingface-hub>=1.0",
+    "safetensors",
+    "numpy",
+    "Pillow",
+    "scikit-learn",
+    "matplotlib",
+    "tqdm",
+]
+
+EXTRAS_REQUIRE = {
+    "dev": ["pytest", "pytest-timeout", "ruff", "mypy", "pre-commit", "optuna"],
+}
+
+setup(
+    name="hf_ltkd",
+    version=VERSION.group(1),
+    description="Long-tailed knowledge distillation for the Hugging Face stack",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="The hf_ltkd authors",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords="knowledge distillation, long-tailed recognition, class imbalance, transformers, datasets, accelerate",
+    packages=find_packages(include=["hf_ltkd", "hf_ltkd.*"]),
+    package_data={"hf_ltkd": ["py.typed"]},
+    python_requires=">=3.10",
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS_REQUIRE,
+    zip_safe=False,
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)
