@@ -26,8 +26,8 @@ from hf_ltkd import (
     DistillationTrainingArguments,
     ImageDataset,
     KDLoss,
-    LTKDLoss,
     LongTailRecipe,
+    LTKDLoss,
     create_model,
     group_accuracy,
 )

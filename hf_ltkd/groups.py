@@ -116,7 +116,7 @@ class ClassGroups:
     @classmethod
     def from_thresholds(cls, counts: Iterable[int], many: int = 100, few: int = 20) -> "ClassGroups":
         """
-        The many / medium / few-shot groups that ImageNet-LT is usually reported in, under the names head, medium, tail.
+        The many, medium and few-shot groups of ImageNet-LT, under the names head, medium, tail.
 
         Args:
             counts (`Iterable[int]` of length `classes`): Training examples per class, at least 1 each.

@@ -20,7 +20,7 @@ def plot_teacher_bias(
     mass_balanced: Tensor, mass_long_tailed: Tensor, groups: ClassGroups, path: str | os.PathLike
 ) -> None:
     """
-    Fig. 3: the teacher's group probabilities, summed over each batch, on balanced (solid) and long-tailed data (dotted).
+    Fig. 3: the teacher's group probabilities per batch, on balanced (solid) and long-tailed data (dotted).
 
     Args:
         mass_balanced, mass_long_tailed (`torch.Tensor` of shape `[batches, groups]`): From [`teacher_group_mass`].

@@ -19,7 +19,7 @@ def load_teacher(teacher: str | nn.Module) -> nn.Module:
 
 
 def ask_teacher(teacher: nn.Module, inputs: dict[str, torch.Tensor], autocast: AbstractContextManager):
-    """The teacher's outputs for model inputs without labels. Its mode is set each time: callers may have trained it."""
+    """The teacher's outputs. Its mode is set each time, because a caller may have called `train()` on it."""
     # no_grad, not inference_mode: the student's backward may have to save the outputs.
     with torch.no_grad(), autocast:
         return teacher.eval()(**inputs)
@@ -37,8 +37,8 @@ def check_same_classes(student: nn.Module, teacher: nn.Module) -> None:
             f"The teacher has {teacher.config.num_labels} classes, the student {student.config.num_labels}: "
             f"create the student with num_labels={teacher.config.num_labels}, or choose another teacher."
         )
-    for class_id in range(teacher.config.num_labels):
-        teacher_name, student_name = teacher.config.id2label[class_id], student.config.id2label[class_id]
+    for class_id, teacher_name in dict(teacher.config.id2label or {}).items():
+        student_name = dict(student.config.id2label or {})[class_id]
         unnamed = f"LABEL_{class_id}"
         if teacher_name != student_name and unnamed not in (teacher_name, student_name):
             raise ValueError(

@@ -1,6 +1,5 @@
 """A `transformers.Trainer` whose loss distils. One file tells the whole step; the formulas are in `losses/`."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +33,7 @@ STEP_CONTEXT = "distillation_step_context"
 
 class DistillationTrainer(Trainer):
     """
-    Distils a teacher into a student. Everything that `Trainer` does (checkpoints, resuming, callbacks, mixed precision,
+    Distils a teacher into a student. What `Trainer` does (checkpoints, resuming, callbacks, mixed precision,
     hyper-parameter search, `torchrun`) works as there.
 
     One optimizer step is one batch: loss and gradient are the same however its examples are split into ranks and
@@ -107,10 +106,10 @@ class DistillationTrainer(Trainer):
             optimizers=optimizers,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
-        # Many models take num_items_in_batch; this loss does not, and says so for versions before loss_is_scaled_for_ga.
+        # This loss takes no num_items_in_batch; transformers versions before loss_is_scaled_for_ga read it here.
         self.model_accepts_loss_kwargs = False
         if model is None:
-            self._check_model(self.model)
+            self._check_model(self.model)  # type: ignore[arg-type]
         for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
             for part in dataset.values() if isinstance(dataset, dict) else [dataset]:
                 self._check_labels(name, part)
@@ -129,8 +128,8 @@ class DistillationTrainer(Trainer):
         num_classes = self.distillation_loss.num_classes
         if isinstance(model, PreTrainedModel) and num_classes not in (None, model.config.num_labels):
             raise ValueError(
-                f"The groups of {type(self.distillation_loss).__name__} are for {num_classes} classes, the student has "
-                f"{model.config.num_labels}: make the groups from the counts of all its classes."
+                f"The groups of {type(self.distillation_loss).__name__} are for {num_classes} classes, the student "
+                f"has {model.config.num_labels}: make the groups from the counts of all its classes."
             )
 
     def _check_labels(self, name: str, dataset: Any) -> None:
@@ -145,7 +144,7 @@ class DistillationTrainer(Trainer):
             labels, _ = read_labels(dataset, column)
         else:
             return
-        num_labels = self.model.config.num_labels
+        num_labels = int(self.model.config.num_labels)  # type: ignore[arg-type]
         if len(labels) and (labels.min() < 0 or labels.max() >= num_labels):
             wrong = labels.min() if labels.min() < 0 else labels.max()
             raise ValueError(
@@ -212,7 +211,7 @@ class DistillationTrainer(Trainer):
             terms = self.distillation_loss(outputs, self._ask_teacher(inputs), labels, epoch=self.state.epoch)
             for name, term in terms.items():
                 if name != "cross_entropy":
-                    # As the Trainer does with eval_loss: one copy an example, so that padding is cut off in the gather.
+                    # As the Trainer does with eval_loss: a copy per example, so that the gather cuts padding off.
                     copies = self.accelerator.gather_for_metrics(term.detach().repeat(len(labels)))
                     self._eval_terms.setdefault(name, []).append(copies)
         return loss
@@ -260,17 +259,16 @@ class DistillationTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         """`lr_milestones` is the one schedule that the Trainer lacks."""
-        milestones = self.args.lr_milestones if isinstance(self.args, DistillationTrainingArguments) else None
-        if self.lr_scheduler is not None or not milestones:
+        args = self.args
+        if not isinstance(args, DistillationTrainingArguments) or not args.lr_milestones or self.lr_scheduler:
             return super().create_scheduler(num_training_steps, optimizer)
-        steps = [round(milestone * num_training_steps) for milestone in milestones]
-        warmup_steps = self.args.get_warmup_steps(num_training_steps)
-        decay = self.args.lr_decay
+        steps = [round(milestone * num_training_steps) for milestone in args.lr_milestones]
+        warmup_steps = args.get_warmup_steps(num_training_steps)
 
         def factor(step: int) -> float:
-            return min(1.0, (step + 1) / (warmup_steps + 1)) * decay ** sum(step >= s for s in steps)
+            return min(1.0, (step + 1) / (warmup_steps + 1)) * args.lr_decay ** sum(step >= s for s in steps)
 
-        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
+        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)  # type: ignore[arg-type]
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -298,4 +296,4 @@ class DistillationTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         super()._save(output_dir, state_dict)
         if self.class_groups is not None and self.args.should_save:
-            self.class_groups.save_pretrained(output_dir or os.fspath(self.args.output_dir))
+            self.class_groups.save_pretrained(output_dir or self.args.output_dir)  # type: ignore[arg-type]

@@ -33,7 +33,7 @@ class ImageDataset(torch.utils.data.Dataset):
     def __init__(
         self,
         images: Tensor,
-        labels: Sequence[int],
+        labels: Sequence[int] | np.ndarray | Tensor,
         *,
         mean: Sequence[float],
         std: Sequence[float],
@@ -109,14 +109,14 @@ class SetEpochCallback(TrainerCallback):
 
 def _random_bits(seed: int, index: np.ndarray, view: int) -> np.ndarray:
     """64 random bits per example: SplitMix64 (Steele, Lea, Flood 2014) of the seed, the view and the index in turn."""
-    bits = _splitmix64(np.uint64(seed % 2**64))
+    bits = _splitmix64(np.array([seed % 2**64], dtype=np.uint64))
     bits = _splitmix64(bits ^ np.uint64(view))
     return _splitmix64(bits ^ index)
 
 
-def _splitmix64(state: np.ndarray | np.uint64) -> np.ndarray:
+def _splitmix64(state: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is meant
-        state = np.asarray(state) + np.uint64(0x9E3779B97F4A7C15)
+        state = state + np.uint64(0x9E3779B97F4A7C15)
         state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return state ^ (state >> np.uint64(31))

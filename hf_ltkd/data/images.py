@@ -22,10 +22,16 @@ class DataArguments:
     dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration, if it has several."})
     data_dir: str | None = field(
         default=None,
-        metadata={"help": "Instead: a folder with train*.parquet and test*.parquet, or train/ and test/ image folders."},
+        metadata={
+            "help": "Instead: a folder with train*.parquet and test*.parquet, or train/ and test/ image folders."
+        },
     )
-    image_column: str | None = field(default=None, metadata={"help": "Column of images; found by its type if not given."})
-    label_column: str = field(default="label", metadata={"help": "Column of class ids, e.g. fine_label for CIFAR-100."})
+    image_column: str | None = field(
+        default=None, metadata={"help": "Column of images; found by its type if not given."}
+    )
+    label_column: str = field(
+        default="label", metadata={"help": "Column of class ids, e.g. fine_label for CIFAR-100."}
+    )
     eval_split: str | None = field(default=None, metadata={"help": "Split to evaluate on (test, else validation)."})
     imbalance_factor: float = field(
         default=1.0, metadata={"help": "gamma of Eq. 15; 1 keeps the training split as it is."}
@@ -93,7 +99,7 @@ def load_image_data(
             )
     train, test = splits["train"], splits[eval_split]
     image_column = args.image_column or next((n for n, f in train.features.items() if isinstance(f, Image)), None)
-    if image_column not in train.column_names:
+    if image_column is None or image_column not in train.column_names:
         raise ValueError(
             f"The dataset has no image column {image_column or ''!r}: its columns are {train.column_names}. "
             "Name the one with the images with --image_column."

@@ -1,4 +1,4 @@
-"""The contract that every distillation loss keeps, and what they all share: the student's own cross-entropy and warm-up."""
+"""The contract of every distillation loss, and what all share: the student's own cross-entropy and the warm-up."""
 
 from typing import Any
 

@@ -80,7 +80,7 @@ class CifarResNetForImageClassification(PreTrainedModel):
     config_class = CifarResNetConfig
     base_model_prefix = "cifar_resnet"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = "image"
     accepts_loss_kwargs = False
 
     def __init__(self, config: CifarResNetConfig):
@@ -96,7 +96,7 @@ class CifarResNetForImageClassification(PreTrainedModel):
                 stage.append(CifarResNetBlock(in_channels, channels, stride if block == 0 else 1))
                 in_channels = channels
             self.stages.append(stage)
-        self.classifier = nn.Linear(in_channels, config.num_labels)
+        self.classifier = nn.Linear(in_channels, config.num_labels)  # type: ignore[arg-type]
         self.post_init()
 
     @torch.no_grad()
@@ -106,9 +106,9 @@ class CifarResNetForImageClassification(PreTrainedModel):
         elif isinstance(module, nn.BatchNorm2d):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-            init.zeros_(module.running_mean)
-            init.ones_(module.running_var)
-            init.zeros_(module.num_batches_tracked)
+            init.zeros_(module.running_mean)  # type: ignore[arg-type]
+            init.ones_(module.running_var)  # type: ignore[arg-type]
+            init.zeros_(module.num_batches_tracked)  # type: ignore[arg-type]
         elif isinstance(module, nn.Linear):  # torch's own default
             bound = 1 / math.sqrt(module.in_features)
             init.uniform_(module.weight, -bound, bound)
@@ -136,7 +136,7 @@ class CifarResNetForImageClassification(PreTrainedModel):
         hidden_state = self.bn1(self.conv1(pixel_values.to(self.conv1.weight.dtype))).relu()
         hidden_states = [hidden_state]
         for stage in self.stages:
-            for block in stage:
+            for block in stage:  # type: ignore[attr-defined]
                 hidden_state = block(hidden_state.relu())
             hidden_states.append(hidden_state)
         logits = self.classifier(hidden_state.relu().mean((2, 3)))

@@ -44,13 +44,13 @@ class GroupAccuracy(evaluate.Metric):
             description=_DESCRIPTION,
             citation="",
             inputs_description=_INPUTS,
-            features=datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}),
+            features=datasets.Features(
+                {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
+            ),
         )
 
     def _compute(self, predictions, references, group_of_class, group_names=None):
         num_groups = max(group_of_class) + 1
         if group_names is None:
-            group_names = (
-                ["head", "medium", "tail"] if num_groups == 3 else [f"group_{g}" for g in range(num_groups)]
-            )
+            group_names = ["head", "medium", "tail"] if num_groups == 3 else [f"group_{g}" for g in range(num_groups)]
         return group_accuracies(predictions, references, group_of_class, group_names)

@@ -1,0 +1,64 @@
+"""One optimizer step over the same 32 examples, however they are split: run alone or by torchrun (test_trainer.py)."""
+
+import json
+import sys
+
+import torch
+from safetensors.torch import save_file
+from transformers import ViTConfig, ViTForImageClassification, set_seed
+
+from hf_ltkd import (
+    ClassGroups,
+    DistillationTrainer,
+    DistillationTrainingArguments,
+    ImageDataset,
+    LTKDLoss,
+    group_accuracy,
+)
+
+
+def tiny_vit(seed: int, confidence: float = 1.0) -> ViTForImageClassification:
+    """No batch normalisation, whose own statistics would depend on the split."""
+    set_seed(seed)
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=8, patch_size=4,
+        num_labels=6, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    model = ViTForImageClassification(config)
+    with torch.no_grad():
+        model.classifier.weight.mul_(confidence)
+    return model
+
+
+def main(output: str, batch_size: int, accumulation: int, world_size: int, num_examples: int = 32):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (num_examples, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(0, 6, (num_examples,), generator=generator)
+    data = ImageDataset(images, labels, mean=[0.5] * 3, std=[0.25] * 3)
+    groups = ClassGroups.from_counts([60, 50, 40, 30, 20, 10])
+    args = DistillationTrainingArguments(
+        output_dir=output, max_steps=1, per_device_train_batch_size=batch_size, per_device_eval_batch_size=5,
+        gradient_accumulation_steps=accumulation, learning_rate=0.1, optim="sgd", max_grad_norm=0.0, use_cpu=True,
+        logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
+        lr_milestones=[0.9], eval_with_teacher=True,
+    )  # fmt: skip
+    trainer = DistillationTrainer(
+        tiny_vit(1),
+        tiny_vit(2, confidence=500.0),  # a flat teacher would give every split the same group mass
+        args,
+        distillation_loss=LTKDLoss(groups, alpha=1.0, beta=1.0, temperature=1.0),
+        train_dataset=data,
+        eval_dataset=data,
+        compute_metrics=group_accuracy(groups),
+    )
+    assert trainer.accelerator.num_processes == world_size, "started with another number of ranks"
+    trainer.train()
+    trainer.evaluate()
+    if trainer.is_world_process_zero():
+        save_file(trainer.model.state_dict(), f"{output}/step.safetensors")
+        with open(f"{output}/logs.json", "w") as file:
+            json.dump(trainer.state.log_history, file)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *map(int, sys.argv[2:]))
