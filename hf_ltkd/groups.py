@@ -137,7 +137,7 @@ class ClassGroups:
                     f"No class has {rule} training examples (counts run from {min(class_counts)} to "
                     f"{max(class_counts)}): change `many` and `few`, or use ClassGroups.from_counts."
                 )
-        return cls(group_of_class, class_counts=class_counts)
+        return cls(torch.tensor(group_of_class), class_counts=class_counts)
 
     @property
     def num_groups(self) -> int:

@@ -37,8 +37,9 @@ def check_same_classes(student: nn.Module, teacher: nn.Module) -> None:
             f"The teacher has {teacher.config.num_labels} classes, the student {student.config.num_labels}: "
             f"create the student with num_labels={teacher.config.num_labels}, or choose another teacher."
         )
+    student_names: dict = dict(student.config.id2label or {})
     for class_id, teacher_name in dict(teacher.config.id2label or {}).items():
-        student_name = dict(student.config.id2label or {})[class_id]
+        student_name = student_names[class_id]
         unnamed = f"LABEL_{class_id}"
         if teacher_name != student_name and unnamed not in (teacher_name, student_name):
             raise ValueError(
