@@ -202,3 +202,9 @@ def test_real_cifar100(data_dir, gamma, total):
     assert len(cut) == total
     counts = plain_counts(list(cut.select_columns("fine_label")["fine_label"]), 100)
     assert counts[0] == 500 and counts[99] == math.floor(500 * gamma**-0.99)
+
+
+def test_missing_labels_are_named():
+    data = Dataset.from_dict({"label": [0, None, 1]})
+    with pytest.raises(ValueError, match="1 rows have no label in column 'label'"):
+        make_long_tailed(data, 2)

@@ -10,6 +10,7 @@ from transformers import EvalPrediction
 
 import hf_ltkd.metrics
 from hf_ltkd import ClassGroups, group_accuracy
+from hf_ltkd.metrics.group_accuracy.group_accuracy import group_accuracies
 
 
 GROUP_OF_CLASS = [2, 0, 1, 1, 0, 2, 2]
@@ -80,3 +81,9 @@ def test_evaluate_module(example, metric):
 def test_evaluate_module_names_other_numbers_of_groups(metric):
     result = metric.compute(predictions=[0, 0, 1], references=[0, 1, 1], group_of_class=[0, 1])
     assert result == pytest.approx({"accuracy": 2 / 3, "group_0_accuracy": 1.0, "group_1_accuracy": 0.5})
+
+
+def test_ignored_and_foreign_references():
+    assert group_accuracies([0, 1, 1], [0, -100, 0], [0, 1], ["a", "b"])["accuracy"] == 0.5
+    with pytest.raises(ValueError, match="references run from 0 to 2, outside the classes 0 to 1"):
+        group_accuracies([0, 1], [0, 2], [0, 1], ["a", "b"])

@@ -87,3 +87,8 @@ def test_command_line(tmp_path):
 def test_errors(tmp_path, kwargs, message):
     with pytest.raises(ValueError, match=message):
         make(tmp_path, **kwargs)
+
+
+def test_a_schedule_of_ones_own_wins_over_the_recipe(tmp_path):
+    args = DistillationTrainingArguments(tmp_path, recipe="paper", lr_scheduler_type="cosine", use_cpu=True)
+    assert not args.lr_milestones

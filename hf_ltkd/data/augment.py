@@ -53,9 +53,12 @@ class ImageDataset(torch.utils.data.Dataset):
                 f"{len(images)} images of {channels} channels need as many labels and as many means and deviations, "
                 f"got {len(labels)} labels, {len(mean)} means, {len(std)} deviations."
             )
-        if padding < 0 or min(std) <= 0:
+        if padding < 0 or not all(deviation > 0 for deviation in std):
             raise ValueError(f"padding={padding} must be 0 or more, and each std={list(std)} above 0.")
-        self.labels = torch.as_tensor(labels, dtype=torch.long)
+        self.labels = torch.as_tensor(labels)
+        if self.labels.is_floating_point():
+            raise ValueError("labels must be whole numbers, one class id per image.")
+        self.labels = self.labels.long()
         self.augment = augment
         self.padding = padding if augment else 0
         self.horizontal_flip = horizontal_flip
@@ -81,11 +84,11 @@ class ImageDataset(torch.utils.data.Dataset):
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
         """The whole batch at once: PyTorch's fetcher prefers this to one `__getitem__` per example."""
-        index = torch.as_tensor(indices)
+        index = torch.as_tensor(indices) % len(self)  # -1 is the last one
         if not self.augment:
             pixels = self._crops[index, :, 0, 0].float()
         else:
-            bits = _random_bits(self.seed, np.asarray(indices, dtype=np.uint64), int(self._view))
+            bits = _random_bits(self.seed, index.numpy().astype(np.uint64), int(self._view))
             y = _uniform_integers(bits, 0, 2 * self.padding + 1)
             x = _uniform_integers(bits, 21, 2 * self.padding + 1)
             pixels = self._crops[index, :, y, x].float()

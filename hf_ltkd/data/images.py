@@ -89,6 +89,8 @@ def load_image_data(
     Raises:
         `ValueError`: if a split or column is missing, or a label or the imbalance factor is not valid.
     """
+    if (mean is None) != (std is None):
+        raise ValueError("Only one of mean and std is given: give both, or neither to take the training images' own.")
     splits = _load_splits(args)
     eval_split = args.eval_split or next((name for name in ("test", "validation", "valid") if name in splits), None)
     for split in ("train", eval_split):

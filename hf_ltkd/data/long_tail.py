@@ -45,7 +45,7 @@ def long_tailed_counts(counts: Iterable[int], imbalance_factor: float) -> list[i
             f"{len(empty)} of {len(counts)} classes have no example to begin with (class {listed(empty)}): "
             "drop them from the label set, or add data."
         )
-    # 1e-9: a product that is whole in exact arithmetic may come out a rounding error below (gamma = 1000, c/C = 2/3).
+    # 1e-9: a product that is whole in exact arithmetic may come out a rounding error below (4 · 32 ** (-2 / 5) = 1).
     exact = [count * imbalance_factor ** (-c / len(counts)) for c, count in enumerate(counts)]
     kept = [math.floor(value + 1e-9) for value in exact]
     emptied = [class_id for class_id, count in enumerate(kept) if count < 1]
@@ -167,6 +167,9 @@ def read_labels(dataset: Dataset, label_column: str) -> tuple[np.ndarray, int]:
         )
     if len(dataset) == 0:
         raise ValueError("The dataset has no rows.")
+    missing = dataset.with_format("arrow", columns=[label_column])[:][label_column].null_count
+    if missing:
+        raise ValueError(f"{missing} rows have no label in column {label_column!r}: remove them first.")
     labels = np.asarray(dataset.with_format("numpy", columns=[label_column])[:][label_column])
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(

@@ -29,6 +29,8 @@ def create_model(name: str, num_labels: int, image_size: int = 32, **config_kwar
     match = re.fullmatch(r"resnet(\d+)(?:x(\d+))?", name)
     if match is None:
         raise ValueError(f"There is no network {name!r}: use resnet20, resnet8x4, or another depth 6n + 2 and width.")
+    if config_kwargs.get("id2label"):
+        config_kwargs.setdefault("label2id", {name: int(i) for i, name in config_kwargs["id2label"].items()})
     depth, width = int(match[1]), int(match[2] or 1)
     if width == 0:
         raise ValueError(f"The network {name!r} would have no channels: use a width of 1 or more.")

@@ -20,15 +20,23 @@ Returns:
 def group_accuracies(predictions, references, group_of_class, group_names) -> dict[str, float]:
     """
     Args:
-        predictions, references (`np.ndarray` of shape `[examples]`): Class ids.
+        predictions, references (`np.ndarray` of shape `[examples]`): Class ids; a reference of -100 is left out.
         group_of_class (`np.ndarray` of shape `[classes]`): The group index of each class.
         group_names (`Sequence[str]` of length `groups`): For the keys of the result.
 
     Returns:
         `dict[str, float]`: `accuracy` and `{name}_accuracy` as fractions; nan for a group without an example.
     """
-    correct = np.asarray(predictions) == np.asarray(references)
-    group_of_example = np.asarray(group_of_class)[np.asarray(references)]
+    predictions, references = np.asarray(predictions), np.asarray(references)
+    labelled = references != -100
+    predictions, references = predictions[labelled], references[labelled]
+    if len(references) and not 0 <= references.min() <= references.max() < len(group_of_class):
+        raise ValueError(
+            f"The references run from {references.min()} to {references.max()}, outside the classes 0 to "
+            f"{len(group_of_class) - 1} of the groups."
+        )
+    correct = predictions == references
+    group_of_example = np.asarray(group_of_class)[references]
     result = {"accuracy": float(correct.mean()) if len(correct) else float("nan")}
     for group, name in enumerate(group_names):
         members = correct[group_of_example == group]

@@ -1,0 +1,117 @@
+"""The scripts as a user starts them, on a small dataset in the layout of the Hub's CIFAR-100."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, Features, Image
+from PIL import Image as PILImage
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from hf_ltkd import ClassGroups, LongTailRecipe
+
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+COMMON = ["--label_column", "fine_label", "--imbalance_factor", "4", "--image_size", "8", "--crop_padding", "1"]
+COMMON += ["--max_steps", "3", "--use_cpu", "--learning_rate", "0.05", "--recipe", "paper", "--disable_tqdm", "true"]
+COMMON += ["--logging_steps", "1", "--per_device_train_batch_size", "8"]
+
+
+def run(*command, ranks=1, check=True):
+    launcher = [sys.executable]
+    if ranks > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launcher, *map(str, command)], env=environment, capture_output=True, text=True, timeout=400
+    )
+    if check:
+        assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three classes told apart by their colour, 20 training and 5 test images each, and a trained teacher."""
+    folder = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    features = Features({"img": Image(), "fine_label": ClassLabel(names=["red", "green", "blue"])})
+    for split, size in (("train", 20), ("test", 5)):
+        labels = [label for label in range(3) for _ in range(size)]
+        pixels = random.integers(0, 120, (len(labels), 16, 16, 3), dtype=np.uint8)
+        for image, label in zip(pixels, labels, strict=True):
+            image[..., label] += 120
+        images = [PILImage.fromarray(image) for image in pixels]
+        data = Dataset.from_dict({"img": images, "fine_label": labels}, features=features)
+        data.to_parquet(folder / f"{split}.parquet")
+    teacher = ["--data_dir", folder, *COMMON, "--model", "resnet14", "--output_dir", folder / "teacher"]
+    run(EXAMPLES / "train_teacher.py", *teacher)
+    return folder
+
+
+def test_teacher_folder(folder):
+    model = AutoModelForImageClassification.from_pretrained(folder / "teacher")
+    assert model.config.id2label == {0: "red", 1: "green", 2: "blue"} and model.config.depth == 14
+    recipe = LongTailRecipe.from_pretrained(folder / "teacher")
+    assert recipe.counts == [20, 12, 7]
+    assert ClassGroups.from_pretrained(folder / "teacher").class_counts == (20, 12, 7)
+    metrics = json.loads((folder / "teacher" / "eval_results.json").read_text())
+    assert {"eval_accuracy", "eval_head_accuracy", "eval_medium_accuracy", "eval_tail_accuracy"} <= set(metrics)
+
+
+@pytest.mark.parametrize("loss", ["ltkd", "kd", "ce"])
+def test_distil(folder, tmp_path, loss):
+    arguments = ["--data_dir", folder, *COMMON, "--teacher", folder / "teacher", "--student", "resnet8"]
+    run(EXAMPLES / "distill_image_classification.py", *arguments, "--loss", loss, "--output_dir", tmp_path)
+    AutoModelForImageClassification.from_pretrained(tmp_path)
+    teacher, student = (AutoImageProcessor.from_pretrained(path) for path in (folder / "teacher", tmp_path))
+    assert student.image_mean == teacher.image_mean and student.image_std == teacher.image_std
+
+
+@pytest.mark.distributed
+def test_distil_on_two_ranks_from_yaml(folder, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    values = dict(zip([flag.removeprefix("--") for flag in COMMON[0:10:2]], COMMON[1:10:2], strict=True))
+    lines = [f"{name}: {value}" for name, value in values.items()] + ["use_cpu: true", "learning_rate: 0.05"]
+    lines += [f"data_dir: {folder}", f"teacher: {folder / 'teacher'}", f"output_dir: {tmp_path / 'student'}"]
+    lines += ["per_device_train_batch_size: 4", "per_device_eval_batch_size: 4", "save_strategy: steps"]
+    recipe.write_text("\n".join(lines))
+    run(EXAMPLES / "distill_image_classification.py", recipe, ranks=2)
+    state = json.loads((tmp_path / "student" / "checkpoint-3" / "trainer_state.json").read_text())
+    assert state["train_batch_size"] == 4 and state["epoch"] == pytest.approx(3 / 5)  # 39 images, 2 ranks × 4
+    AutoModelForImageClassification.from_pretrained(tmp_path / "student")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output_dir", "x"], "needs --teacher"),
+        (["--loss", "ce", "--output_dir", "x"], "Give either --dataset_name"),
+        (["--loss", "ce", "--data_dir", "nowhere", "--output_dir", "x"], "data_dir 'nowhere' is not a folder"),
+    ],
+)
+def test_wrong_arguments_are_explained(arguments, message):
+    done = run(EXAMPLES / "distill_image_classification.py", *arguments, check=False)
+    assert done.returncode != 0 and message in done.stderr.splitlines()[-1]
+
+
+def test_wrong_label_column_is_explained(folder):
+    arguments = ["--loss", "ce", "--data_dir", folder, "--output_dir", folder / "x", "--label_column", "label"]
+    done = run(EXAMPLES / "distill_image_classification.py", *arguments, check=False)
+    assert "no column 'label': its columns are ['img', 'fine_label']" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_quickstart(tmp_path):
+    run(EXAMPLES / "quickstart.py", "--output_dir", tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert list(results) == ["teacher", "student", "kd", "ltkd"]
+    assert results["ltkd"]["tail_accuracy"] > results["kd"]["tail_accuracy"]
+    assert results["ltkd"]["accuracy"] >= results["kd"]["accuracy"]
+    AutoModelForImageClassification.from_pretrained(tmp_path / "student")
+    for picture in ("teacher_bias.png", "group_accuracy.png"):
+        assert PILImage.open(tmp_path / picture).size[0] > 500
