@@ -108,7 +108,7 @@ def main():
             model,
             teacher,
             DistillationTrainingArguments(
-                output_dir=output_dir / name,
+                output_dir=output_dir / "student",  # nothing is written there before save_model
                 recipe="paper",
                 num_train_epochs=epochs,
                 logging_strategy="no",

@@ -27,7 +27,8 @@ class DistillationTrainingArguments(TrainingArguments):
     [`~transformers.TrainingArguments`] and what distillation adds. Plain `TrainingArguments` work in the trainer too.
 
     `recipe="paper"` is the CIFAR-100 recipe of the public code that the paper's author builds on (the paper's own text
-    does not state one), in one setting: SGD with momentum 0.9, batch 64, learning rate 0.05 (0.01 is usual for ShuffleNet and MobileNet students), weight decay 5e-4 on every parameter,
+    does not state one), in one setting: SGD with momentum 0.9, batch 64,
+    learning rate 0.05 (0.01 is usual for ShuffleNet and MobileNet students), weight decay 5e-4 on every parameter,
     no clipping, 240 epochs with the rate divided by 10 after 150, 180 and 210 of them. A value that you give yourself
     always wins; the milestones are fractions of the training, so a shorter one keeps their places.
 
