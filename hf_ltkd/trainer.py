@@ -26,6 +26,7 @@ class StepContext:
     teacher_outputs: Any = None
     step_statistics: Tensor | None = None  # [micro-batches of all ranks, k]
     weight: Tensor | float = 1.0  # examples in this micro-batch / mean examples per micro-batch of the step
+    micro_batches: int = 1  # of this rank in the step
 
 
 STEP_CONTEXT = "distillation_step_context"
@@ -117,7 +118,7 @@ class DistillationTrainer(Trainer):
             self.teacher_model.to(self.args.device)
         self.distillation_loss.to(self.args.device)
         self._train_terms: dict[str, Tensor] = {}
-        self._train_micro_batches = 0
+        self._train_steps = 0.0
         self._eval_terms: dict[str, list[Tensor]] = {}
 
     # ---- Checks before training ----
@@ -175,6 +176,7 @@ class DistillationTrainer(Trainer):
         for context, row in zip(contexts, rows, strict=True):
             context.weight = row[0] / sizes.mean()
             context.step_statistics = statistics if statistics.shape[1] else None
+            context.micro_batches = len(batches)
         return [{**b, STEP_CONTEXT: c} for b, c in zip(batches, contexts, strict=True)], num_items_in_batch
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -201,8 +203,8 @@ class DistillationTrainer(Trainer):
         if not torch.isfinite(loss):
             raise FloatingPointError(self._blame(terms, outputs, context.teacher_outputs))
         for name, term in terms.items():
-            self._train_terms[name] = self._train_terms.get(name, 0.0) + term.detach()
-        self._train_micro_batches += 1
+            self._train_terms[name] = self._train_terms.get(name, 0.0) + term.detach() / context.micro_batches
+        self._train_steps += 1 / context.micro_batches
         return (loss, outputs) if return_outputs else loss
 
     def _evaluation_loss(self, inputs: dict, outputs: Any, labels: Tensor) -> Tensor:
@@ -275,10 +277,10 @@ class DistillationTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the named terms. Runs on every rank, so the reduction meets on all of them."""
         if "loss" in logs and self._train_terms:
-            means = torch.stack(list(self._train_terms.values())) / self._train_micro_batches
+            means = torch.stack(list(self._train_terms.values())) / self._train_steps
             means = self.accelerator.reduce(means, "mean")
             logs.update(zip(self._train_terms, means.tolist(), strict=True))
-            self._train_terms, self._train_micro_batches = {}, 0
+            self._train_terms, self._train_steps = {}, 0.0
         eval_prefix = next((key.removesuffix("_loss") for key in logs if key.endswith("_loss")), None)
         if eval_prefix not in (None, "train"):
             logs[f"{eval_prefix}_cross_entropy"] = logs[f"{eval_prefix}_loss"]

@@ -73,6 +73,17 @@ def test_named_terms_are_logged_and_sum_to_the_loss(tmp_path):
         assert entry["cross_group"] > 0 and entry["within_group"] > 0
 
 
+def test_terms_sum_to_the_loss_with_an_unfinished_window(tmp_path):
+    """28 examples as micro-batches of 8, 8, 8 and 4, three to a step: the second step has one alone."""
+    args = {"gradient_accumulation_steps": 3, "logging_steps": 4}
+    trainer = trainer_for(tmp_path, args=args, train_dataset=images(28))
+    trainer.train()
+    entry = next(entry for entry in trainer.state.log_history if "loss" in entry)
+    assert entry["loss"] == pytest.approx(
+        entry["cross_entropy"] + entry["cross_group"] + entry["within_group"], rel=1e-5
+    )
+
+
 def test_evaluation_is_the_cross_entropy_and_does_not_ask_the_teacher(tmp_path):
     trainer = trainer_for(tmp_path)
     calls = []
