@@ -105,6 +105,19 @@ def test_wrong_label_column_is_explained(folder):
     assert "no column 'label': its columns are ['img', 'fine_label']" in done.stderr.splitlines()[-1]
 
 
+def test_real_cifar100(data_dir, tmp_path):
+    """The official files in: 10,948 training images with factor 100, and the known mean of the full training set."""
+    arguments = ["--data_dir", data_dir / "cifar100", *COMMON, "--imbalance_factor", "100", "--model", "resnet8"]
+    arguments += ["--max_steps", "2", "--per_device_eval_batch_size", "500", "--output_dir", tmp_path]
+    run(EXAMPLES / "train_teacher.py", *arguments)
+    recipe = LongTailRecipe.from_pretrained(tmp_path)
+    assert recipe.full_counts == [500] * 100 and sum(recipe.counts) == 10_948 and recipe.counts[-1] == 5
+    assert AutoModelForImageClassification.from_pretrained(tmp_path).config.id2label[0] == "apple"
+    # The cut classes are not the average ones, so the means differ a little from the full set's.
+    mean = AutoImageProcessor.from_pretrained(tmp_path).image_mean
+    assert mean == pytest.approx((0.50707516, 0.48654887, 0.44091784), abs=0.03)
+
+
 @pytest.mark.slow
 def test_quickstart(tmp_path):
     run(EXAMPLES / "quickstart.py", "--output_dir", tmp_path)
