@@ -8,8 +8,8 @@ import datasets
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
-from transformers.optimization import LambdaLR
 
 from .data.augment import ImageDataset, SetEpochCallback
 from .data.long_tail import read_labels
@@ -209,7 +209,12 @@ class DistillationTrainer(Trainer):
 
     def _evaluation_loss(self, inputs: dict, outputs: Any, labels: Tensor) -> Tensor:
         loss = F.cross_entropy(at_least_float32(logits_of(outputs)), labels)
-        if getattr(self.args, "eval_with_teacher", False) and self.teacher_model is not None:
+        args = self.args
+        if (
+            isinstance(args, DistillationTrainingArguments)
+            and args.eval_with_teacher
+            and self.teacher_model is not None
+        ):
             terms = self.distillation_loss(outputs, self._ask_teacher(inputs), labels, epoch=self.state.epoch)
             for name, term in terms.items():
                 if name != "cross_entropy":
