@@ -58,6 +58,9 @@ def main(output: str, batch_size: int, accumulation: int, world_size: int, num_e
         save_file(trainer.model.state_dict(), f"{output}/step.safetensors")
         with open(f"{output}/logs.json", "w") as file:
             json.dump(trainer.state.log_history, file)
+    # All ranks leave together: one that is torn down while the other still talks to it can end with an error.
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":
