@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import default_data_collator
 
 from .groups import ClassGroups
-from .losses.base import logits_of
+from .losses.checks import logits_of
 from .losses.ltkd import kl_decomposition
 
 

@@ -1,19 +1,24 @@
 """A `transformers.Trainer` whose loss distils. One file tells the whole step; the formulas are in `losses/`."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
 import torch.nn.functional as F
+from accelerate.utils import broadcast
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from .data.augment import ImageDataset, SetEpochCallback
 from .data.long_tail import read_labels
-from .losses.base import DistillationLoss, at_least_float32, logits_of
+from .losses.base import DistillationLoss
+from .losses.checks import at_least_float32, logits_of
 from .metrics import group_accuracy
 from .teacher import ask_teacher, check_same_classes, load_teacher
 from .training_args import DistillationTrainingArguments
@@ -30,6 +35,7 @@ class StepContext:
 
 
 STEP_CONTEXT = "distillation_step_context"
+LOSS_NAME = "distillation_loss.safetensors"  # in checkpoints, never beside the published student
 
 
 class DistillationTrainer(Trainer):
@@ -48,9 +54,13 @@ class DistillationTrainer(Trainer):
             that needs none ([`CrossEntropyLoss`], which trains teachers and plain students).
         args (`TrainingArguments` or [`DistillationTrainingArguments`], *optional*): The training arguments.
         distillation_loss ([`DistillationLoss`]): The loss, for instance `LTKDLoss(groups)`.
+            What it trains besides the student ([`ReviewKDLoss`]) is made afresh for these models, optimised and
+            checkpointed with the student, and not saved with it.
         train_dataset, eval_dataset, data_collator, compute_metrics, processing_class, callbacks, optimizers,
         model_init, preprocess_logits_for_metrics:
-            As in `Trainer`. With `compute_metrics=group_accuracy(groups)` the groups are saved with the student.
+            As in `Trainer`. With `compute_metrics=group_accuracy(groups)` the groups are saved with the student. An
+            optimizer of your own has to be given `distillation_loss.parameters()` too: call
+            `distillation_loss.prepare(model, teacher_model)` before you make it.
 
     Raises:
         `ValueError`: before training, if teacher, student, loss, groups and labels do not fit each other.
@@ -91,6 +101,7 @@ class DistillationTrainer(Trainer):
             raise ValueError("Teacher and student are the same object: load the model twice to distil it into itself.")
         self.distillation_loss = distillation_loss
         self.teacher_model = load_teacher(teacher_model) if distillation_loss.needs_teacher else None  # type: ignore
+        self._optimizer_is_given = optimizers[0] is not None
         if model is not None:
             self._check_model(model)
 
@@ -114,9 +125,18 @@ class DistillationTrainer(Trainer):
         for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
             for part in dataset.values() if isinstance(dataset, dict) else [dataset]:
                 self._check_labels(name, part)
+        if distillation_loss.needs_hidden_states and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            raise ValueError(
+                f"{type(distillation_loss).__name__} reads features and weights of the whole student and cannot run "
+                "on a sharded one: train without FSDP and DeepSpeed (several GPUs by torchrun alone), or use a loss "
+                "on logits."
+            )
         if self.teacher_model is not None:
             self.teacher_model.to(self.args.device)
+        if model is not None:
+            self._prepare_loss(self.model)  # type: ignore[arg-type]
         self.distillation_loss.to(self.args.device)
+        self._check_given_optimizer()
         self._train_terms: dict[str, Tensor] = {}
         self._train_steps = 0.0
         self._eval_terms: dict[str, list[Tensor]] = {}
@@ -129,8 +149,19 @@ class DistillationTrainer(Trainer):
         num_classes = self.distillation_loss.num_classes
         if isinstance(model, PreTrainedModel) and num_classes not in (None, model.config.num_labels):
             raise ValueError(
-                f"The groups of {type(self.distillation_loss).__name__} are for {num_classes} classes, the student "
-                f"has {model.config.num_labels}: make the groups from the counts of all its classes."
+                f"The groups or counts of {type(self.distillation_loss).__name__} are for {num_classes} classes, the "
+                f"student has {model.config.num_labels}: make them from the counts of all its classes."
+            )
+
+    def _check_given_optimizer(self) -> None:
+        if not self._optimizer_is_given:
+            return
+        given = {id(p) for group in self.optimizer.param_groups for p in group["params"]}  # type: ignore[union-attr]
+        missing = [name for name, p in self.distillation_loss.named_parameters() if id(p) not in given]
+        if missing:
+            raise ValueError(
+                f"The optimizer does not train {len(missing)} parameters of {type(self.distillation_loss).__name__}: "
+                "give it distillation_loss.parameters() too, or let the trainer make the optimizer."
             )
 
     def _check_labels(self, name: str, dataset: Any) -> None:
@@ -153,10 +184,61 @@ class DistillationTrainer(Trainer):
                 "create the student with enough classes, or correct the labels."
             )
 
+    # ---- What the loss makes for a student, and trains with it ----
+
+    def call_model_init(self, trial=None):
+        model = super().call_model_init(trial)
+        self._prepare_loss(model)
+        return model
+
+    def _prepare_loss(self, model: nn.Module) -> None:
+        # Whoever makes the optimizer has prepared the loss before, so that it knows the loss's parameters.
+        if self.teacher_model is not None and not self._optimizer_is_given:
+            self.distillation_loss.prepare(model, self.teacher_model)
+
+    def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        parameters = list(self.distillation_loss.to(self.args.device).parameters())
+        if parameters and is_new:
+            for parameter in parameters:
+                parameter.data = broadcast(parameter.data)  # every rank starts from the same weights
+            optimizer.add_param_group({"params": parameters, "weight_decay": self.args.weight_decay})
+        return optimizer
+
+    def training_step(self, *args, **kwargs) -> Tensor:
+        loss = super().training_step(*args, **kwargs)
+        if self.accelerator.sync_gradients:  # the last micro-batch of the step: do what DDP does for the student
+            for parameter in self.distillation_loss.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+        return loss
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        state = self.distillation_loss.state_dict()
+        if state and self.args.should_save:
+            unfinished = Path(output_dir) / f"{LOSS_NAME}.tmp"
+            save_file({name: tensor.contiguous() for name, tensor in state.items()}, unfinished)
+            os.replace(unfinished, Path(output_dir) / LOSS_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or not self.distillation_loss.state_dict():
+            return
+        path = Path(checkpoint) / LOSS_NAME
+        if not path.is_file():
+            raise ValueError(
+                f"{checkpoint} has no {LOSS_NAME}, which {type(self.distillation_loss).__name__} trains with the "
+                "student: resume from a checkpoint of the same loss, or start anew."
+            )
+        self.distillation_loss.load_state_dict(load_file(path, device=str(self.args.device)))
+
     # ---- The step ----
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Asks the teacher for all micro-batches of the step first, because Eq. 9 sums over all of them."""
+        self.distillation_loss.zero_grad()  # a step begins here; the Trainer zeroes the student's gradients alone
         batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, num_items_in_batch
@@ -183,7 +265,8 @@ class DistillationTrainer(Trainer):
         """The sum of the loss's terms in training; the student's cross-entropy in evaluation."""
         context = inputs.get(STEP_CONTEXT)
         labels = self._labels_of(inputs)
-        outputs = model(**self._model_inputs(inputs))
+        outputs = model(**self._model_inputs(inputs, with_features=model.training or self._evaluates_with_teacher))
+        self.distillation_loss.train(model.training)
         if not model.training:
             loss = self._evaluation_loss(inputs, outputs, labels)
             # Predictions are logits alone: anything else would be gathered over the whole evaluation set.
@@ -209,12 +292,7 @@ class DistillationTrainer(Trainer):
 
     def _evaluation_loss(self, inputs: dict, outputs: Any, labels: Tensor) -> Tensor:
         loss = F.cross_entropy(at_least_float32(logits_of(outputs)), labels)
-        args = self.args
-        if (
-            isinstance(args, DistillationTrainingArguments)
-            and args.eval_with_teacher
-            and self.teacher_model is not None
-        ):
+        if self._evaluates_with_teacher:
             terms = self.distillation_loss(outputs, self._ask_teacher(inputs), labels, epoch=self.state.epoch)
             for name, term in terms.items():
                 if name != "cross_entropy":
@@ -223,14 +301,22 @@ class DistillationTrainer(Trainer):
                     self._eval_terms.setdefault(name, []).append(copies)
         return loss
 
+    @property
+    def _evaluates_with_teacher(self) -> bool:
+        args = self.args
+        asked = isinstance(args, DistillationTrainingArguments) and args.eval_with_teacher
+        return asked and self.teacher_model is not None
+
     def _ask_teacher(self, inputs: dict) -> Any:
         if self.teacher_model is None:
             return None
-        return ask_teacher(self.teacher_model, self._model_inputs(inputs), self.accelerator.autocast())
+        return ask_teacher(self.teacher_model, self._model_inputs(inputs, True), self.accelerator.autocast())
 
-    @staticmethod
-    def _model_inputs(inputs: dict) -> dict:
-        return {name: value for name, value in inputs.items() if name not in ("labels", STEP_CONTEXT)}
+    def _model_inputs(self, inputs: dict, with_features: bool) -> dict:
+        model_inputs = {name: value for name, value in inputs.items() if name not in ("labels", STEP_CONTEXT)}
+        if with_features and self.distillation_loss.needs_hidden_states:
+            model_inputs["output_hidden_states"] = True
+        return model_inputs
 
     @staticmethod
     def _labels_of(inputs: dict) -> Tensor:

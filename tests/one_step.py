@@ -13,6 +13,7 @@ from hf_ltkd import (
     DistillationTrainingArguments,
     ImageDataset,
     LTKDLoss,
+    ReviewKDLoss,
     group_accuracy,
 )
 
@@ -30,7 +31,7 @@ def tiny_vit(seed: int, confidence: float = 1.0) -> ViTForImageClassification:
     return model
 
 
-def main(output: str, batch_size: int, accumulation: int, world_size: int, num_examples: int = 32):
+def main(output: str, loss_name: str, batch_size: int, accumulation: int, world_size: int, num_examples: int = 32):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (num_examples, 3, 8, 8), generator=generator, dtype=torch.uint8)
     labels = torch.randint(0, 6, (num_examples,), generator=generator)
@@ -42,11 +43,12 @@ def main(output: str, batch_size: int, accumulation: int, world_size: int, num_e
         logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
         lr_milestones=[0.9], eval_with_teacher=True,
     )  # fmt: skip
+    loss = LTKDLoss(groups, alpha=1.0, beta=1.0, temperature=1.0) if loss_name == "ltkd" else ReviewKDLoss()
     trainer = DistillationTrainer(
         tiny_vit(1),
         tiny_vit(2, confidence=500.0),  # a flat teacher would give every split the same group mass
         args,
-        distillation_loss=LTKDLoss(groups, alpha=1.0, beta=1.0, temperature=1.0),
+        distillation_loss=loss,
         train_dataset=data,
         eval_dataset=data,
         compute_metrics=group_accuracy(groups),
@@ -55,7 +57,8 @@ def main(output: str, batch_size: int, accumulation: int, world_size: int, num_e
     trainer.train()
     trainer.evaluate()
     if trainer.is_world_process_zero():
-        save_file(trainer.model.state_dict(), f"{output}/step.safetensors")
+        trained = {f"loss.{name}": tensor for name, tensor in loss.state_dict().items()}
+        save_file({**trainer.model.state_dict(), **trained}, f"{output}/step.safetensors")
         with open(f"{output}/logs.json", "w") as file:
             json.dump(trainer.state.log_history, file)
     # All ranks leave together: one that is torn down while the other still talks to it can end with an error.
@@ -64,4 +67,4 @@ def main(output: str, batch_size: int, accumulation: int, world_size: int, num_e
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:]))
+    main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))

@@ -1,10 +1,19 @@
 """The contract of every distillation loss, and what all share: the student's own cross-entropy and the warm-up."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .balanced_softmax import balanced_softmax_loss
+from .checks import at_least_float32, check_class_counts, check_not_negative, logits_of
+from .class_balanced import class_balanced_loss, class_balanced_weights
+from .logit_adjustment import logit_adjusted_loss
+from .published import PublishedTable, published_values
+
+
+CrossEntropyName = Literal["cross_entropy", "balanced_softmax", "logit_adjusted", "class_balanced"]
 
 
 class DistillationLoss(nn.Module):
@@ -16,25 +25,95 @@ class DistillationLoss(nn.Module):
 
     Args:
         ce_weight (`float`, *optional*, defaults to 1.0): Weight of the student's own cross-entropy with the labels.
+        ce (`str`, *optional*, defaults to `"cross_entropy"`):
+            The form of that cross-entropy. Beside the plain one, three that correct for the class counts:
+            `"balanced_softmax"` ([`balanced_softmax_loss`]), `"logit_adjusted"` ([`logit_adjusted_loss`]) and
+            `"class_balanced"` ([`class_balanced_loss`]). Joining one of them with a distillation method is an
+            extension of this package, not part of the method's paper.
+        class_counts (`Sequence[int]` of length `classes`, *optional*):
+            Training examples per class, for those three.
+        tau (`float`, *optional*, defaults to 1.0): Of `"logit_adjusted"`.
+        effective_number_beta (`float`, *optional*, defaults to 0.9999): Of `"class_balanced"`.
         warmup_epochs (`float`, *optional*, defaults to 0.0):
             The distillation terms grow linearly from 0 to their full weight over this many epochs.
 
     Attributes:
         needs_teacher (`bool`): Whether `teacher_outputs` is read at all.
+        needs_hidden_states (`bool`): Whether both models have to return their `hidden_states`.
         num_classes (`int` or `None`): The number of classes the loss was made for, `None` if it fits any.
+        published (`dict`): Hyper-parameters of the literature by (dataset, teacher, student), see
+            [`~DistillationLoss.for_pair`].
+        source (`str`): Where the hyper-parameters come from, if made by `for_pair`.
 
     Raises:
-        `ValueError`: if a weight or `warmup_epochs` is negative.
+        `ValueError`: if a weight or `warmup_epochs` is negative, or `ce` is unknown or lacks its `class_counts`.
     """
 
     needs_teacher: bool = True
+    needs_hidden_states: bool = False
     num_classes: int | None = None
+    published: ClassVar[PublishedTable] = {}
+    source: str = ""
 
-    def __init__(self, *, ce_weight: float = 1.0, warmup_epochs: float = 0.0):
+    def __init__(
+        self,
+        *,
+        ce_weight: float = 1.0,
+        ce: CrossEntropyName = "cross_entropy",
+        class_counts: Sequence[int] | Tensor | None = None,
+        tau: float = 1.0,
+        effective_number_beta: float = 0.9999,
+        warmup_epochs: float = 0.0,
+    ):
         super().__init__()
-        check_not_negative(ce_weight=ce_weight, warmup_epochs=warmup_epochs)
+        check_not_negative(ce_weight=ce_weight, tau=tau, warmup_epochs=warmup_epochs)
+        if ce not in CrossEntropyName.__args__:  # type: ignore[attr-defined]
+            raise ValueError(f"ce={ce!r} is not known: use one of {', '.join(CrossEntropyName.__args__)}.")  # type: ignore[attr-defined]
         self.ce_weight = ce_weight
+        self.ce = ce
+        self.tau = tau
         self.warmup_epochs = warmup_epochs
+        self.class_counts = None if class_counts is None else check_class_counts(class_counts)
+        if ce != "cross_entropy":
+            if self.class_counts is None:
+                raise ValueError(
+                    f"ce={ce!r} needs class_counts, the training examples per class: pass "
+                    "class_counts=class_counts(train_dataset), or groups made by ClassGroups.from_counts."
+                )
+            self.num_classes = len(self.class_counts)
+        if ce == "class_balanced":
+            self.class_weights = class_balanced_weights(self.class_counts, beta=effective_number_beta)
+
+    @classmethod
+    def for_pair(cls, teacher: str, student: str, *args, dataset: str = "cifar100", **overrides) -> "DistillationLoss":
+        """
+        The loss with the hyper-parameters that its authors published for a teacher and a student; `source` of the
+        result says where. Where none are published, a warning says so and the nearest ones are taken.
+
+        Args:
+            teacher, student (`str`): Names of [`create_model`], for instance `"resnet32x4"`, `"resnet8x4"`.
+            args: Positional arguments of the loss, such as the groups of [`LTKDLoss`].
+            dataset (`str`, *optional*, defaults to `"cifar100"`): `"cifar100"`, `"tiny_imagenet"` or `"imagenet"`.
+            overrides: Keyword arguments that win over the published ones.
+
+        Raises:
+            `ValueError`: if nothing is published for this loss.
+        """
+        values = published_values(cls.published, cls.__name__, dataset, teacher, student)
+        loss = cls(*args, **{**values.arguments, **overrides})
+        loss.source = values.source
+        return loss
+
+    def prepare(self, student: nn.Module, teacher: nn.Module, pixel_values: Tensor | None = None) -> None:
+        """
+        Looks at both models and makes what the method trains besides the student. [`DistillationTrainer`] calls it; a
+        training loop of your own calls it once before it makes its optimizer, which takes `loss.parameters()` too.
+
+        Args:
+            student, teacher (`torch.nn.Module`): The models.
+            pixel_values (`torch.Tensor` of shape `[batch, channels, height, width]`, *optional*):
+                An input of the training's size. `None` makes one from the configs of the models.
+        """
 
     def forward(
         self,
@@ -57,16 +136,25 @@ class DistillationLoss(nn.Module):
                 means that this batch is the whole step.
 
         Returns:
-            `dict[str, torch.Tensor]`: scalars, each weighted and averaged over the batch, that sum to the loss.
+            `dict[str, torch.Tensor]`: scalars, each weighted and averaged over the batch, that sum to the loss. The
+            first is called as `ce`.
         """
-        student_logits = logits_of(student_outputs)
         terms = {}
         if self.ce_weight:
-            terms["cross_entropy"] = self.ce_weight * F.cross_entropy(at_least_float32(student_logits), labels)
+            terms[self.ce] = self.ce_weight * self._cross_entropy(logits_of(student_outputs), labels)
         warmup = 1.0 if epoch is None or epoch >= self.warmup_epochs else epoch / self.warmup_epochs
         for name, term in self.distillation_terms(student_outputs, teacher_outputs, labels, step_statistics).items():
             terms[name] = warmup * term
         return terms
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.ce == "cross_entropy":
+            return F.cross_entropy(at_least_float32(logits), labels)
+        if self.ce == "balanced_softmax":
+            return balanced_softmax_loss(logits, labels, self.class_counts)
+        if self.ce == "logit_adjusted":
+            return logit_adjusted_loss(logits, labels, self.class_counts, tau=self.tau)
+        return class_balanced_loss(logits, labels, self.class_weights)
 
     def distillation_terms(
         self, student_outputs: Any, teacher_outputs: Any, labels: Tensor, step_statistics: Tensor | None
@@ -80,50 +168,15 @@ class DistillationLoss(nn.Module):
 
 
 class CrossEntropyLoss(DistillationLoss):
-    """No teacher at all: the student's cross-entropy with the labels. Trains teachers and plain students."""
+    """
+    No teacher at all: the student's cross-entropy with the labels. Trains teachers and plain students.
+
+    Args:
+        kwargs: `ce`, `class_counts` and the other arguments of [`DistillationLoss`], for instance
+            `CrossEntropyLoss(ce="balanced_softmax", class_counts=counts)`.
+    """
 
     needs_teacher = False
 
-    def __init__(self):
-        super().__init__()
-
     def distillation_terms(self, student_outputs, teacher_outputs, labels, step_statistics) -> dict[str, Tensor]:
         return {}
-
-
-def logits_of(outputs: Any) -> Tensor:
-    """The logits of a model's output; a tensor is taken to be the logits."""
-    return outputs if isinstance(outputs, Tensor) else outputs.logits
-
-
-def at_least_float32(tensor: Tensor) -> Tensor:
-    """fp16 and bf16 become float32, because a softmax over them loses digits; float64 stays."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
-def check_logits(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """
-    Both logits in float32 (or float64), the teacher's without gradient.
-
-    Raises:
-        `ValueError`: if they are not two tensors of the same shape `[batch, classes]`.
-    """
-    if student_logits.ndim != 2 or student_logits.shape != teacher_logits.shape:
-        raise ValueError(
-            f"Student logits of shape {tuple(student_logits.shape)} and teacher logits of shape "
-            f"{tuple(teacher_logits.shape)} do not fit: both must be [batch, classes] over the same classes."
-        )
-    return at_least_float32(student_logits), at_least_float32(teacher_logits.detach())
-
-
-def check_not_negative(**values: float) -> None:
-    """Raises `ValueError`, naming the argument, for a weight below 0 (NaN included)."""
-    for name, value in values.items():
-        if not value >= 0:
-            raise ValueError(f"{name}={value} is not valid: it must be 0 or more.")
-
-
-def check_temperature(temperature: float) -> None:
-    """Raises `ValueError` unless the temperature is above 0."""
-    if not temperature > 0:
-        raise ValueError(f"temperature={temperature} is not valid: it must be above 0.")

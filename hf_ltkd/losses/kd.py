@@ -1,12 +1,23 @@
 """Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network (2015). https://arxiv.org/abs/1503.02531"""
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import DistillationLoss, check_logits, check_not_negative, check_temperature, logits_of
+from .base import DistillationLoss
+from .checks import check_logits, check_not_negative, check_per_class, check_temperature, logits_of
+from .published import CIFAR100_PAIRS, IMAGENET_PAIRS, PublishedValues
 
 
-def kd_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 4.0) -> Tensor:
+def kd_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    temperature: float = 4.0,
+    teacher_log_prior: Tensor | None = None,
+) -> Tensor:
     r"""
     `T² · mean over the batch of KL(pᵀ ‖ pˢ)`, with `p = softmax(z / T)` (Eq. 2 of the LTKD paper).
 
@@ -14,6 +25,10 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: floa
         student_logits, teacher_logits (`torch.Tensor` of shape `[batch, classes]`):
             fp16 and bf16 are computed in float32. No gradient flows to the teacher.
         temperature (`float`, *optional*, defaults to 4.0): `T`.
+        teacher_log_prior (`torch.Tensor` of shape `[classes]`, *optional*):
+            Subtracted from the teacher's logits before softening, for instance [`log_class_prior`]: the class prior
+            that the teacher learned is divided out of its probabilities (post-hoc logit adjustment, arXiv 2007.07314,
+            Eq. 9).
 
     Returns:
         `torch.Tensor`: a scalar.
@@ -23,6 +38,8 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: floa
     """
     check_temperature(temperature)
     student_logits, teacher_logits = check_logits(student_logits, teacher_logits)
+    if teacher_log_prior is not None:
+        teacher_logits = teacher_logits - check_per_class("teacher_log_prior", teacher_log_prior, teacher_logits)
     student_log_probs = (student_logits / temperature).log_softmax(1)
     teacher_log_probs = (teacher_logits / temperature).log_softmax(1)
     divergence = F.kl_div(student_log_probs, teacher_log_probs, log_target=True, reduction="batchmean")
@@ -35,26 +52,50 @@ class KDLoss(DistillationLoss):
 
     Args:
         temperature (`float`, *optional*, defaults to 4.0): `T`.
-        kd_weight (`float`, *optional*, defaults to 1.0): Weight of the KD term.
-        ce_weight (`float`, *optional*, defaults to 1.0):
-            Weight of the cross-entropy. Public CIFAR-100 code of this family uses 0.1 with `kd_weight=0.9`.
-        warmup_epochs (`float`, *optional*, defaults to 0.0): See [`DistillationLoss`].
+        kd_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the KD term. Public CIFAR-100 code of this family uses 0.9 with `ce_weight=0.1`.
+        teacher_log_prior (`torch.Tensor` or `Sequence[float]` of length `classes`, *optional*):
+            See [`kd_loss`]. `KDLoss(teacher_log_prior=log_class_prior(counts))` is KD from a logit-adjusted teacher.
+        kwargs: `ce_weight`, `ce`, `class_counts`, `warmup_epochs` and the rest of [`DistillationLoss`].
     """
+
+    published = {
+        ("cifar100", *pair): PublishedValues(
+            {"temperature": 4.0, "ce_weight": 0.1, "kd_weight": 0.9}, "mdistiller, mdistiller/engine/cfg.py"
+        )
+        for pair in CIFAR100_PAIRS
+    } | {
+        ("imagenet", *pair): PublishedValues(
+            {"temperature": 1.0, "ce_weight": 0.5, "kd_weight": 0.5}, "mdistiller, configs/imagenet/*/kd.yaml"
+        )
+        for pair in IMAGENET_PAIRS
+    }
 
     def __init__(
         self,
         *,
         temperature: float = 4.0,
         kd_weight: float = 1.0,
-        ce_weight: float = 1.0,
-        warmup_epochs: float = 0.0,
+        teacher_log_prior: Tensor | Sequence[float] | None = None,
+        **kwargs,
     ):
-        super().__init__(ce_weight=ce_weight, warmup_epochs=warmup_epochs)
+        super().__init__(**kwargs)
         check_temperature(temperature)
         check_not_negative(kd_weight=kd_weight)
         self.temperature = temperature
         self.kd_weight = kd_weight
+        self.teacher_log_prior = None
+        if teacher_log_prior is not None:
+            self.teacher_log_prior = torch.as_tensor(teacher_log_prior).detach()
+            self.num_classes = len(self.teacher_log_prior)
+            if not torch.isfinite(self.teacher_log_prior).all():
+                raise ValueError("teacher_log_prior holds NaN or Inf: make it with log_class_prior(class_counts).")
 
     def distillation_terms(self, student_outputs, teacher_outputs, labels, step_statistics) -> dict[str, Tensor]:
-        loss = kd_loss(logits_of(student_outputs), logits_of(teacher_outputs), temperature=self.temperature)
+        loss = kd_loss(
+            logits_of(student_outputs),
+            logits_of(teacher_outputs),
+            temperature=self.temperature,
+            teacher_log_prior=self.teacher_log_prior,
+        )
         return {"kd": self.kd_weight * loss}

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from ..groups import ClassGroups
-from .base import DistillationLoss, check_logits, check_not_negative, check_temperature, logits_of
+from .base import DistillationLoss
+from .checks import check_logits, check_not_negative, check_temperature, logits_of
+from .published import PublishedValues
 
 
 class KLDecomposition(NamedTuple):
@@ -125,12 +127,19 @@ class LTKDLoss(DistillationLoss):
         beta (`float`, *optional*, defaults to 6.0): Weight of the within-group term.
         temperature (`float`, *optional*, defaults to 4.0): See [`ltkd_loss`].
         rebalance, reweight (`bool`, *optional*, default to `True`): See [`ltkd_loss`].
-        ce_weight (`float`, *optional*, defaults to 1.0): Weight of the cross-entropy (our choice, not in the paper).
-        warmup_epochs (`float`, *optional*, defaults to 0.0): See [`DistillationLoss`].
+        kwargs: `ce_weight` (1.0: our choice, not in the paper), `ce`, `warmup_epochs` and the rest of
+            [`DistillationLoss`]. `class_counts` are those of the groups if not given: `LTKDLoss(groups,
+            ce="balanced_softmax")`, an extension of ours and not the paper's, corrects the cross-entropy too.
 
     Raises:
         `ValueError`: if a weight is negative or `temperature <= 0`.
     """
+
+    published = {
+        ("cifar100", "resnet32x4", "resnet8x4"): PublishedValues(
+            {"alpha": 6.0, "beta": 6.0}, "the LTKD paper, Fig. 5 (imbalance factor 20, best over all classes)"
+        )
+    }
 
     def __init__(
         self,
@@ -141,10 +150,10 @@ class LTKDLoss(DistillationLoss):
         temperature: float = 4.0,
         rebalance: bool = True,
         reweight: bool = True,
-        ce_weight: float = 1.0,
-        warmup_epochs: float = 0.0,
+        **kwargs,
     ):
-        super().__init__(ce_weight=ce_weight, warmup_epochs=warmup_epochs)
+        kwargs.setdefault("class_counts", groups.class_counts)
+        super().__init__(**kwargs)
         check_not_negative(alpha=alpha, beta=beta)
         check_temperature(temperature)
         self.groups = groups

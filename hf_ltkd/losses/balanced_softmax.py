@@ -1,0 +1,28 @@
+"""Ren et al.: Balanced Meta-Softmax for Long-Tailed Visual Recognition (NeurIPS 2020). https://arxiv.org/abs/2007.10740"""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .checks import at_least_float32, check_class_counts, check_per_class
+
+
+def balanced_softmax_loss(logits: Tensor, labels: Tensor, class_counts: Sequence[int] | Tensor) -> Tensor:
+    """
+    Cross-entropy of `softmax(z + log n)` (Theorem 1): trained on unbalanced data, `softmax(z)` suits balanced data.
+
+    Args:
+        logits (`torch.Tensor` of shape `[batch, classes]`): fp16 and bf16 are computed in float32.
+        labels (`torch.Tensor` of shape `[batch]`, int64): The class of each example.
+        class_counts (`Sequence[int]` or `torch.Tensor` of shape `[classes]`): `n`, training examples per class.
+
+    Returns:
+        `torch.Tensor`: a scalar.
+
+    Raises:
+        `ValueError`: if there is not one count per class, each 1 or more.
+    """
+    logits = at_least_float32(logits)
+    log_counts = check_per_class("class_counts", check_class_counts(class_counts).log(), logits)
+    return F.cross_entropy(logits + log_counts, labels)  # Theorem 1

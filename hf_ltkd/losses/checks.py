@@ -1,0 +1,76 @@
+"""What every loss does to its input first: logits out of outputs, float32, and errors that say what to do."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def logits_of(outputs: Any) -> Tensor:
+    """The logits of a model's output; a tensor is taken to be the logits."""
+    return outputs if isinstance(outputs, Tensor) else outputs.logits
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """fp16 and bf16 become float32, because a softmax over them loses digits; float64 stays."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def check_logits(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """
+    Both logits in float32 (or float64), the teacher's without gradient.
+
+    Raises:
+        `ValueError`: if they are not two tensors of the same shape `[batch, classes]`.
+    """
+    if student_logits.ndim != 2 or student_logits.shape != teacher_logits.shape:
+        raise ValueError(
+            f"Student logits of shape {tuple(student_logits.shape)} and teacher logits of shape "
+            f"{tuple(teacher_logits.shape)} do not fit: both must be [batch, classes] over the same classes."
+        )
+    return at_least_float32(student_logits), at_least_float32(teacher_logits.detach())
+
+
+def check_not_negative(**values: float) -> None:
+    """Raises `ValueError`, naming the argument, for a weight below 0 (NaN included)."""
+    for name, value in values.items():
+        if not value >= 0:
+            raise ValueError(f"{name}={value} is not valid: it must be 0 or more.")
+
+
+def check_temperature(temperature: float) -> None:
+    """Raises `ValueError` unless the temperature is above 0."""
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature} is not valid: it must be above 0.")
+
+
+def check_class_counts(class_counts: Sequence[int] | Tensor) -> Tensor:
+    """
+    Training examples per class as a float64 tensor of shape `[classes]`.
+
+    Raises:
+        `ValueError`: if it is not one number per class, each 1 or more.
+    """
+    counts = torch.as_tensor(class_counts, dtype=torch.float64)
+    if counts.ndim != 1 or len(counts) == 0 or not (counts >= 1).all():
+        raise ValueError(
+            "class_counts must hold the training examples of each class, 1 or more: count them with "
+            "class_counts(dataset), and drop classes without an example from the label set."
+        )
+    return counts
+
+
+def check_per_class(name: str, values: Tensor, logits: Tensor) -> Tensor:
+    """
+    `values` with the device and type of `logits`.
+
+    Raises:
+        `ValueError`: if it does not hold one value per class.
+    """
+    if values.shape != logits.shape[1:]:
+        raise ValueError(
+            f"{name} has the shape {tuple(values.shape)}, the logits {logits.shape[1]} classes: "
+            "give one value per class of the model."
+        )
+    return values.to(logits)

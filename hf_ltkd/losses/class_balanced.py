@@ -1,0 +1,56 @@
+"""Cui et al.: Class-Balanced Loss Based on Effective Number of Samples (CVPR 2019). https://arxiv.org/abs/1901.05555"""
+
+import math
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .checks import at_least_float32, check_class_counts, check_per_class
+
+
+def class_balanced_weights(class_counts: Sequence[int] | Tensor, *, beta: float = 0.9999) -> Tensor:
+    """
+    The inverse effective number of examples of each class, `(1 - beta) / (1 - beta ** n)`, scaled to sum to the number
+    of classes.
+
+    Args:
+        class_counts (`Sequence[int]` or `torch.Tensor` of shape `[classes]`): Training examples per class.
+        beta (`float`, *optional*, defaults to 0.9999): 0 gives equal weights, towards 1 the inverse frequency.
+
+    Returns:
+        `torch.Tensor` of shape `[classes]`, float64.
+
+    Raises:
+        `ValueError`: if a count is below 1 or `beta` is outside 0 (included) to 1 (excluded).
+    """
+    if not 0 <= beta < 1:
+        raise ValueError(f"beta={beta} is not valid: it must be 0 or more and below 1, usually 0.9 to 0.9999.")
+    counts = check_class_counts(class_counts)
+    if beta == 0:
+        return counts.new_ones(len(counts))
+    weights = (1 - beta) / -(counts * math.log(beta)).expm1()  # 1 - beta ** n without cancellation
+    return weights * len(counts) / weights.sum()
+
+
+def class_balanced_loss(logits: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
+    """
+    Cross-entropy weighted by the weight of each example's class, averaged over the batch.
+
+    The mean is over the examples, not over their weights: a batch full of head classes counts little, as it should,
+    and splitting a batch does not change the sum.
+
+    Args:
+        logits (`torch.Tensor` of shape `[batch, classes]`): fp16 and bf16 are computed in float32.
+        labels (`torch.Tensor` of shape `[batch]`, int64): The class of each example.
+        class_weights (`torch.Tensor` of shape `[classes]`): [`class_balanced_weights`].
+
+    Returns:
+        `torch.Tensor`: a scalar.
+
+    Raises:
+        `ValueError`: if there is not one weight per class.
+    """
+    logits = at_least_float32(logits)
+    weights = check_per_class("class_weights", class_weights, logits)
+    return (weights[labels] * F.cross_entropy(logits, labels, reduction="none")).mean()

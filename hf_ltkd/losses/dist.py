@@ -1,0 +1,114 @@
+"""Huang et al.: Knowledge Distillation from A Stronger Teacher (NeurIPS 2022). https://arxiv.org/abs/2205.10536"""
+
+from torch import Tensor
+
+from .base import DistillationLoss
+from .checks import check_logits, check_not_negative, check_temperature, logits_of
+from .published import IMAGENET_PAIRS, PublishedValues
+
+
+def dist_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    beta: float = 1.0,
+    gamma: float = 1.0,
+    temperature: float = 4.0,
+) -> Tensor:
+    """
+    `T² · (beta · inter + gamma · intra)` (Sec. 3): one minus the Pearson correlation of student and teacher
+    probabilities, of each example over the classes (inter) and of each class over the examples (intra).
+
+    The intra-class term correlates over the batch that it is given: in [`DistillationTrainer`] that is one micro-batch
+    of one process, not the whole optimizer step. A batch of one example has no correlation and gives 1, without
+    gradient.
+
+    Args:
+        student_logits, teacher_logits (`torch.Tensor` of shape `[batch, classes]`):
+            fp16 and bf16 are computed in float32. No gradient flows to the teacher.
+        beta (`float`, *optional*, defaults to 1.0): Weight of the inter-class term.
+        gamma (`float`, *optional*, defaults to 1.0): Weight of the intra-class term.
+        temperature (`float`, *optional*, defaults to 4.0):
+            Both logits are divided by it. The factor `T²` is that of the authors' code.
+
+    Returns:
+        `torch.Tensor`: a scalar.
+
+    Raises:
+        `ValueError`: if the shapes differ, a weight is negative, or `temperature <= 0`.
+    """
+    check_not_negative(beta=beta, gamma=gamma)
+    inter, intra = _dist_terms(student_logits, teacher_logits, temperature)
+    return beta * inter + gamma * intra
+
+
+class DISTLoss(DistillationLoss):
+    """
+    [`dist_loss`] beside the student's cross-entropy. Terms: `cross_entropy`, `inter_class`, `intra_class`.
+
+    The intra-class term correlates over one micro-batch of one process (see [`dist_loss`]): unlike the other losses it
+    changes with the way an optimizer step is split.
+
+    Args:
+        beta (`float`, *optional*, defaults to 1.0): Weight of the inter-class term.
+        gamma (`float`, *optional*, defaults to 1.0): Weight of the intra-class term.
+        temperature (`float`, *optional*, defaults to 4.0): See [`dist_loss`].
+        dist_weight (`float`, *optional*, defaults to 1.0): Weight of both terms together. The authors train with 2.
+        kwargs: `ce_weight`, `ce`, `class_counts`, `warmup_epochs` and the rest of [`DistillationLoss`].
+    """
+
+    published = {
+        ("cifar100", *pair): PublishedValues(
+            {"beta": 1.0, "gamma": 1.0, "temperature": 4.0, "dist_weight": 2.0},
+            "image_classification_sota, configs/strategies/distill/dist_cifar.yaml",
+        )
+        for pair in [
+            ("resnet32x4", "resnet8x4"),
+            ("wrn_40_2", "wrn_40_1"),
+            ("resnet56", "resnet20"),
+            ("resnet32x4", "shufflenet_v1"),
+            ("resnet32x4", "shufflenet_v2"),
+            ("resnet50", "mobilenet_v2"),
+        ]
+    } | {
+        ("imagenet", *pair): PublishedValues(
+            {"beta": 1.0, "gamma": 1.0, "temperature": 1.0, "dist_weight": 2.0},
+            "image_classification_sota, configs/strategies/distill/resnet_dist.yaml",
+        )
+        for pair in IMAGENET_PAIRS
+    }
+
+    def __init__(
+        self, *, beta: float = 1.0, gamma: float = 1.0, temperature: float = 4.0, dist_weight: float = 1.0, **kwargs
+    ):
+        super().__init__(**kwargs)
+        check_not_negative(beta=beta, gamma=gamma, dist_weight=dist_weight)
+        check_temperature(temperature)
+        self.beta = beta
+        self.gamma = gamma
+        self.temperature = temperature
+        self.dist_weight = dist_weight
+
+    def distillation_terms(self, student_outputs, teacher_outputs, labels, step_statistics) -> dict[str, Tensor]:
+        inter, intra = _dist_terms(logits_of(student_outputs), logits_of(teacher_outputs), self.temperature)
+        return {
+            "inter_class": self.dist_weight * self.beta * inter,
+            "intra_class": self.dist_weight * self.gamma * intra,
+        }
+
+
+def _dist_terms(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    check_temperature(temperature)
+    student_logits, teacher_logits = check_logits(student_logits, teacher_logits)
+    student_probs = (student_logits / temperature).softmax(1)
+    teacher_probs = (teacher_logits / temperature).softmax(1)
+    inter = 1 - _pearson(student_probs, teacher_probs, dim=1).mean()
+    intra = 1 - _pearson(student_probs, teacher_probs, dim=0).mean()
+    return temperature**2 * inter, temperature**2 * intra
+
+
+def _pearson(a: Tensor, b: Tensor, dim: int, eps: float = 1e-8) -> Tensor:
+    """Pearson correlation along `dim`, with the authors' `eps`; 0 where one of the two is constant."""
+    a = a - a.mean(dim, keepdim=True)
+    b = b - b.mean(dim, keepdim=True)
+    return (a * b).sum(dim) / (a.norm(dim=dim) * b.norm(dim=dim) + eps)

@@ -1,0 +1,121 @@
+"""Zhao et al.: Decoupled Knowledge Distillation (CVPR 2022). https://arxiv.org/abs/2203.08679"""
+
+import torch
+from torch import Tensor
+
+from .base import DistillationLoss
+from .checks import check_logits, check_not_negative, check_temperature, logits_of
+from .published import PublishedValues
+
+
+def dkd_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    temperature: float = 4.0,
+) -> Tensor:
+    """
+    `T² · mean over the batch of (alpha · TCKD + beta · NCKD)` (Eq. 7): the divergence of target against the rest, and
+    that among the other classes. Computed in the log domain, so that it is finite where a probability underflows. With
+    two classes NCKD is 0.
+
+    Args:
+        student_logits, teacher_logits (`torch.Tensor` of shape `[batch, classes]`):
+            fp16 and bf16 are computed in float32. No gradient flows to the teacher.
+        labels (`torch.Tensor` of shape `[batch]`, int64): The target class of each example.
+        alpha (`float`, *optional*, defaults to 1.0): Weight of the target-class term (TCKD).
+        beta (`float`, *optional*, defaults to 8.0): Weight of the non-target-class term (NCKD).
+        temperature (`float`, *optional*, defaults to 4.0): Both logits are divided by it.
+
+    Returns:
+        `torch.Tensor`: a scalar.
+
+    Raises:
+        `ValueError`: if the shapes differ, there is only one class, a weight is negative, or `temperature <= 0`.
+    """
+    check_not_negative(alpha=alpha, beta=beta)
+    target_class, non_target_class = _dkd_terms(student_logits, teacher_logits, labels, temperature)
+    return alpha * target_class + beta * non_target_class
+
+
+class DKDLoss(DistillationLoss):
+    """
+    [`dkd_loss`] beside the student's cross-entropy. Terms: `cross_entropy`, `target_class`, `non_target_class`.
+
+    Args:
+        alpha (`float`, *optional*, defaults to 1.0): Weight of the target-class term.
+        beta (`float`, *optional*, defaults to 8.0): Weight of the non-target-class term.
+        temperature (`float`, *optional*, defaults to 4.0): See [`dkd_loss`].
+        kwargs: `ce_weight`, `ce`, `class_counts`, `warmup_epochs` and the rest of [`DistillationLoss`]. The authors
+            warm up over 20 epochs on CIFAR-100 ([`~DKDLoss.for_pair`] does).
+    """
+
+    published = {
+        ("cifar100", teacher, student): PublishedValues(
+            {"alpha": 1.0, "beta": beta, "temperature": 4.0, "warmup_epochs": 20.0}, "mdistiller, configs/cifar100/dkd"
+        )
+        for beta, pairs in {
+            8.0: [
+                ("resnet32x4", "resnet8x4"),
+                ("resnet32x4", "shufflenet_v1"),
+                ("resnet32x4", "shufflenet_v2"),
+                ("resnet50", "mobilenet_v2"),
+                ("wrn_40_2", "shufflenet_v1"),
+            ],
+            6.0: [
+                ("vgg13", "vgg8"),
+                ("vgg13", "mobilenet_v2"),
+                ("wrn_40_2", "wrn_16_2"),
+                ("wrn_40_2", "wrn_40_1"),
+            ],
+            2.0: [("resnet56", "resnet20"), ("resnet110", "resnet32")],
+        }.items()
+        for teacher, student in pairs
+    } | {
+        ("imagenet", teacher, student): PublishedValues(
+            {"alpha": 1.0, "beta": beta, "temperature": 1.0, "warmup_epochs": 1.0}, "mdistiller, configs/imagenet"
+        )
+        for teacher, student, beta in [("resnet34", "resnet18", 0.5), ("resnet50", "mobilenet_v1", 2.0)]
+    }
+
+    def __init__(self, *, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0, **kwargs):
+        super().__init__(**kwargs)
+        check_not_negative(alpha=alpha, beta=beta)
+        check_temperature(temperature)
+        self.alpha = alpha
+        self.beta = beta
+        self.temperature = temperature
+
+    def distillation_terms(self, student_outputs, teacher_outputs, labels, step_statistics) -> dict[str, Tensor]:
+        target_class, non_target_class = _dkd_terms(
+            logits_of(student_outputs), logits_of(teacher_outputs), labels, self.temperature
+        )
+        return {"target_class": self.alpha * target_class, "non_target_class": self.beta * non_target_class}
+
+
+def _dkd_terms(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """TCKD and NCKD, each times `T²` and averaged over the batch."""
+    check_temperature(temperature)
+    student_logits, teacher_logits = check_logits(student_logits, teacher_logits)
+    if student_logits.shape[1] < 2:
+        raise ValueError("DKD needs two classes or more: with a single one there is nothing beside the target.")
+    is_target = torch.zeros_like(student_logits, dtype=torch.bool).scatter(1, labels[:, None], True)
+    student_binary, student_others = _decoupled_log_probs(student_logits / temperature, labels, is_target)
+    teacher_binary, teacher_others = _decoupled_log_probs(teacher_logits / temperature, labels, is_target)
+    target_class = (teacher_binary.exp() * (teacher_binary - student_binary)).sum(1)
+    # The target's own entry is -inf on both sides; its probability there is 0.
+    difference = (teacher_others - student_others).masked_fill(is_target, 0.0)
+    non_target_class = (teacher_others.exp() * difference).sum(1)
+    return temperature**2 * target_class.mean(), temperature**2 * non_target_class.mean()
+
+
+def _decoupled_log_probs(logits: Tensor, labels: Tensor, is_target: Tensor) -> tuple[Tensor, Tensor]:
+    """`log (p_target, p_rest)` of shape `[batch, 2]`, and `log p̂` over the other classes, -inf at the target."""
+    others = logits.masked_fill(is_target, -torch.inf)
+    rest = others.logsumexp(1, keepdim=True)
+    return torch.cat([logits.gather(1, labels[:, None]), rest], dim=1).log_softmax(1), others - rest
