@@ -1,7 +1,8 @@
 """The contract of every distillation loss, and what all share: the student's own cross-entropy and the warm-up."""
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar, Literal, get_args
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -67,22 +68,28 @@ class DistillationLoss(nn.Module):
     ):
         super().__init__()
         check_not_negative(ce_weight=ce_weight, tau=tau, warmup_epochs=warmup_epochs)
-        if ce not in CrossEntropyName.__args__:  # type: ignore[attr-defined]
-            raise ValueError(f"ce={ce!r} is not known: use one of {', '.join(CrossEntropyName.__args__)}.")  # type: ignore[attr-defined]
         self.ce_weight = ce_weight
-        self.ce = ce
+        self.ce: str = ce
         self.tau = tau
         self.warmup_epochs = warmup_epochs
-        self.class_counts = None if class_counts is None else check_class_counts(class_counts)
-        if ce != "cross_entropy":
-            if self.class_counts is None:
-                raise ValueError(
-                    f"ce={ce!r} needs class_counts, the training examples per class: pass "
-                    "class_counts=class_counts(train_dataset), or groups made by ClassGroups.from_counts."
-                )
-            self.num_classes = len(self.class_counts)
-        if ce == "class_balanced":
-            self.class_weights = class_balanced_weights(self.class_counts, beta=effective_number_beta)
+        self._cross_entropy: Callable[[Tensor, Tensor], Tensor] = plain_cross_entropy
+        if ce == "cross_entropy":
+            return
+        if ce not in get_args(CrossEntropyName):
+            raise ValueError(f"ce={ce!r} is not known: use one of {', '.join(get_args(CrossEntropyName))}.")
+        if class_counts is None:
+            raise ValueError(
+                f"ce={ce!r} needs class_counts, the training examples per class: pass "
+                "class_counts=class_counts(train_dataset), or groups made by ClassGroups.from_counts."
+            )
+        counts = check_class_counts(class_counts)
+        self.num_classes = len(counts)
+        weights = class_balanced_weights(counts, beta=effective_number_beta)
+        self._cross_entropy = {
+            "balanced_softmax": partial(balanced_softmax_loss, class_counts=counts),
+            "logit_adjusted": partial(logit_adjusted_loss, class_counts=counts, tau=tau),
+            "class_balanced": partial(class_balanced_loss, class_weights=weights),
+        }[ce]
 
     @classmethod
     def for_pair(cls, teacher: str, student: str, *args, dataset: str = "cifar100", **overrides) -> "DistillationLoss":
@@ -139,22 +146,13 @@ class DistillationLoss(nn.Module):
             `dict[str, torch.Tensor]`: scalars, each weighted and averaged over the batch, that sum to the loss. The
             first is called as `ce`.
         """
-        terms = {}
+        terms: dict[str, Tensor] = {}
         if self.ce_weight:
             terms[self.ce] = self.ce_weight * self._cross_entropy(logits_of(student_outputs), labels)
         warmup = 1.0 if epoch is None or epoch >= self.warmup_epochs else epoch / self.warmup_epochs
         for name, term in self.distillation_terms(student_outputs, teacher_outputs, labels, step_statistics).items():
             terms[name] = warmup * term
         return terms
-
-    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        if self.ce == "cross_entropy":
-            return F.cross_entropy(at_least_float32(logits), labels)
-        if self.ce == "balanced_softmax":
-            return balanced_softmax_loss(logits, labels, self.class_counts)
-        if self.ce == "logit_adjusted":
-            return logit_adjusted_loss(logits, labels, self.class_counts, tau=self.tau)
-        return class_balanced_loss(logits, labels, self.class_weights)
 
     def distillation_terms(
         self, student_outputs: Any, teacher_outputs: Any, labels: Tensor, step_statistics: Tensor | None
@@ -165,6 +163,11 @@ class DistillationLoss(nn.Module):
     def batch_statistics(self, teacher_outputs: Any) -> Tensor | None:
         """What the formula sums over the batch, as a tensor of shape `[k]`; `None` if it sums nothing."""
         return None
+
+
+def plain_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """The cross-entropy in float32, averaged over the batch."""
+    return F.cross_entropy(at_least_float32(logits), labels)
 
 
 class CrossEntropyLoss(DistillationLoss):

@@ -39,7 +39,7 @@ def class_attention_loss(
     student = F.adaptive_avg_pool2d(at_least_float32(student_maps), resolution)
     teacher = F.adaptive_avg_pool2d(at_least_float32(teacher_maps.detach()), resolution)
     if normalize:
-        student, teacher = F.normalize(student, dim=(2, 3)), F.normalize(teacher, dim=(2, 3))
+        student, teacher = F.normalize(student.flatten(2), dim=2), F.normalize(teacher.flatten(2), dim=2)
     return F.mse_loss(student, teacher)
 
 

@@ -76,7 +76,7 @@ class AttentionBasedFusion(nn.Module):
     def forward(self, features: Tensor, deeper: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """The map to compare with the teacher's, of its `size`, and the fused map to pass on."""
         fused = self.project_in(features)
-        if self.attention is not None:
+        if self.attention is not None and deeper is not None:
             deeper = F.interpolate(deeper, fused.shape[2:], mode="nearest")
             own, other = self.attention(torch.cat([fused, deeper], dim=1)).split(1, dim=1)
             fused = own * fused + other * deeper
