@@ -75,6 +75,11 @@ class CifarResNetForImageClassification(PreTrainedModel):
     A CIFAR ResNet with global average pooling and a linear head.
 
     `hidden_states` are the first convolution's output after its ReLU and the three stages' outputs before theirs.
+
+    Class attributes:
+        hidden_states_before_relu (`bool`, `True` here):
+            `relu(hidden_states[i])`, i >= 1, is what the next layer reads, and `relu(hidden_states[-1])` is averaged
+            over height and width into `classifier`.
     """
 
     config_class = CifarResNetConfig
@@ -82,6 +87,7 @@ class CifarResNetForImageClassification(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = "image"
     accepts_loss_kwargs = False
+    hidden_states_before_relu: bool = True
 
     def __init__(self, config: CifarResNetConfig):
         super().__init__(config)

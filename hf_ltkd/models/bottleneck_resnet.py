@@ -1,0 +1,166 @@
+"""Bottleneck ResNets for small images: He et al., Deep Residual Learning for Image Recognition (2015).
+
+https://arxiv.org/abs/1512.03385. The form of the distillation literature: ResNet-50 with a 3 × 3 stem without stride
+or max-pool, and the stride of a block on its 3 × 3 convolution. This file needs transformers and torch alone, so that
+it can travel to the Hub with the weights.
+"""
+
+import math
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
+
+
+class CifarBottleneckResNetConfig(PreTrainedConfig):
+    """
+    Args:
+        embedding_size (`int`, *optional*, defaults to 64): Channels of the first convolution.
+        hidden_sizes (`Sequence[int]`, *optional*, defaults to `(256, 512, 1024, 2048)`):
+            Channels of the stages; a quarter of them inside the blocks.
+        depths (`Sequence[int]`, *optional*, defaults to `(3, 4, 6, 3)`, which is ResNet-50): Blocks per stage.
+        num_channels (`int`, *optional*, defaults to 3): Channels of the images.
+        image_size (`int`, *optional*, defaults to 32): Side of the training images; any size can be classified.
+
+    Raises:
+        `ValueError`: if there are not as many `depths` of 1 or more as `hidden_sizes`, or `hidden_sizes` are not
+            multiples of 4.
+    """
+
+    model_type = "cifar_bottleneck_resnet"
+
+    def __init__(
+        self,
+        embedding_size: int = 64,
+        hidden_sizes: tuple[int, ...] | list[int] = (256, 512, 1024, 2048),
+        depths: tuple[int, ...] | list[int] = (3, 4, 6, 3),
+        num_channels: int = 3,
+        image_size: int = 32,
+        **kwargs,
+    ):
+        if len(depths) != len(hidden_sizes) or min(depths, default=0) < 1:
+            raise ValueError(
+                f"depths={list(depths)} is not valid: give 1 or more blocks for each of the {len(hidden_sizes)} "
+                "stages of hidden_sizes."
+            )
+        if any(size % 4 for size in hidden_sizes):
+            raise ValueError(
+                f"hidden_sizes={list(hidden_sizes)} is not valid: they must be multiples of 4, the blocks' reduction."
+            )
+        self.embedding_size = embedding_size
+        self.hidden_sizes = list(hidden_sizes)
+        self.depths = list(depths)
+        self.num_channels = num_channels
+        self.image_size = image_size
+        super().__init__(**kwargs)
+
+
+class CifarBottleneckResNetBlock(nn.Module):
+    """1 × 1, 3 × 3 and 1 × 1 convolutions and a shortcut; returns the sum *before* its ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
+        super().__init__()
+        bottleneck_channels = out_channels // 4
+        self.conv1 = nn.Conv2d(in_channels, bottleneck_channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(bottleneck_channels)
+        self.conv2 = nn.Conv2d(bottleneck_channels, bottleneck_channels, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(bottleneck_channels)
+        self.conv3 = nn.Conv2d(bottleneck_channels, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
+
+    def forward(self, hidden_state: torch.Tensor) -> torch.Tensor:
+        residual = self.shortcut(hidden_state)
+        hidden_state = self.bn1(self.conv1(hidden_state)).relu()
+        hidden_state = self.bn2(self.conv2(hidden_state)).relu()
+        return self.bn3(self.conv3(hidden_state)) + residual
+
+
+class CifarBottleneckResNetForImageClassification(PreTrainedModel):
+    """
+    A bottleneck ResNet with global average pooling and a linear head.
+
+    `hidden_states` are the first convolution's output after its ReLU and the stages' outputs before theirs.
+
+    Class attributes:
+        hidden_states_before_relu (`bool`, `True` here):
+            `relu(hidden_states[i])`, i >= 1, is what the next layer reads, and `relu(hidden_states[-1])` is averaged
+            over height and width into `classifier`.
+    """
+
+    config_class = CifarBottleneckResNetConfig
+    base_model_prefix = "cifar_bottleneck_resnet"
+    main_input_name = "pixel_values"
+    input_modalities = "image"
+    accepts_loss_kwargs = False
+    hidden_states_before_relu: bool = True
+
+    def __init__(self, config: CifarBottleneckResNetConfig):
+        super().__init__(config)
+        self.conv1 = nn.Conv2d(config.num_channels, config.embedding_size, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(config.embedding_size)
+        in_channels = config.embedding_size
+        self.stages = nn.ModuleList()
+        for index, (channels, depth) in enumerate(zip(config.hidden_sizes, config.depths, strict=True)):
+            stage = nn.ModuleList()
+            for block in range(depth):
+                stride = 2 if index > 0 and block == 0 else 1
+                stage.append(CifarBottleneckResNetBlock(in_channels, channels, stride))
+                in_channels = channels
+            self.stages.append(stage)
+        self.classifier = nn.Linear(in_channels, config.num_labels)  # type: ignore[arg-type]
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Conv2d):
+            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.BatchNorm2d):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+            init.zeros_(module.running_mean)  # type: ignore[arg-type]
+            init.ones_(module.running_var)  # type: ignore[arg-type]
+            init.zeros_(module.num_batches_tracked)  # type: ignore[arg-type]
+        elif isinstance(module, nn.Linear):  # torch's own default
+            bound = 1 / math.sqrt(module.in_features)
+            init.uniform_(module.weight, -bound, bound)
+            init.uniform_(module.bias, -bound, bound)
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> ImageClassifierOutputWithNoAttention | tuple:
+        """
+        Args:
+            pixel_values (`torch.Tensor` of shape `[batch, channels, height, width]`): Normalised images of any size.
+            labels (`torch.Tensor` of shape `[batch]`, *optional*): With them, the cross-entropy is `loss`.
+            output_hidden_states (`bool`, *optional*, defaults to `config.output_hidden_states`):
+                Whether to return the five feature maps.
+            return_dict (`bool`, *optional*, defaults to `config.return_dict`): Whether not to return a plain tuple.
+        """
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if return_dict is None:
+            return_dict = self.config.return_dict
+        hidden_state = self.bn1(self.conv1(pixel_values.to(self.conv1.weight.dtype))).relu()
+        hidden_states = [hidden_state]
+        for stage in self.stages:
+            for block in stage:  # type: ignore[attr-defined]
+                hidden_state = block(hidden_state.relu())
+            hidden_states.append(hidden_state)
+        logits = self.classifier(hidden_state.relu().mean((2, 3)))
+        outputs = ImageClassifierOutputWithNoAttention(
+            loss=None if labels is None else self.loss_function(labels, logits, self.config),
+            logits=logits,
+            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+        )
+        return outputs if return_dict else outputs.to_tuple()
