@@ -1,34 +1,28 @@
 """Distils an image classifier on a long-tailed split, with LTKD or a baseline.
 
-python examples/distill_image_classification.py --dataset_name uoft-cs/cifar100 --label_column fine_label \
-    --imbalance_factor 100 --teacher teacher --student resnet8x4 --loss ltkd --recipe paper --output_dir student
+python examples/distill_image_classification.py --benchmark cifar100_lt --imbalance_factor 100 \
+    --teacher teacher --student resnet8x4 --loss ltkd --recipe paper --output_dir student
 
 `--data_dir FOLDER` takes local parquet files or image folders instead; `examples/README.md` lists more.
 """
 
+import json
 import logging
 import os
 import sys
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from transformers import (
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    HfArgumentParser,
-    ViTImageProcessor,
-    set_seed,
-)
+from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser, set_seed
 
 from hf_ltkd import (
     ClassGroups,
-    CrossEntropyLoss,
     DistillationTrainer,
     DistillationTrainingArguments,
-    KDLoss,
-    LTKDLoss,
+    create_loss,
     create_model,
     group_accuracy,
+    log_class_prior,
 )
 from hf_ltkd.data import DataArguments, load_image_data
 
@@ -40,23 +34,49 @@ class DistillationArguments:
     )
     student: str = field(
         default="resnet8",
-        metadata={"help": "A network of the paper (resnet8, resnet8x4, ...), or the Hub id or folder of any other."},
+        metadata={"help": "A network of the paper (resnet8x4, vgg8, ...), or the Hub id or folder of any other."},
     )
-    loss: Literal["ltkd", "kd", "ce"] = field(
-        default="ltkd", metadata={"help": "LTKD, plain knowledge distillation, or cross-entropy without a teacher."}
+    loss: Literal["ltkd", "kd", "dkd", "dist", "reviewkd", "catkd", "bkd", "ce"] = field(
+        default="ltkd", metadata={"help": "The method; ce is the cross-entropy without a teacher."}
     )
-    temperature: float = field(default=4.0, metadata={"help": "T of LTKD and KD."})
-    alpha: float = field(default=6.0, metadata={"help": "LTKD: weight of the cross-group term."})
-    beta: float = field(default=6.0, metadata={"help": "LTKD: weight of the within-group term."})
-    rebalance: bool = field(default=True, metadata={"help": "LTKD: calibrate the teacher's group probabilities."})
-    reweight: bool = field(default=True, metadata={"help": "LTKD: weigh all groups equally."})
-    num_groups: int = field(default=3, metadata={"help": "Groups of classes for LTKD and the metric."})
-    ce_weight: float = field(default=1.0, metadata={"help": "Weight of the student's own cross-entropy."})
-    warmup_epochs: float = field(default=0.0, metadata={"help": "Epochs over which the distillation terms grow."})
+    loss_args: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Its arguments as name=value, e.g. alpha=1 beta=1 temperature=4 ce=balanced_softmax."},
+    )
+    pair: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Take the hyper-parameters that the method's authors published for this teacher and student, e.g. "
+            "resnet32x4 resnet8x4; loss_args win over them."
+        },
+    )
+    adjust_teacher: bool = field(
+        default=False, metadata={"help": "For --loss kd: divide the class prior out of the teacher's probabilities."}
+    )
+    num_groups: int | None = field(
+        default=None,
+        metadata={"help": "Equal groups of classes for LTKD and the metric (default: head, medium, tail)."},
+    )
 
     def __post_init__(self):
         if self.loss != "ce" and self.teacher is None:
             raise ValueError(f"--loss {self.loss} needs --teacher: the Hub id or the folder of a trained classifier.")
+        if self.pair is not None and len(self.pair) != 2:
+            raise ValueError(f"--pair {' '.join(self.pair)} must be two names, the teacher's and the student's.")
+        if self.adjust_teacher and self.loss != "kd":
+            raise ValueError("--adjust_teacher goes with --loss kd alone.")
+
+    def parsed_loss_args(self) -> dict[str, Any]:
+        values = {}
+        for item in self.loss_args:
+            name, equals, value = item.partition("=")
+            if not equals:
+                raise ValueError(f"--loss_args {item} must have the form name=value, e.g. beta=8.")
+            try:
+                values[name] = json.loads(value.lower() if value in ("True", "False") else value)
+            except json.JSONDecodeError:
+                values[name] = value  # a word
+        return values
 
 
 def main():
@@ -81,36 +101,25 @@ def main():
         seed=training_args.seed,
         progress=training_args.should_log,
     )
-    size = {"height": data_args.image_size, "width": data_args.image_size}
-    processor = ViTImageProcessor(size=size, image_mean=data.mean, image_std=data.std)
-
-    groups = ClassGroups.from_counts(data.recipe.counts, args.num_groups)
+    groups = data.groups
+    if args.num_groups is not None:
+        groups = ClassGroups.from_counts(data.recipe.counts, args.num_groups)
     labels = {
         "id2label": dict(enumerate(data.class_names)),
         "label2id": {name: class_id for class_id, name in enumerate(data.class_names)},
     }
-    if "/" in args.student or not args.student.startswith("resnet"):
+    if "/" in args.student or os.path.isdir(args.student):
         student = AutoModelForImageClassification.from_pretrained(
             args.student, ignore_mismatched_sizes=True, num_labels=len(data.class_names), **labels
         )
     else:
         student = create_model(args.student, len(data.class_names), data_args.image_size, **labels)
 
-    shared = {"ce_weight": args.ce_weight, "warmup_epochs": args.warmup_epochs}
-    if args.loss == "ce":
-        loss = CrossEntropyLoss()
-    elif args.loss == "kd":
-        loss = KDLoss(temperature=args.temperature, **shared)
-    else:
-        loss = LTKDLoss(
-            groups,
-            alpha=args.alpha,
-            beta=args.beta,
-            temperature=args.temperature,
-            rebalance=args.rebalance,
-            reweight=args.reweight,
-            **shared,
-        )
+    loss_args = args.parsed_loss_args()
+    if args.adjust_teacher:
+        loss_args["teacher_log_prior"] = log_class_prior(data.recipe.counts)
+    dataset = (data_args.benchmark or "cifar100_lt").removesuffix("_lt")
+    loss = create_loss(args.loss, groups, pair=args.pair and tuple(args.pair), dataset=dataset, **loss_args)
 
     trainer = DistillationTrainer(
         student,
@@ -120,7 +129,7 @@ def main():
         train_dataset=data.train,
         eval_dataset=data.test,
         compute_metrics=group_accuracy(groups),
-        processing_class=processor,
+        processing_class=data.image_processor,
     )
     result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     trainer.save_model()

@@ -1,19 +1,19 @@
 """Trains an image classifier with cross-entropy, for instance a teacher on a long-tailed split.
 
-python examples/train_teacher.py --dataset_name uoft-cs/cifar100 --label_column fine_label --imbalance_factor 100 \
-    --model resnet32x4 --recipe paper --output_dir teacher
+python examples/train_teacher.py --benchmark cifar100_lt --imbalance_factor 100 --model resnet32x4 --recipe paper \
+    --output_dir teacher
 
 `--data_dir FOLDER` takes local parquet files or image folders instead; `examples/README.md` lists more.
 """
 
 import logging
+import os
 import sys
 from dataclasses import dataclass, field
 
-from transformers import AutoModelForImageClassification, HfArgumentParser, ViTImageProcessor, set_seed
+from transformers import AutoModelForImageClassification, HfArgumentParser, set_seed
 
 from hf_ltkd import (
-    ClassGroups,
     CrossEntropyLoss,
     DistillationTrainer,
     DistillationTrainingArguments,
@@ -27,7 +27,7 @@ from hf_ltkd.data import DataArguments, load_image_data
 class ModelArguments:
     model: str = field(
         default="resnet20",
-        metadata={"help": "A network of the paper (resnet20, resnet32x4, ...), or the Hub id or folder of any other."},
+        metadata={"help": "A network of the paper (resnet32x4, vgg13, ...), or the Hub id or folder of any other."},
     )
 
 
@@ -41,19 +41,16 @@ def main():
     set_seed(training_args.seed)
 
     data = load_image_data(data_args, seed=training_args.seed, progress=training_args.should_log)
-    groups = ClassGroups.from_counts(data.recipe.counts)
     labels = {
         "id2label": dict(enumerate(data.class_names)),
         "label2id": {name: class_id for class_id, name in enumerate(data.class_names)},
     }
-    if "/" in model_args.model or not model_args.model.startswith("resnet"):
+    if "/" in model_args.model or os.path.isdir(model_args.model):
         model = AutoModelForImageClassification.from_pretrained(
             model_args.model, ignore_mismatched_sizes=True, num_labels=len(data.class_names), **labels
         )
     else:
         model = create_model(model_args.model, len(data.class_names), data_args.image_size, **labels)
-    size = {"height": data_args.image_size, "width": data_args.image_size}
-    processor = ViTImageProcessor(size=size, image_mean=data.mean, image_std=data.std)
 
     trainer = DistillationTrainer(
         model,
@@ -61,8 +58,8 @@ def main():
         distillation_loss=CrossEntropyLoss(),
         train_dataset=data.train,
         eval_dataset=data.test,
-        compute_metrics=group_accuracy(groups),
-        processing_class=processor,
+        compute_metrics=group_accuracy(data.groups),
+        processing_class=data.image_processor,
     )
     result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     trainer.save_model()

@@ -1,6 +1,17 @@
 """Long-tailed knowledge distillation for the Hugging Face stack."""
 
-from .data import ImageDataset, LongTailRecipe, class_counts, long_tailed_counts, make_long_tailed
+from .data import (
+    ImageDataset,
+    LazyImageDataset,
+    LongTailRecipe,
+    cifar100_lt,
+    class_counts,
+    imagenet_lt,
+    long_tailed_counts,
+    make_long_tailed,
+    read_image_list,
+    tiny_imagenet_lt,
+)
 from .groups import ClassGroups
 from .losses import (
     BKDLoss,
@@ -50,10 +61,12 @@ __all__ = [
     "KDLoss",
     "KLDecomposition",
     "LTKDLoss",
+    "LazyImageDataset",
     "LongTailRecipe",
     "ReviewKDLoss",
     "balanced_softmax_loss",
     "bkd_loss",
+    "cifar100_lt",
     "class_attention_loss",
     "class_balanced_loss",
     "class_balanced_weights",
@@ -64,6 +77,7 @@ __all__ = [
     "dkd_loss",
     "group_accuracy",
     "hierarchical_context_loss",
+    "imagenet_lt",
     "kd_loss",
     "kl_decomposition",
     "log_class_prior",
@@ -71,4 +85,6 @@ __all__ = [
     "long_tailed_counts",
     "ltkd_loss",
     "make_long_tailed",
+    "read_image_list",
+    "tiny_imagenet_lt",
 ]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
-from .data.augment import ImageDataset, SetEpochCallback
+from .data.augment import LabelledImages, SetEpochCallback
 from .data.long_tail import read_labels
 from .losses.base import DistillationLoss
 from .losses.checks import at_least_float32, logits_of
@@ -167,7 +167,7 @@ class DistillationTrainer(Trainer):
     def _check_labels(self, name: str, dataset: Any) -> None:
         if not isinstance(self.model, PreTrainedModel):
             return
-        if isinstance(dataset, ImageDataset):
+        if isinstance(dataset, LabelledImages):
             labels = dataset.labels.numpy()
         elif isinstance(dataset, datasets.Dataset):
             column = next((c for c in ("labels", "label", "label_ids") if c in dataset.column_names), None)

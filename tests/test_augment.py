@@ -156,7 +156,7 @@ def test_offsets_and_flips_are_uniform_and_independent(across):
         ({"mean": [0.5]}, "1 means"),
         ({"std": [0.5]}, "1 deviations"),
         ({"padding": -1}, "padding=-1 must be 0 or more"),
-        ({"std": [0.5, 0.0, 0.5]}, r"std=\[0.5, 0.0, 0.5\] above 0"),
+        ({"std": [0.5, 0.0, 0.5]}, r"std=\[0.5, 0.0, 0.5\] is not valid"),
     ],
 )
 def test_errors(change, message):

@@ -63,10 +63,19 @@ def test_teacher_folder(folder):
     assert {"eval_accuracy", "eval_head_accuracy", "eval_medium_accuracy", "eval_tail_accuracy"} <= set(metrics)
 
 
-@pytest.mark.parametrize("loss", ["ltkd", "kd", "ce"])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        ["--loss", "ltkd", "--student", "resnet8", "--loss_args", "alpha=1", "ce=balanced_softmax", "rebalance=False"],
+        ["--loss", "kd", "--student", "wrn_10_1", "--adjust_teacher", "--num_groups", "2"],
+        ["--loss", "reviewkd", "--student", "vgg8", "--pair", "resnet32x4", "resnet8x4"],
+        ["--loss", "ce", "--student", "resnet8"],
+    ],
+    ids=["ltkd", "kd", "reviewkd", "ce"],
+)
 def test_distil(folder, tmp_path, loss):
-    arguments = ["--data_dir", folder, *COMMON, "--teacher", folder / "teacher", "--student", "resnet8"]
-    run(EXAMPLES / "distill_image_classification.py", *arguments, "--loss", loss, "--output_dir", tmp_path)
+    arguments = ["--data_dir", folder, *COMMON, "--teacher", folder / "teacher", *loss, "--output_dir", tmp_path]
+    run(EXAMPLES / "distill_image_classification.py", *arguments)
     AutoModelForImageClassification.from_pretrained(tmp_path)
     teacher, student = (AutoImageProcessor.from_pretrained(path) for path in (folder / "teacher", tmp_path))
     assert student.image_mean == teacher.image_mean and student.image_std == teacher.image_std
@@ -90,12 +99,28 @@ def test_distil_on_two_ranks_from_yaml(folder, tmp_path):
     ("arguments", "message"),
     [
         (["--output_dir", "x"], "needs --teacher"),
+        (["--loss", "kd", "--teacher", "x", "--pair", "vgg13", "--output_dir", "x"], "must be two names"),
+        (["--loss", "ce", "--adjust_teacher", "--output_dir", "x"], "goes with --loss kd alone"),
         (["--loss", "ce", "--output_dir", "x"], "Give either --dataset_name"),
         (["--loss", "ce", "--data_dir", "nowhere", "--output_dir", "x"], "data_dir 'nowhere' is not a folder"),
     ],
 )
 def test_wrong_arguments_are_explained(arguments, message):
     done = run(EXAMPLES / "distill_image_classification.py", *arguments, check=False)
+    assert done.returncode != 0 and message in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--loss_args", "beta"], "must have the form name=value"),
+        (["--loss_args", "speed=9"], "CrossEntropyLoss does not take these arguments"),
+        (["--student", "resnet9000x"], "There is no network 'resnet9000x'"),
+    ],
+)
+def test_wrong_loss_arguments_are_explained(folder, arguments, message):
+    common = ["--loss", "ce", "--data_dir", folder, *COMMON, "--output_dir", folder / "x"]
+    done = run(EXAMPLES / "distill_image_classification.py", *common, *arguments, check=False)
     assert done.returncode != 0 and message in done.stderr.splitlines()[-1]
 
 

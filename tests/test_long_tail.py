@@ -3,6 +3,8 @@
 import math
 import warnings
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 
@@ -193,6 +195,32 @@ def test_class_with_no_image(feature):
 def test_no_rows():
     with pytest.raises(ValueError, match="no rows"):
         make_long_tailed(image_dataset().select([]), 8)
+
+
+def test_imagenet_size_without_decoding():
+    """1.28 million paths of files that do not exist: any decoding would fail, and any loop over rows would show."""
+    labels = np.sort(np.arange(1_281_167) % 1000)
+    paths = pa.array([f"nowhere/{label}.JPEG" for label in labels.tolist()])
+    features = Features({"image": Image(), "label": ClassLabel(num_classes=1000)})
+    columns = {"image": Image().cast_storage(paths), "label": pa.array(labels)}
+    full = Dataset.from_dict(columns, features=features)
+    cut = make_long_tailed(full, 20)
+    full_counts = np.bincount(labels).tolist()
+    assert class_counts(cut) == [math.floor(n * 20 ** (-c / 1000) + 1e-9) for c, n in enumerate(full_counts)]
+    with pytest.raises(FileNotFoundError):  # so the images would have raised
+        cut[0]
+
+
+def test_labels_of_a_selection_are_read_without_its_images():
+    rows = {"img": [{"bytes": bytes(10**6), "path": None}] * 20, "label": [0, 1] * 10}
+    cut = Dataset.from_dict(rows, features=Features({"img": Image(), "label": Value("int64")})).select([3, 2, 8, 15])
+    pool, usual = pa.proxy_memory_pool(pa.default_memory_pool()), pa.default_memory_pool()
+    pa.set_memory_pool(pool)
+    try:
+        assert class_counts(cut) == [2, 2]
+    finally:
+        pa.set_memory_pool(usual)
+    assert pool.max_memory() < 10**6
 
 
 @pytest.mark.parametrize("gamma, total", [(10, 19718), (20, 16046), (100, 10948)])

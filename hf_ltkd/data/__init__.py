@@ -1,5 +1,9 @@
-from .augment import ImageDataset, SetEpochCallback
-from .images import DataArguments, ImageData, decode_images, load_image_data
+from .arguments import DataArguments
+from .augment import ImageDataset, LabelledImages, SetEpochCallback
+from .benchmarks import cifar100_lt, imagenet_lt, tiny_imagenet_lt
+from .image_files import read_class_folders, read_image_list, read_tiny_imagenet
+from .images import ImageData, decode_images, load_image_data
+from .lazy import LazyImageDataset
 from .long_tail import LongTailRecipe, class_counts, long_tailed_counts, make_long_tailed
 
 
@@ -7,11 +11,19 @@ __all__ = [
     "DataArguments",
     "ImageData",
     "ImageDataset",
+    "LabelledImages",
+    "LazyImageDataset",
     "LongTailRecipe",
     "SetEpochCallback",
+    "cifar100_lt",
     "class_counts",
     "decode_images",
+    "imagenet_lt",
     "load_image_data",
     "long_tailed_counts",
     "make_long_tailed",
+    "read_class_folders",
+    "read_image_list",
+    "read_tiny_imagenet",
+    "tiny_imagenet_lt",
 ]

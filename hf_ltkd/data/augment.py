@@ -1,4 +1,4 @@
-"""Images decoded once, augmented a whole batch at a time, the same for any number of workers."""
+"""Labelled images, augmented a whole batch at a time, the same for any number of workers."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,75 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 
-class ImageDataset(torch.utils.data.Dataset):
+class LabelledImages(torch.utils.data.Dataset):
+    """
+    What [`ImageDataset`] and [`LazyImageDataset`] share: labels, normalisation, and views that the epoch chooses.
+
+    The view `v` of example `i` is a pure function of `(seed, v, i)`, whatever the batch, the order or the number of
+    workers.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[int] | np.ndarray | Tensor,
+        num_images: int,
+        channels: int,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        augment: bool,
+        horizontal_flip: bool,
+        seed: int,
+    ):
+        if len(labels) != num_images or len(mean) != channels or len(std) != channels:
+            raise ValueError(
+                f"{num_images} images of {channels} channels need as many labels and as many means and deviations, "
+                f"got {len(labels)} labels, {len(mean)} means, {len(std)} deviations."
+            )
+        if not all(deviation > 0 for deviation in std):
+            raise ValueError(f"std={list(std)} is not valid: each deviation must be above 0.")
+        self.labels = torch.as_tensor(labels)
+        if self.labels.is_floating_point():
+            raise ValueError("labels must be whole numbers, one class id per image.")
+        self.labels = self.labels.long()
+        self.augment = augment
+        self.horizontal_flip = horizontal_flip
+        self.seed = seed
+        # (x / 255 - mean) / std as one multiplication and one addition
+        self._scale = (1 / (255 * torch.tensor(std, dtype=torch.float32))).view(1, -1, 1, 1)
+        self._offset = (-torch.tensor(mean, dtype=torch.float32) / torch.tensor(std)).view(1, -1, 1, 1)
+        # Shared memory, so that workers that outlive an epoch see the next one too.
+        self._view = torch.zeros((), dtype=torch.long).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the view of every example."""
+        self._view.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
+        """The whole batch at once: PyTorch's fetcher prefers this to one `__getitem__` per example."""
+        index = np.asarray(indices) % len(self)  # -1 is the last one
+        bits = random_bits(self.seed, index.astype(np.uint64), int(self._view))
+        pixels = self._crop(index, bits).float()
+        if self.augment and self.horizontal_flip:
+            mirrored = uniform_integers(bits, 42, 2).bool()
+            pixels[mirrored] = pixels[mirrored].flip(-1)
+        pixels.mul_(self._scale).add_(self._offset)
+        return [
+            {"pixel_values": image, "labels": label} for image, label in zip(pixels, self.labels[index], strict=True)
+        ]
+
+    def _crop(self, index: np.ndarray, bits: np.ndarray) -> Tensor:
+        """The uint8 pixels `[batch, channels, height, width]` of these examples, cropped as their `bits` say."""
+        raise NotImplementedError
+
+
+class ImageDataset(LabelledImages):
     """
     Images in memory as uint8, handed out as normalised `pixel_values` and `labels`.
 
@@ -47,58 +115,30 @@ class ImageDataset(torch.utils.data.Dataset):
                 f"images must be uint8 of shape [examples, channels, height, width], got {images.dtype} of shape "
                 f"{tuple(images.shape)}."
             )
+        if padding < 0:
+            raise ValueError(f"padding={padding} must be 0 or more.")
         channels, height, width = images.shape[1:]
-        if len(labels) != len(images) or len(mean) != channels or len(std) != channels:
-            raise ValueError(
-                f"{len(images)} images of {channels} channels need as many labels and as many means and deviations, "
-                f"got {len(labels)} labels, {len(mean)} means, {len(std)} deviations."
-            )
-        if padding < 0 or not all(deviation > 0 for deviation in std):
-            raise ValueError(f"padding={padding} must be 0 or more, and each std={list(std)} above 0.")
-        self.labels = torch.as_tensor(labels)
-        if self.labels.is_floating_point():
-            raise ValueError("labels must be whole numbers, one class id per image.")
-        self.labels = self.labels.long()
-        self.augment = augment
+        super().__init__(
+            labels,
+            len(images),
+            channels,
+            mean=mean,
+            std=std,
+            augment=augment,
+            horizontal_flip=horizontal_flip,
+            seed=seed,
+        )
         self.padding = padding if augment else 0
-        self.horizontal_flip = horizontal_flip
-        self.seed = seed
-        # (x / 255 - mean) / std as one multiplication and one addition
-        self._scale = (1 / (255 * torch.tensor(std, dtype=torch.float32))).view(1, -1, 1, 1)
-        self._offset = (-torch.tensor(mean, dtype=torch.float32) / torch.tensor(std)).view(1, -1, 1, 1)
         padded = torch.nn.functional.pad(images, (self.padding,) * 4)
         # A view of every crop of every image, [examples, channels, y, x, height, width]: a batch is one gather.
         self._crops = padded.unfold(2, height, 1).unfold(3, width, 1)
-        # Shared memory, so that workers that outlive an epoch see the next one too.
-        self._view = torch.zeros((), dtype=torch.long).share_memory_()
 
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the view of every example."""
-        self._view.fill_(epoch)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
-        """The whole batch at once: PyTorch's fetcher prefers this to one `__getitem__` per example."""
-        index = torch.as_tensor(indices) % len(self)  # -1 is the last one
+    def _crop(self, index: np.ndarray, bits: np.ndarray) -> Tensor:
         if not self.augment:
-            pixels = self._crops[index, :, 0, 0].float()
-        else:
-            bits = _random_bits(self.seed, index.numpy().astype(np.uint64), int(self._view))
-            y = _uniform_integers(bits, 0, 2 * self.padding + 1)
-            x = _uniform_integers(bits, 21, 2 * self.padding + 1)
-            pixels = self._crops[index, :, y, x].float()
-            if self.horizontal_flip:
-                mirrored = _uniform_integers(bits, 42, 2).bool()
-                pixels[mirrored] = pixels[mirrored].flip(-1)
-        pixels.mul_(self._scale).add_(self._offset)
-        return [
-            {"pixel_values": image, "labels": label} for image, label in zip(pixels, self.labels[index], strict=True)
-        ]
+            return self._crops[torch.from_numpy(index), :, 0, 0]
+        y = uniform_integers(bits, 0, 2 * self.padding + 1)
+        x = uniform_integers(bits, 21, 2 * self.padding + 1)
+        return self._crops[torch.from_numpy(index), :, y, x]
 
 
 class SetEpochCallback(TrainerCallback):
@@ -106,18 +146,18 @@ class SetEpochCallback(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
         dataset = getattr(train_dataloader, "dataset", None)
-        if isinstance(dataset, ImageDataset):
+        if isinstance(dataset, LabelledImages):
             dataset.set_epoch(math.floor(state.epoch + 1e-6))
 
 
-def _random_bits(seed: int, index: np.ndarray, view: int) -> np.ndarray:
+def random_bits(seed: int, index: np.ndarray, view: int) -> np.ndarray:
     """64 random bits per example: SplitMix64 (Steele, Lea, Flood 2014) of the seed, the view and the index in turn."""
-    bits = _splitmix64(np.array([seed % 2**64], dtype=np.uint64))
-    bits = _splitmix64(bits ^ np.uint64(view))
-    return _splitmix64(bits ^ index)
+    bits = splitmix64(np.array([seed % 2**64], dtype=np.uint64))
+    bits = splitmix64(bits ^ np.uint64(view))
+    return splitmix64(bits ^ index)
 
 
-def _splitmix64(state: np.ndarray) -> np.ndarray:
+def splitmix64(state: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is meant
         state = state + np.uint64(0x9E3779B97F4A7C15)
         state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -125,7 +165,7 @@ def _splitmix64(state: np.ndarray) -> np.ndarray:
         return state ^ (state >> np.uint64(31))
 
 
-def _uniform_integers(bits: np.ndarray, first_bit: int, bound: int) -> Tensor:
+def uniform_integers(bits: np.ndarray, first_bit: int, bound: int) -> Tensor:
     """Integers from 0 to `bound - 1` out of 21 of the 64 bits."""
     field = (bits >> np.uint64(first_bit)) & np.uint64(2**21 - 1)
     return torch.from_numpy(((field * np.uint64(bound)) >> np.uint64(21)).astype(np.int64))

@@ -167,11 +167,12 @@ def read_labels(dataset: Dataset, label_column: str) -> tuple[np.ndarray, int]:
         )
     if len(dataset) == 0:
         raise ValueError("The dataset has no rows.")
-    missing = dataset.with_format("arrow", columns=[label_column])[:][label_column].null_count
-    if missing:
-        raise ValueError(f"{missing} rows have no label in column {label_column!r}: remove them first.")
-    labels = np.asarray(dataset.with_format("numpy", columns=[label_column])[:][label_column])
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+    # The other columns are dropped first: reading the rows of a selection would copy their images too.
+    column = dataset.select_columns([label_column]).with_format("arrow")[:][label_column]
+    if column.null_count:
+        raise ValueError(f"{column.null_count} rows have no label in column {label_column!r}: remove them first.")
+    labels = np.array(column.to_numpy())
+    if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
             f"The column {label_column!r} holds {dataset.features[label_column]}, not class ids: "
             f"convert it first with dataset.class_encode_column({label_column!r})."

@@ -1,0 +1,150 @@
+"""Which images to train on, and the settings of the paper's three benchmarks by name."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a benchmark sets, unless the user does."""
+
+    dataset_name: str | None = None
+    label_column: str = "label"
+    eval_splits: tuple[str, ...] = ("test", "validation", "valid")  # the first that exists
+    image_size: int = 32
+    crop: str = "padded"
+    crop_padding: int = 4
+    # None: that of the training images, or ImageNet's where these are not all decoded beforehand
+    mean: list[float] | None = None
+    std: list[float] | None = None
+
+
+# CIFAR-100 as in the distillation literature (mdistiller), Tiny ImageNet as in the LTKD author's earlier repository.
+# The test splits of the last two have no labels: their validation splits are what everyone reports.
+PRESETS: dict[str | None, Preset] = {
+    None: Preset(),
+    "cifar100_lt": Preset(
+        "uoft-cs/cifar100", "fine_label", mean=[0.5071, 0.4867, 0.4408], std=[0.2675, 0.2565, 0.2761]
+    ),
+    "tiny_imagenet_lt": Preset(
+        "zh-plus/tiny-imagenet",
+        eval_splits=("valid", "validation"),
+        image_size=64,
+        crop_padding=8,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    ),
+    "imagenet_lt": Preset(
+        "ILSVRC/imagenet-1k",
+        eval_splits=("validation", "valid"),
+        image_size=224,
+        crop="resized",
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    ),
+}
+
+
+@dataclass
+class DataArguments:
+    """
+    Which images, how long their tail is, and how they are augmented.
+
+    Fields that are left at `None` take the benchmark's value, or else the default that their help names.
+    """
+
+    benchmark: Literal["cifar100_lt", "tiny_imagenet_lt", "imagenet_lt"] | None = field(
+        default=None,
+        metadata={"help": "A benchmark of the paper: sets what is not given here, and the normalisation."},
+    )
+    dataset_name: str | None = field(default=None, metadata={"help": "A dataset on the Hub, e.g. uoft-cs/cifar100."})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration, if it has several."})
+    data_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Instead: a folder with train*.parquet and test*.parquet, or train/ and test/ image folders, or "
+            "tiny-imagenet-200 as it is distributed, or the root of --train_list and --test_list."
+        },
+    )
+    train_list: str | None = field(
+        default=None,
+        metadata={"help": "Text file with 'path label' on each line, paths relative to data_dir, e.g. ImageNet-LT's."},
+    )
+    test_list: str | None = field(default=None, metadata={"help": "The same for the images to evaluate on."})
+    image_column: str | None = field(
+        default=None, metadata={"help": "Column of images; found by its type if not given."}
+    )
+    label_column: str = field(
+        default=None,  # type: ignore[assignment]
+        metadata={"help": "Column of class ids, e.g. fine_label for CIFAR-100 (default: label)."},
+    )
+    eval_split: str | None = field(default=None, metadata={"help": "Split to evaluate on (test, else validation)."})
+    imbalance_factor: float = field(
+        default=None,  # type: ignore[assignment]
+        metadata={
+            "help": "gamma of Eq. 15; 1, the default, keeps the training split as it is. Must be given with a "
+            "benchmark: the paper uses 10, 20, 100 (CIFAR-100, Tiny ImageNet) and 5, 10, 20 (ImageNet)."
+        },
+    )
+    split_seed: int = field(default=0, metadata={"help": "Which training images the long-tailed split keeps."})
+    group_rule: Literal["thirds", "thresholds"] = field(
+        default=None,  # type: ignore[arg-type]
+        metadata={
+            "help": "Head, medium and tail: the paper's 33/34/33 % of the classes, or more than 100 and fewer than 20 "
+            "training images (default: thirds, thresholds with --train_list)."
+        },
+    )
+    image_size: int = field(
+        default=None,  # type: ignore[assignment]
+        metadata={"help": "Side in pixels that images are resized to (default: 32)."},
+    )
+    crop: Literal["padded", "resized"] = field(
+        default=None,  # type: ignore[arg-type]
+        metadata={
+            "help": "padded: images of one size, kept in memory, shifted by a random crop. resized: decoded each "
+            "time, a random resized crop in training, the resized centre in evaluation (default: padded)."
+        },
+    )
+    crop_padding: int = field(
+        default=None,  # type: ignore[assignment]
+        metadata={"help": "padded: zero pixels around an image before the random crop (default: 4)."},
+    )
+    horizontal_flip: bool = field(default=True, metadata={"help": "Mirror half of the training views."})
+
+    def __post_init__(self):
+        if self.benchmark not in PRESETS:
+            raise ValueError(f"benchmark={self.benchmark!r} is not known: use one of {[*PRESETS][1:]}.")
+        preset = PRESETS[self.benchmark]
+        if self.dataset_name is None and self.data_dir is None:
+            self.dataset_name = preset.dataset_name
+        if (self.dataset_name is None) == (self.data_dir is None):
+            raise ValueError("Give either --dataset_name (a dataset on the Hub) or --data_dir (a local folder).")
+        if (self.train_list is None) != (self.test_list is None) or (self.train_list and self.data_dir is None):
+            raise ValueError(
+                "Give --train_list and --test_list together, and --data_dir, the folder that their paths start from."
+            )
+        if self.train_list is not None and self.imbalance_factor not in (None, 1):
+            raise ValueError(
+                f"imbalance_factor={self.imbalance_factor} does not go with --train_list, whose images are taken as "
+                "they are: leave it out."
+            )
+        if self.benchmark is not None and self.train_list is None and self.imbalance_factor is None:
+            raise ValueError(
+                f"--benchmark {self.benchmark} needs --imbalance_factor: the paper uses 10, 20 and 100 for CIFAR-100 "
+                "and Tiny ImageNet, 5, 10 and 20 for ImageNet; 1 keeps all images."
+            )
+        if self.imbalance_factor is None:
+            self.imbalance_factor = 1.0
+        if self.group_rule is None:
+            self.group_rule = "thirds" if self.train_list is None else "thresholds"
+        for name in ("label_column", "image_size", "crop", "crop_padding"):
+            if getattr(self, name) is None:
+                setattr(self, name, getattr(preset, name))
+        if self.image_size < 1:
+            raise ValueError(f"image_size={self.image_size} is not valid: it must be 1 or more pixels.")
+        for name, allowed in (("crop", ("padded", "resized")), ("group_rule", ("thirds", "thresholds"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not valid: use {allowed[0]} or {allowed[1]}.")
