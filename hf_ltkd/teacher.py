@@ -1,10 +1,22 @@
 """Where teacher logits come from: a live model."""
 
+import hashlib
 from contextlib import AbstractContextManager
 
 import torch
+import transformers
 from torch import nn
-from transformers import AutoModelForImageClassification, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
+
+
+# The last words of a saved model's class name, and the class that loads it.
+AUTO_CLASSES = {
+    "ForImageClassification": transformers.AutoModelForImageClassification,
+    "ForSequenceClassification": transformers.AutoModelForSequenceClassification,
+    "ForTokenClassification": transformers.AutoModelForTokenClassification,
+    "ForAudioFrameClassification": transformers.AutoModelForAudioFrameClassification,
+    "ForVideoClassification": transformers.AutoModelForVideoClassification,
+}
 
 
 def load_teacher(teacher: str | nn.Module) -> nn.Module:
@@ -12,10 +24,38 @@ def load_teacher(teacher: str | nn.Module) -> nn.Module:
     A teacher that never trains: in eval mode and without gradients.
 
     Args:
-        teacher (`str` or `torch.nn.Module`): A model, or its Hub id or folder.
+        teacher (`str` or `torch.nn.Module`): A model, or the Hub id or folder of a classifier of images, text, tokens,
+            audio or video.
+
+    Raises:
+        `ValueError`: if the saved model is no classifier.
     """
-    model = AutoModelForImageClassification.from_pretrained(teacher) if isinstance(teacher, str) else teacher
+    model = _load_classifier(teacher) if isinstance(teacher, str) else teacher
     return model.eval().requires_grad_(False)
+
+
+def _load_classifier(name: str) -> nn.Module:
+    config = AutoConfig.from_pretrained(name)
+    architectures = config.architectures or ["unknown"]
+    for suffix, auto_class in AUTO_CLASSES.items():
+        if not architectures[0].endswith(suffix):
+            continue
+        if suffix == "ForSequenceClassification" and type(config) not in auto_class._model_mapping:  # type: ignore[operator]
+            auto_class = transformers.AutoModelForAudioClassification  # Wav2Vec2 and its kin use that name too
+        return auto_class.from_pretrained(name)
+    raise ValueError(
+        f"The teacher {name!r} was saved as {architectures[0]}, which is no classifier: expected a class whose name "
+        f"ends with {', '.join(AUTO_CLASSES)}; fine-tune it on the classes first, or load it and pass the model."
+    )
+
+
+def teacher_fingerprint(teacher: nn.Module) -> str:
+    """16 hexadecimal digits that change with any weight, buffer or name of the teacher."""
+    digest = hashlib.sha256()
+    for name, tensor in teacher.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
 
 
 def ask_teacher(teacher: nn.Module, inputs: dict[str, torch.Tensor], autocast: AbstractContextManager):

@@ -1,26 +1,28 @@
 """A `transformers.Trainer` whose loss distils. One file tells the whole step; the formulas are in `losses/`."""
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 import torch.nn.functional as F
-from accelerate.utils import broadcast
+from accelerate.utils import broadcast, gather_object
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
-from .data.augment import LabelledImages, SetEpochCallback
-from .data.long_tail import read_labels
+from .checkpoints import check_checkpoint, last_complete_checkpoint, write_manifest
+from .checks import check_labels, check_loss_and_teacher, check_model, check_optimizer
+from .data.augment import SetEpochCallback
 from .losses.base import DistillationLoss
-from .losses.checks import at_least_float32, logits_of
+from .losses.checks import IGNORED_LABEL, at_least_float32, logits_of, select_counted
 from .metrics import group_accuracy
-from .teacher import ask_teacher, check_same_classes, load_teacher
+from .teacher import ask_teacher, load_teacher, teacher_fingerprint
 from .training_args import DistillationTrainingArguments
 
 
@@ -30,7 +32,7 @@ class StepContext:
 
     teacher_outputs: Any = None
     step_statistics: Tensor | None = None  # [micro-batches of all ranks, k]
-    weight: Tensor | float = 1.0  # examples in this micro-batch / mean examples per micro-batch of the step
+    weight: Tensor | float = 1.0  # labels that count in this micro-batch / their mean per micro-batch of the step
     micro_batches: int = 1  # of this rank in the step
 
 
@@ -87,23 +89,12 @@ class DistillationTrainer(Trainer):
         model_init: Callable[..., PreTrainedModel] | None = None,
         preprocess_logits_for_metrics: Callable | None = None,
     ):
-        if not isinstance(distillation_loss, DistillationLoss):
-            raise ValueError(
-                f"distillation_loss is a {type(distillation_loss).__name__}: give a DistillationLoss such as "
-                "LTKDLoss(groups) or KDLoss()."
-            )
-        if distillation_loss.needs_teacher and teacher_model is None:
-            raise ValueError(
-                f"{type(distillation_loss).__name__} needs a teacher: pass teacher_model (a model, a Hub id or a "
-                "folder), or train without one with CrossEntropyLoss()."
-            )
-        if model is not None and teacher_model is model:
-            raise ValueError("Teacher and student are the same object: load the model twice to distil it into itself.")
+        check_loss_and_teacher(distillation_loss, model, teacher_model)
         self.distillation_loss = distillation_loss
         self.teacher_model = load_teacher(teacher_model) if distillation_loss.needs_teacher else None  # type: ignore
         self._optimizer_is_given = optimizers[0] is not None
         if model is not None:
-            self._check_model(model)
+            check_model(model, self.teacher_model, distillation_loss)
 
         super().__init__(
             model=model,
@@ -121,10 +112,10 @@ class DistillationTrainer(Trainer):
         # This loss takes no num_items_in_batch; transformers versions before loss_is_scaled_for_ga read it here.
         self.model_accepts_loss_kwargs = False
         if model is None:
-            self._check_model(self.model)  # type: ignore[arg-type]
+            check_model(self.model, self.teacher_model, distillation_loss)  # type: ignore[arg-type]
         for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
             for part in dataset.values() if isinstance(dataset, dict) else [dataset]:
-                self._check_labels(name, part)
+                check_labels(name, part, self.model)  # type: ignore[arg-type]
         if distillation_loss.needs_hidden_states and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             raise ValueError(
                 f"{type(distillation_loss).__name__} reads features and weights of the whole student and cannot run "
@@ -133,56 +124,16 @@ class DistillationTrainer(Trainer):
             )
         if self.teacher_model is not None:
             self.teacher_model.to(self.args.device)
+            if self.args.torch_compile:
+                self.teacher_model.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
         if model is not None:
             self._prepare_loss(self.model)  # type: ignore[arg-type]
         self.distillation_loss.to(self.args.device)
-        self._check_given_optimizer()
+        if self._optimizer_is_given:
+            check_optimizer(self.optimizer, distillation_loss)  # type: ignore[arg-type]
         self._train_terms: dict[str, Tensor] = {}
         self._train_steps = 0.0
         self._eval_terms: dict[str, list[Tensor]] = {}
-
-    # ---- Checks before training ----
-
-    def _check_model(self, model: nn.Module) -> None:
-        if self.teacher_model is not None:
-            check_same_classes(model, self.teacher_model)
-        num_classes = self.distillation_loss.num_classes
-        if isinstance(model, PreTrainedModel) and num_classes not in (None, model.config.num_labels):
-            raise ValueError(
-                f"The groups or counts of {type(self.distillation_loss).__name__} are for {num_classes} classes, the "
-                f"student has {model.config.num_labels}: make them from the counts of all its classes."
-            )
-
-    def _check_given_optimizer(self) -> None:
-        if not self._optimizer_is_given:
-            return
-        given = {id(p) for group in self.optimizer.param_groups for p in group["params"]}  # type: ignore[union-attr]
-        missing = [name for name, p in self.distillation_loss.named_parameters() if id(p) not in given]
-        if missing:
-            raise ValueError(
-                f"The optimizer does not train {len(missing)} parameters of {type(self.distillation_loss).__name__}: "
-                "give it distillation_loss.parameters() too, or let the trainer make the optimizer."
-            )
-
-    def _check_labels(self, name: str, dataset: Any) -> None:
-        if not isinstance(self.model, PreTrainedModel):
-            return
-        if isinstance(dataset, LabelledImages):
-            labels = dataset.labels.numpy()
-        elif isinstance(dataset, datasets.Dataset):
-            column = next((c for c in ("labels", "label", "label_ids") if c in dataset.column_names), None)
-            if column is None or dataset.format["type"] == "custom":
-                return  # a transform or the collator makes the labels
-            labels, _ = read_labels(dataset, column)
-        else:
-            return
-        num_labels = int(self.model.config.num_labels)  # type: ignore[arg-type]
-        if len(labels) and (labels.min() < 0 or labels.max() >= num_labels):
-            wrong = labels.min() if labels.min() < 0 else labels.max()
-            raise ValueError(
-                f"{name} has the label {wrong}, outside the student's classes 0 to {num_labels - 1}: "
-                "create the student with enough classes, or correct the labels."
-            )
 
     # ---- What the loss makes for a student, and trains with it ----
 
@@ -214,26 +165,6 @@ class DistillationTrainer(Trainer):
                     parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
         return loss
 
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        state = self.distillation_loss.state_dict()
-        if state and self.args.should_save:
-            unfinished = Path(output_dir) / f"{LOSS_NAME}.tmp"
-            save_file({name: tensor.contiguous() for name, tensor in state.items()}, unfinished)
-            os.replace(unfinished, Path(output_dir) / LOSS_NAME)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None or not self.distillation_loss.state_dict():
-            return
-        path = Path(checkpoint) / LOSS_NAME
-        if not path.is_file():
-            raise ValueError(
-                f"{checkpoint} has no {LOSS_NAME}, which {type(self.distillation_loss).__name__} trains with the "
-                "student: resume from a checkpoint of the same loss, or start anew."
-            )
-        self.distillation_loss.load_state_dict(load_file(path, device=str(self.args.device)))
-
     # ---- The step ----
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
@@ -246,18 +177,20 @@ class DistillationTrainer(Trainer):
         contexts, rows = [], []
         for batch in batches:
             labels = self._labels_of(batch)
+            counts = labels != IGNORED_LABEL
             context = StepContext(self._ask_teacher(batch))
-            row = torch.tensor([len(labels)], dtype=torch.float32, device=labels.device)
+            row = counts.sum().float()[None]
             if context.teacher_outputs is not None:
-                statistics = self.distillation_loss.batch_statistics(context.teacher_outputs)
+                statistics = self.distillation_loss.batch_statistics(select_counted(context.teacher_outputs, counts))
                 row = row if statistics is None else torch.cat([row, statistics.float()])
             contexts.append(context)
             rows.append(row)
         step = self.accelerator.gather(torch.stack(rows))  # the one collective of the step
         sizes, statistics = step[:, 0], step[:, 1:]
+        statistics = self.distillation_loss.begin_step(statistics) if statistics.shape[1] else None
         for context, row in zip(contexts, rows, strict=True):
-            context.weight = row[0] / sizes.mean()
-            context.step_statistics = statistics if statistics.shape[1] else None
+            context.weight = row[0] / sizes.mean().clamp_min(1e-6)  # a step may consist of padding alone
+            context.step_statistics = statistics
             context.micro_batches = len(batches)
         return [{**b, STEP_CONTEXT: c} for b, c in zip(batches, contexts, strict=True)], num_items_in_batch
 
@@ -291,7 +224,9 @@ class DistillationTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _evaluation_loss(self, inputs: dict, outputs: Any, labels: Tensor) -> Tensor:
-        loss = F.cross_entropy(at_least_float32(logits_of(outputs)), labels)
+        logits = at_least_float32(logits_of(outputs))
+        loss = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="sum")
+        loss = loss / (labels != IGNORED_LABEL).sum().clamp_min(1)
         if self._evaluates_with_teacher:
             terms = self.distillation_loss(outputs, self._ask_teacher(inputs), labels, epoch=self.state.epoch)
             for name, term in terms.items():
@@ -343,6 +278,62 @@ class DistillationTrainer(Trainer):
             "warmup_epochs, or resume from the last checkpoint, which is untouched."
         )
 
+    # ---- Checkpoints ----
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        """As `Trainer.train`; `True` resumes from the last checkpoint that is complete."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)  # type: ignore[arg-type]
+        if resume_from_checkpoint:
+            check_checkpoint(resume_from_checkpoint, self._run())
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _run(self) -> dict[str, Any]:
+        """What a checkpoint must have in common with the run that resumes from it."""
+        args = self.args
+        return {
+            "teacher": None if self.teacher_model is None else teacher_fingerprint(self.teacher_model),
+            "examples_per_step": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            "world_size": args.world_size,
+        }
+
+    def _save_checkpoint(self, *args, **kwargs):
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            folder = self.args.output_dir or "."
+            raise OSError(
+                f"The checkpoint of step {self.state.global_step} could not be written to {folder!r} ({error}; "
+                f"{shutil.disk_usage(folder).free / 1e9:.1f} GB are free). Earlier checkpoints are untouched: make "
+                "room (save_total_limit keeps fewer of them) and train with resume_from_checkpoint=True."
+            ) from error
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        state = self.distillation_loss.state_dict()
+        if state and self.args.should_save:
+            unfinished = Path(output_dir) / f"{LOSS_NAME}.tmp"
+            save_file({name: tensor.contiguous() for name, tensor in state.items()}, unfinished)
+            os.replace(unfinished, Path(output_dir) / LOSS_NAME)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """The last that is written before the Trainer's own state, which says that a checkpoint is complete."""
+        super()._save_rng_state(output_dir)
+        if self.args.should_save:
+            write_manifest(output_dir, self._run())
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or not self.distillation_loss.state_dict():
+            return
+        path = Path(checkpoint) / LOSS_NAME
+        if not path.is_file():
+            raise ValueError(
+                f"{checkpoint} has no {LOSS_NAME}, which {type(self.distillation_loss).__name__} trains with the "
+                "student: resume from a checkpoint of the same loss, or start anew."
+            )
+        self.distillation_loss.load_state_dict(load_file(path, device=str(self.args.device)))
+
     # ---- Optimizer, logs, files ----
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
@@ -367,10 +358,13 @@ class DistillationTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the named terms. Runs on every rank, so the reduction meets on all of them."""
-        if "loss" in logs and self._train_terms:
-            means = torch.stack(list(self._train_terms.values())) / self._train_steps
+        if "loss" in logs and self._train_steps:
+            # A rank may lack a term, if nothing counted in all of its micro-batches.
+            names = dict.fromkeys(gather_object(list(self._train_terms)))
+            zero = torch.zeros((), device=self.args.device)
+            means = torch.stack([self._train_terms.get(name, zero) for name in names]) / self._train_steps
             means = self.accelerator.reduce(means, "mean")
-            logs.update(zip(self._train_terms, means.tolist(), strict=True))
+            logs.update(zip(names, means.tolist(), strict=True))
             self._train_terms, self._train_steps = {}, 0.0
         eval_prefix = next((key.removesuffix("_loss") for key in logs if key.endswith("_loss")), None)
         if eval_prefix not in (None, "train"):

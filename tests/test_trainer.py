@@ -375,9 +375,13 @@ def test_resume_with_fusion_modules(tmp_path):
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
     for a, b in zip((whole.model, losses[0]), (resumed.model, losses[1]), strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
-    (tmp_path / "whole" / "checkpoint-2" / "distillation_loss.safetensors").unlink()
-    with pytest.raises(ValueError, match="has no distillation_loss.safetensors"):
-        resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+
+
+def test_resume_from_a_checkpoint_of_another_loss(tmp_path):
+    args = {"save_strategy": "steps", "save_steps": 2}
+    trainer_for(tmp_path, loss=KDLoss(), args=args).train()
+    with pytest.raises(ValueError, match="has no distillation_loss.safetensors, which ReviewKDLoss trains"):
+        trainer_for(tmp_path, loss=ReviewKDLoss(), args=args).train(resume_from_checkpoint=True)
 
 
 def test_a_second_trainer_starts_with_fresh_fusion_modules(tmp_path):

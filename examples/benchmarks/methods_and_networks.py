@@ -2,8 +2,8 @@
 
 python examples/benchmarks/methods_and_networks.py --output_file examples/benchmarks/methods_and_networks.md
 
-It shows that the combinations work, not how good they are: the teachers have fresh weights. `--data_dir FOLDER` takes
-the parquet files of uoft-cs/cifar100 from a local folder.
+It shows that the combinations work, not how good they are: the teachers have fresh weights and the batch statistics of
+one batch. `--data_dir FOLDER` takes the parquet files of uoft-cs/cifar100 from a local folder.
 """
 
 import sys
@@ -70,10 +70,23 @@ def network(name: str) -> PreTrainedModel:
     return create_model(name, 100)
 
 
+@torch.no_grad()
+def observe_batch(model: PreTrainedModel, pixel_values: torch.Tensor) -> None:
+    """Gives batch normalisation the statistics of a batch; those it starts with let fresh networks explode."""
+    layers = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = None  # the mean over all batches seen, here one
+    model.train()(pixel_values)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+
+
 def short_run(method: str, pair: tuple[str, str], data, args: Arguments, folder: str) -> str:
     """The loss at the first and the last step, or why the combination does not exist."""
     set_seed(0)
     teacher, student = (network(name) for name in pair)
+    observe_batch(teacher, torch.stack([example["pixel_values"] for example in data.test.__getitems__(range(64))]))
     before = [parameter.detach().clone() for parameter in student.parameters()]
     published = None if method in ("ce", "ltkd", "bkd") else pair
     loss = create_loss(method, data.groups, pair=published, warmup_epochs=0.0)

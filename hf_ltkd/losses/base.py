@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .balanced_softmax import balanced_softmax_loss
-from .checks import at_least_float32, check_class_counts, check_not_negative, logits_of
+from .checks import IGNORED_LABEL, at_least_float32, check_class_counts, check_not_negative, logits_of, select_counted
 from .class_balanced import class_balanced_loss, class_balanced_weights
 from .logit_adjustment import logit_adjusted_loss
 from .published import PublishedTable, published_values
@@ -134,8 +134,10 @@ class DistillationLoss(nn.Module):
         """
         Args:
             student_outputs, teacher_outputs (`ModelOutput` or `torch.Tensor`):
-                What the models returned, or their logits of shape `[batch, classes]`.
-            labels (`torch.Tensor` of shape `[batch]`, int64): The class of each example.
+                What the models returned, or their logits of shape `[batch, classes]`; of shape
+                `[batch, length, classes]` for token classification.
+            labels (`torch.Tensor` of shape `[batch]` or `[batch, length]`, int64):
+                The class of each example or token. Those of -100 count nowhere.
             epoch (`float`, *optional*):
                 Epochs trained so far, fractions included, for `warmup_epochs`. `None` means after the warm-up.
             step_statistics (`torch.Tensor` of shape `[micro_batches, k]`, *optional*):
@@ -143,9 +145,20 @@ class DistillationLoss(nn.Module):
                 means that this batch is the whole step.
 
         Returns:
-            `dict[str, torch.Tensor]`: scalars, each weighted and averaged over the batch, that sum to the loss. The
-            first is called as `ce`.
+            `dict[str, torch.Tensor]`: scalars, each weighted and averaged over what counts in the batch, that sum to
+            the loss. The first is called as `ce`.
         """
+        counts = labels != IGNORED_LABEL
+        if labels.ndim > 1 or not counts.all():
+            student_outputs = select_counted(student_outputs, counts)
+            if self.needs_teacher:
+                teacher_outputs = select_counted(teacher_outputs, counts)
+            labels = labels[counts]
+        if len(labels) == 0:  # nothing to learn; the sum keeps the student in the graph
+            return {self.ce: logits_of(student_outputs).sum()}
+        if step_statistics is None and self.needs_teacher:  # this batch is the whole step
+            statistics = self.batch_statistics(teacher_outputs)
+            step_statistics = None if statistics is None else self.begin_step(statistics[None])
         terms: dict[str, Tensor] = {}
         if self.ce_weight:
             terms[self.ce] = self.ce_weight * self._cross_entropy(logits_of(student_outputs), labels)
@@ -163,6 +176,13 @@ class DistillationLoss(nn.Module):
     def batch_statistics(self, teacher_outputs: Any) -> Tensor | None:
         """What the formula sums over the batch, as a tensor of shape `[k]`; `None` if it sums nothing."""
         return None
+
+    def begin_step(self, step_statistics: Tensor) -> Tensor:
+        """
+        Called once an optimizer step with the statistics of all its micro-batches, `[micro_batches, k]`; what it
+        returns is handed to `distillation_terms`. A loss that remembers earlier steps overrides it.
+        """
+        return step_statistics
 
 
 def plain_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """What every loss does to its input first: logits out of outputs, float32, and errors that say what to do."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,9 +8,41 @@ import torch
 from torch import Tensor
 
 
+IGNORED_LABEL = -100  # PyTorch's and Transformers' mark for what is not to be learned: padding, for instance
+
+
 def logits_of(outputs: Any) -> Tensor:
     """The logits of a model's output; a tensor is taken to be the logits."""
     return outputs if isinstance(outputs, Tensor) else outputs.logits
+
+
+def select_counted(outputs: Any, counts: Tensor) -> Any:
+    """
+    The outputs of those examples (or tokens) that count, in one row each.
+
+    Args:
+        outputs (`ModelOutput` or `torch.Tensor`): With logits, or logits, of shape `[*batch, classes]`.
+        counts (`torch.Tensor` of shape `[*batch]`, bool): `labels != IGNORED_LABEL`.
+
+    Returns:
+        The same with logits of shape `[counted, classes]`, and with the hidden states of counted examples.
+
+    Raises:
+        `ValueError`: if the shapes do not fit.
+    """
+    logits = logits_of(outputs)
+    if logits.shape[:-1] != counts.shape:
+        raise ValueError(
+            f"Logits of shape {tuple(logits.shape)} and labels of shape {tuple(counts.shape)} do not fit: for logits "
+            "[..., classes] the labels must be [...], one class id each."
+        )
+    logits = logits[counts]
+    if isinstance(outputs, Tensor):
+        return logits
+    hidden_states = getattr(outputs, "hidden_states", None)
+    if hidden_states is None or counts.ndim > 1:
+        return dataclasses.replace(outputs, logits=logits)
+    return dataclasses.replace(outputs, logits=logits, hidden_states=tuple(h[counts] for h in hidden_states))
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

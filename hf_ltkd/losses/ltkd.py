@@ -4,6 +4,7 @@ Everything stays in the log domain: group probabilities come from a logsumexp ov
 that may have underflowed is ever put into a logarithm.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -127,6 +128,10 @@ class LTKDLoss(DistillationLoss):
         beta (`float`, *optional*, defaults to 6.0): Weight of the within-group term.
         temperature (`float`, *optional*, defaults to 4.0): See [`ltkd_loss`].
         rebalance, reweight (`bool`, *optional*, default to `True`): See [`ltkd_loss`].
+        group_mass_momentum (`float`, *optional*, defaults to 0.0):
+            With more than 0, Eq. 9's sums (as shares) are a running mean over the optimizer steps: this part of the
+            old one and the rest of the new. For steps of few examples, whose own sums jump about; an extension of
+            ours. The running mean is kept in checkpoints.
         kwargs: `ce_weight` (1.0: our choice, not in the paper), `ce`, `warmup_epochs` and the rest of
             [`DistillationLoss`]. `class_counts` are those of the groups if not given: `LTKDLoss(groups,
             ce="balanced_softmax")`, an extension of ours and not the paper's, corrects the cross-entropy too.
@@ -135,6 +140,7 @@ class LTKDLoss(DistillationLoss):
         `ValueError`: if a weight is negative or `temperature <= 0`.
     """
 
+    log_group_mass: Tensor
     published = {
         ("cifar100", "resnet32x4", "resnet8x4"): PublishedValues(
             {"alpha": 6.0, "beta": 6.0}, "the LTKD paper, Fig. 5 (imbalance factor 20, best over all classes)"
@@ -150,6 +156,7 @@ class LTKDLoss(DistillationLoss):
         temperature: float = 4.0,
         rebalance: bool = True,
         reweight: bool = True,
+        group_mass_momentum: float = 0.0,
         **kwargs,
     ):
         kwargs.setdefault("class_counts", groups.class_counts)
@@ -163,6 +170,29 @@ class LTKDLoss(DistillationLoss):
         self.temperature = temperature
         self.rebalance = rebalance
         self.reweight = reweight
+        if not 0 <= group_mass_momentum < 1:
+            raise ValueError(f"group_mass_momentum={group_mass_momentum} is not valid: it must be 0 or more, below 1.")
+        self.group_mass_momentum = group_mass_momentum
+        if group_mass_momentum:
+            # The logarithm of the running shares, up to a constant that cancels in Eq. 11; -inf: no step yet.
+            self.register_buffer("log_group_mass", torch.full((groups.num_groups,), -torch.inf))
+
+    def prepare(self, student, teacher, pixel_values=None) -> None:
+        """Forgets the running group mass; arguments as in [`DistillationLoss`]."""
+        if self.group_mass_momentum:
+            self.log_group_mass.fill_(-torch.inf)
+
+    def begin_step(self, step_statistics: Tensor) -> Tensor:
+        """Eq. 9's sums over the whole step, and over earlier ones with `group_mass_momentum`: `[1, groups]`."""
+        log_mass = step_statistics.logsumexp(0)
+        if self.group_mass_momentum and self.training:
+            kept = self.log_group_mass + math.log(self.group_mass_momentum)
+            # NaN where nothing counted in the whole step
+            share = log_mass.log_softmax(0).nan_to_num(-torch.inf, neginf=-torch.inf)
+            new = share + math.log1p(-self.group_mass_momentum)
+            log_mass = torch.logaddexp(kept, new)
+            self.log_group_mass.copy_(log_mass)
+        return log_mass[None]
 
     def distillation_terms(self, student_outputs, teacher_outputs, labels, step_statistics) -> dict[str, Tensor]:
         cross, within = _ltkd_terms(

@@ -1,0 +1,93 @@
+"""What [`DistillationTrainer`] checks before training: whether teacher, student, loss and data fit each other."""
+
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from .data.augment import LabelledImages
+from .losses.base import DistillationLoss
+from .losses.checks import IGNORED_LABEL
+from .teacher import check_same_classes
+
+
+def check_loss_and_teacher(distillation_loss: Any, student: nn.Module | None, teacher: Any) -> None:
+    """
+    Raises:
+        `ValueError`: if the loss is none, needs a teacher and gets none, or if teacher and student are one object.
+    """
+    if not isinstance(distillation_loss, DistillationLoss):
+        raise ValueError(
+            f"distillation_loss is a {type(distillation_loss).__name__}: give a DistillationLoss such as "
+            "LTKDLoss(groups) or KDLoss()."
+        )
+    if distillation_loss.needs_teacher and teacher is None:
+        raise ValueError(
+            f"{type(distillation_loss).__name__} needs a teacher: pass teacher_model (a model, a Hub id or a "
+            "folder), or train without one with CrossEntropyLoss()."
+        )
+    if student is not None and teacher is student:
+        raise ValueError("Teacher and student are the same object: load the model twice to distil it into itself.")
+
+
+def check_model(student: nn.Module, teacher: nn.Module | None, distillation_loss: DistillationLoss) -> None:
+    """
+    Raises:
+        `ValueError`: if the student's classes are not those of the teacher or of the loss.
+    """
+    if teacher is not None:
+        check_same_classes(student, teacher)
+    num_classes = distillation_loss.num_classes
+    if isinstance(student, PreTrainedModel) and num_classes not in (None, student.config.num_labels):
+        raise ValueError(
+            f"The groups or counts of {type(distillation_loss).__name__} are for {num_classes} classes, the "
+            f"student has {student.config.num_labels}: make them from the counts of all its classes."
+        )
+
+
+def check_labels(name: str, dataset: Any, student: nn.Module) -> None:
+    """
+    Looks at the labels of a dataset where they are at hand, without decoding anything.
+
+    Raises:
+        `ValueError`: if one is outside the student's classes (-100, which counts nowhere, is not).
+    """
+    if not isinstance(student, PreTrainedModel):
+        return
+    if isinstance(dataset, LabelledImages):
+        labels = dataset.labels.numpy()
+    elif isinstance(dataset, datasets.Dataset):
+        column = next((c for c in ("labels", "label", "label_ids") if c in dataset.column_names), None)
+        if column is None or dataset.format["type"] == "custom":
+            return  # a transform or the collator makes the labels
+        feature = dataset.features[column]
+        if not isinstance(feature, datasets.ClassLabel) and getattr(feature, "dtype", "")[:3] != "int":
+            return  # labels of tokens
+        labels = np.asarray(dataset.select_columns([column]).with_format("numpy")[:][column])
+    else:
+        return
+    labels = labels[labels != IGNORED_LABEL]
+    num_labels = int(student.config.num_labels)  # type: ignore[arg-type]
+    if len(labels) and (labels.min() < 0 or labels.max() >= num_labels):
+        wrong = labels.min() if labels.min() < 0 else labels.max()
+        raise ValueError(
+            f"{name} has the label {wrong}, outside the student's classes 0 to {num_labels - 1}: "
+            "create the student with enough classes, or correct the labels."
+        )
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, distillation_loss: DistillationLoss) -> None:
+    """
+    Raises:
+        `ValueError`: if an optimizer of the user's own leaves out parameters of the loss.
+    """
+    given = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    missing = [name for name, p in distillation_loss.named_parameters() if id(p) not in given]
+    if missing:
+        raise ValueError(
+            f"The optimizer does not train {len(missing)} parameters of {type(distillation_loss).__name__}: "
+            "give it distillation_loss.parameters() too, or let the trainer make the optimizer."
+        )
