@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -224,17 +225,21 @@ class DistillationTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _evaluation_loss(self, inputs: dict, outputs: Any, labels: Tensor) -> Tensor:
-        logits = at_least_float32(logits_of(outputs))
-        loss = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="sum")
-        loss = loss / (labels != IGNORED_LABEL).sum().clamp_min(1)
+        logits = at_least_float32(logits_of(outputs)).flatten(0, -2)
+        losses = F.cross_entropy(logits, labels.flatten(), reduction="none")
+        counts = labels != IGNORED_LABEL
+        if labels.ndim == 1:
+            # One value an example, so that the gather cuts off what pads the last batch of several ranks.
+            self._gather_eval_term("loss", losses.masked_fill(~counts, torch.nan))
         if self._evaluates_with_teacher:
             terms = self.distillation_loss(outputs, self._ask_teacher(inputs), labels, epoch=self.state.epoch)
             for name, term in terms.items():
                 if name != "cross_entropy":
-                    # As the Trainer does with eval_loss: a copy per example, so that the gather cuts padding off.
-                    copies = self.accelerator.gather_for_metrics(term.detach().repeat(len(labels)))
-                    self._eval_terms.setdefault(name, []).append(copies)
-        return loss
+                    self._gather_eval_term(name, term.detach().repeat(len(labels)))
+        return losses.sum() / counts.sum().clamp_min(1)
+
+    def _gather_eval_term(self, name: str, values: Tensor) -> None:
+        self._eval_terms.setdefault(name, []).append(self.accelerator.gather_for_metrics(values))
 
     @property
     def _evaluates_with_teacher(self) -> bool:
@@ -285,9 +290,10 @@ class DistillationTrainer(Trainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)  # type: ignore[arg-type]
         if resume_from_checkpoint:
-            check_checkpoint(resume_from_checkpoint, self._run())
+            check_checkpoint(resume_from_checkpoint, self._run)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
+    @cached_property
     def _run(self) -> dict[str, Any]:
         """What a checkpoint must have in common with the run that resumes from it."""
         args = self.args
@@ -320,19 +326,19 @@ class DistillationTrainer(Trainer):
         """The last that is written before the Trainer's own state, which says that a checkpoint is complete."""
         super()._save_rng_state(output_dir)
         if self.args.should_save:
-            write_manifest(output_dir, self._run())
+            write_manifest(output_dir, self._run)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None or not self.distillation_loss.state_dict():
-            return
-        path = Path(checkpoint) / LOSS_NAME
-        if not path.is_file():
+        path = Path(checkpoint or "") / LOSS_NAME
+        loads_loss = checkpoint is not None and bool(self.distillation_loss.state_dict())
+        if loads_loss and not path.is_file():
             raise ValueError(
                 f"{checkpoint} has no {LOSS_NAME}, which {type(self.distillation_loss).__name__} trains with the "
                 "student: resume from a checkpoint of the same loss, or start anew."
             )
-        self.distillation_loss.load_state_dict(load_file(path, device=str(self.args.device)))
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if loads_loss:
+            self.distillation_loss.load_state_dict(load_file(path, device=str(self.args.device)))
 
     # ---- Optimizer, logs, files ----
 
@@ -368,9 +374,9 @@ class DistillationTrainer(Trainer):
             self._train_terms, self._train_steps = {}, 0.0
         eval_prefix = next((key.removesuffix("_loss") for key in logs if key.endswith("_loss")), None)
         if eval_prefix not in (None, "train"):
+            for name, values in self._eval_terms.items():
+                logs[f"{eval_prefix}_{name}"] = torch.cat(values).nanmean().item()
             logs[f"{eval_prefix}_cross_entropy"] = logs[f"{eval_prefix}_loss"]
-            for name, copies in self._eval_terms.items():
-                logs[f"{eval_prefix}_{name}"] = torch.cat(copies).mean().item()
             self._eval_terms = {}
         super().log(logs, start_time)
 

@@ -2,19 +2,25 @@
 
 import json
 import sys
+from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from transformers import ViTConfig, ViTForImageClassification, set_seed
 
 from hf_ltkd import (
+    BKDLoss,
     ClassGroups,
+    DistillationLoss,
     DistillationTrainer,
     DistillationTrainingArguments,
+    DKDLoss,
     ImageDataset,
+    KDLoss,
     LTKDLoss,
     ReviewKDLoss,
     group_accuracy,
+    log_class_prior,
 )
 
 
@@ -31,36 +37,51 @@ def tiny_vit(seed: int, confidence: float = 1.0) -> ViTForImageClassification:
     return model
 
 
-def main(output: str, loss_name: str, batch_size: int, accumulation: int, world_size: int, num_examples: int = 32):
+def losses(groups: ClassGroups) -> dict[str, DistillationLoss]:
+    counts = groups.class_counts
+    return {
+        "ltkd": LTKDLoss(groups, alpha=1.0, beta=1.0, temperature=1.0),
+        "ltkd_momentum": LTKDLoss(groups, temperature=1.0, group_mass_momentum=0.5, ce="balanced_softmax"),
+        "kd": KDLoss(temperature=1.0, teacher_log_prior=log_class_prior(counts)),
+        "dkd": DKDLoss(temperature=1.0, ce="class_balanced", class_counts=counts),
+        "bkd": BKDLoss(counts, ce="logit_adjusted"),
+        "reviewkd": ReviewKDLoss(),
+    }
+
+
+def main(output: str, names: str, batch_size: int, accumulation: int, world_size: int, num_examples: int = 32):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (num_examples, 3, 8, 8), generator=generator, dtype=torch.uint8)
-    labels = torch.randint(0, 6, (num_examples,), generator=generator)
+    labels = torch.randint(0, 5, (num_examples,), generator=generator)
+    labels[labels == 4], labels[7] = 0, 5  # a single example of the tail: one rank has none
     data = ImageDataset(images, labels, mean=[0.5] * 3, std=[0.25] * 3)
     groups = ClassGroups.from_counts([60, 50, 40, 30, 20, 10])
-    args = DistillationTrainingArguments(
-        output_dir=output, max_steps=1, per_device_train_batch_size=batch_size, per_device_eval_batch_size=5,
-        gradient_accumulation_steps=accumulation, learning_rate=0.1, optim="sgd", max_grad_norm=0.0, use_cpu=True,
-        logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
-        lr_milestones=[0.9], eval_with_teacher=True,
-    )  # fmt: skip
-    loss = LTKDLoss(groups, alpha=1.0, beta=1.0, temperature=1.0) if loss_name == "ltkd" else ReviewKDLoss()
-    trainer = DistillationTrainer(
-        tiny_vit(1),
-        tiny_vit(2, confidence=500.0),  # a flat teacher would give every split the same group mass
-        args,
-        distillation_loss=loss,
-        train_dataset=data,
-        eval_dataset=data,
-        compute_metrics=group_accuracy(groups),
-    )
-    assert trainer.accelerator.num_processes == world_size, "started with another number of ranks"
-    trainer.train()
-    trainer.evaluate()
-    if trainer.is_world_process_zero():
-        trained = {f"loss.{name}": tensor for name, tensor in loss.state_dict().items()}
-        save_file({**trainer.model.state_dict(), **trained}, f"{output}/step.safetensors")
-        with open(f"{output}/logs.json", "w") as file:
-            json.dump(trainer.state.log_history, file)
+    for name in names.split(","):
+        folder = Path(output) / name
+        args = DistillationTrainingArguments(
+            output_dir=str(folder), max_steps=1, per_device_train_batch_size=batch_size,
+            per_device_eval_batch_size=5, gradient_accumulation_steps=accumulation, learning_rate=0.1, optim="sgd",
+            max_grad_norm=0.0, use_cpu=True, logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True,
+            dataloader_pin_memory=False, lr_milestones=[0.9], eval_with_teacher=True,
+        )  # fmt: skip
+        loss = losses(groups)[name]
+        trainer = DistillationTrainer(
+            tiny_vit(1),
+            tiny_vit(2, confidence=500.0),  # a flat teacher would give every split the same group mass
+            args,
+            distillation_loss=loss,
+            train_dataset=data,
+            eval_dataset=data,
+            compute_metrics=group_accuracy(groups),
+        )
+        assert trainer.accelerator.num_processes == world_size, "started with another number of ranks"
+        trainer.train()
+        trainer.evaluate()
+        if trainer.is_world_process_zero():
+            folder.mkdir(parents=True, exist_ok=True)
+            trained = {f"loss.{key}": tensor for key, tensor in loss.state_dict().items()}
+            save_file({**trainer.model.state_dict(), **trained}, folder / "step.safetensors")
+            (folder / "logs.json").write_text(json.dumps(trainer.state.log_history))
     # All ranks leave together: one that is torn down while the other still talks to it can end with an error.
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()

@@ -288,11 +288,11 @@ def test_batches_without_labels_are_refused(tmp_path):
         trainer_for(tmp_path, train_dataset=data, eval_dataset=None).train()
 
 
-def run_step(tmp_path, name, batch_size, accumulation, ranks, num_examples=32, loss="ltkd"):
+def run_step(tmp_path, name, batch_size, accumulation, ranks, losses):
+    """Weights and logs by loss; see one_step.py."""
     output = tmp_path / name
-    output.mkdir()
-    script = [str(Path(__file__).parent / "one_step.py"), str(output)]
-    script += [loss, *map(str, (batch_size, accumulation, ranks, num_examples))]
+    script = [str(Path(__file__).parent / "one_step.py"), str(output), ",".join(losses)]
+    script += map(str, (batch_size, accumulation, ranks))
     launcher = [sys.executable]
     if ranks > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
@@ -304,28 +304,36 @@ def run_step(tmp_path, name, batch_size, accumulation, ranks, num_examples=32, l
         if not any(error in done.stderr for error in ("DistNetworkError", "DistBackendError", "RendezvousConn")):
             break
     assert done.returncode == 0, done.stderr[-6000:]
-    return load_file(output / "step.safetensors"), {
-        k: v for entry in json.loads((output / "logs.json").read_text()) for k, v in entry.items()
-    }
+    results = {}
+    for loss in losses:
+        logs = json.loads((output / loss / "logs.json").read_text())
+        logs = {key: value for entry in logs for key, value in entry.items()}
+        results[loss] = load_file(output / loss / "step.safetensors"), logs
+    return results
 
 
 @pytest.mark.distributed
 def test_one_optimizer_step_is_one_batch(tmp_path):
     """The same 32 examples as 1 × 32, 4 × 8 accumulated, 2 ranks × 16 and 2 ranks × 4 × 4 move the student equally."""
-    weights, logs = run_step(tmp_path, "whole", 32, 1, 1)
+    losses = ["ltkd", "ltkd_momentum", "kd", "dkd", "bkd"]
+    whole = run_step(tmp_path, "whole", 32, 1, 1, losses)
     for name, split in {
         "accumulated": (8, 4, 1),
         "ranks": (16, 1, 2),
         "both": (4, 4, 2),
         "uneven": (12, 3, 1),
     }.items():
-        other, other_logs = run_step(tmp_path, name, *split)
-        for key, value in weights.items():
-            torch.testing.assert_close(other[key], value, rtol=1e-4, atol=2e-6, msg=f"{name}: {key}")
-        for key in ("loss", "cross_entropy", "cross_group", "within_group"):
-            assert other_logs[key] == pytest.approx(logs[key], rel=1e-4), (name, key)
-        for key in ("eval_loss", "eval_accuracy", "eval_tail_accuracy"):
-            assert other_logs[key] == pytest.approx(logs[key], rel=1e-3), (name, key)
+        other = run_step(tmp_path, name, *split, losses)
+        for loss in losses:
+            (weights, logs), (other_weights, other_logs) = whole[loss], other[loss]
+            for key, value in weights.items():
+                torch.testing.assert_close(other_weights[key], value, rtol=1e-4, atol=2e-6, msg=f"{name} {loss} {key}")
+            terms = [key for key in logs if f"eval_{key}" in logs and key != "runtime"]
+            assert len(terms) >= 3  # the loss and its named terms
+            for key in terms:
+                assert other_logs[key] == pytest.approx(logs[key], rel=1e-4), (name, loss, key)
+            for key in ("eval_loss", "eval_accuracy", "eval_tail_accuracy"):
+                assert other_logs[key] == pytest.approx(logs[key], rel=1e-3), (name, loss, key)
 
 
 # ---- What a method trains besides the student ----
@@ -443,8 +451,8 @@ def test_feature_methods_refuse_sharded_students(tmp_path):
 @pytest.mark.distributed
 def test_two_ranks_train_the_fusion_modules_as_one_process_does(tmp_path):
     """Batch normalisation sees 16 examples either way: 1 process × 16 × 2 accumulated, and 2 ranks × 16."""
-    one, _ = run_step(tmp_path, "one", 16, 2, 1, loss="reviewkd")
-    two, _ = run_step(tmp_path, "two", 16, 1, 2, loss="reviewkd")
+    one, _ = run_step(tmp_path, "one", 16, 2, 1, ["reviewkd"])["reviewkd"]
+    two, _ = run_step(tmp_path, "two", 16, 1, 2, ["reviewkd"])["reviewkd"]
     assert one.keys() == two.keys() and any(name.startswith("loss.fusion") for name in one)
     for name, value in one.items():
         if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):  # for evaluation alone

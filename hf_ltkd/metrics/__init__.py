@@ -12,11 +12,14 @@ class group_accuracy:  # noqa: N801  # used like a function: compute_metrics=gro
     A `compute_metrics` for the Trainer: `accuracy`, `head_accuracy`, `medium_accuracy`, `tail_accuracy` (or the names
     of other groups), all fractions, so that `metric_for_best_model="tail_accuracy"` works.
 
+    Logits are `[..., classes]` and labels `[...]`: one label per example, or one per token of each example. Labels of
+    -100 are left out.
+
     Args:
         groups ([`ClassGroups`]): The groups of the classes.
 
     Raises:
-        `ValueError`: when called with logits over another number of classes.
+        `ValueError`: when called with logits over another number of classes, or that do not fit the labels.
     """
 
     def __init__(self, groups: ClassGroups):

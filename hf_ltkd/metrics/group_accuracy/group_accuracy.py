@@ -9,7 +9,7 @@ _DESCRIPTION = "Accuracy overall and per group of classes (head, medium, tail), 
 _INPUTS = """
 Args:
     predictions (list of int): Predicted class ids.
-    references (list of int): True class ids.
+    references (list of int): True class ids; where one is -100, both are left out.
     group_of_class (list of int): The group index of each class, 0 for the most frequent group.
     group_names (list of str, optional): One name per group; head, medium, tail for three groups.
 Returns:
@@ -20,14 +20,23 @@ Returns:
 def group_accuracies(predictions, references, group_of_class, group_names) -> dict[str, float]:
     """
     Args:
-        predictions, references (`np.ndarray` of shape `[examples]`): Class ids; a reference of -100 is left out.
+        predictions, references (`np.ndarray` of shape `[...]`, for instance `[examples]` or `[examples, length]`):
+            Class ids; where the reference is -100 (padding, special tokens), both are left out.
         group_of_class (`np.ndarray` of shape `[classes]`): The group index of each class.
         group_names (`Sequence[str]` of length `groups`): For the keys of the result.
 
     Returns:
         `dict[str, float]`: `accuracy` and `{name}_accuracy` as fractions; nan for a group without an example.
+
+    Raises:
+        `ValueError`: if the shapes differ, or a reference is neither -100 nor a class of the groups.
     """
     predictions, references = np.asarray(predictions), np.asarray(references)
+    if predictions.shape != references.shape:
+        raise ValueError(
+            f"Predictions of shape {predictions.shape} and references of shape {references.shape} do not fit: give "
+            "one class id for each reference."
+        )
     labelled = references != -100
     predictions, references = predictions[labelled], references[labelled]
     if len(references) and not 0 <= references.min() <= references.max() < len(group_of_class):
