@@ -6,7 +6,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hf_ltkd import ClassGroups, CrossEntropyLoss, KDLoss, LTKDLoss, kd_loss, kl_decomposition, ltkd_loss
+from hf_ltkd import (
+    BKDLoss,
+    ClassGroups,
+    CrossEntropyLoss,
+    DISTLoss,
+    DKDLoss,
+    KDLoss,
+    LTKDLoss,
+    kd_loss,
+    kl_decomposition,
+    ltkd_loss,
+)
 
 
 def softmax(row):
@@ -238,3 +249,98 @@ def test_bad_shapes():
         ltkd_loss(student, teacher, ClassGroups([0, 1, 2]))
     with pytest.raises(ValueError, match="group_mass has the shape"):
         ltkd_loss(student, teacher, GROUPINGS["three"], group_mass=torch.ones(2))
+
+
+# ---- What does not count, and what is remembered ----
+
+
+def test_running_group_mass():
+    """After steps 1, 2, 3 with a momentum of 1/2, the running mean weighs their shares 1 : 2 : 4."""
+    groups = GROUPINGS["three"]
+    loss = LTKDLoss(groups, temperature=1.0, group_mass_momentum=0.5, ce_weight=0.0)
+    weighted = torch.zeros(3, dtype=torch.float64)
+    for step in range(3):
+        student, teacher = random_logits(seed=step)
+        mass = torch.stack([teacher.softmax(1)[:, groups.group_of_class == g].sum() for g in range(3)])
+        weighted += 2**step * mass / mass.sum()
+        terms = loss(student, teacher, torch.zeros(6, dtype=torch.long))
+        expected = ltkd_loss(student, teacher, groups, temperature=1.0, group_mass=weighted)
+        torch.testing.assert_close(sum(terms.values()), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_running_group_mass_rests_in_evaluation_and_is_forgotten_by_prepare():
+    loss = LTKDLoss(GROUPINGS["three"], group_mass_momentum=0.9)
+    student, teacher = random_logits()
+    labels = torch.zeros(6, dtype=torch.long)
+    loss.eval()(student, teacher, labels)
+    assert torch.isneginf(loss.log_group_mass).all()
+    loss.train()(student, teacher, labels)
+    assert torch.isfinite(loss.log_group_mass).all()
+    loss.prepare(None, None)
+    assert torch.isneginf(loss.log_group_mass).all()
+    assert LTKDLoss(GROUPINGS["three"]).state_dict() == {}
+
+
+@pytest.mark.parametrize("momentum", [-0.1, 1.0])
+def test_bad_momentum(momentum):
+    with pytest.raises(ValueError, match=f"group_mass_momentum={momentum} is not valid"):
+        LTKDLoss(GROUPINGS["three"], group_mass_momentum=momentum)
+
+
+EVERY_LOSS = {
+    "ltkd": LTKDLoss(GROUPINGS["three"], temperature=1.0),
+    "kd": KDLoss(),
+    "dkd": DKDLoss(temperature=1.0),
+    "dist": DISTLoss(),
+    "bkd": BKDLoss(range(10, 0, -1), ce="class_balanced"),
+    "ce": CrossEntropyLoss(),
+}
+
+
+@pytest.mark.parametrize("name", EVERY_LOSS)
+def test_labels_of_minus_100_count_nowhere(name):
+    loss = EVERY_LOSS[name]
+    student, teacher = random_logits(batch=6)
+    student.requires_grad_()
+    labels = torch.tensor([3, -100, 0, 9, -100, 5])
+    terms = loss(student, teacher, labels)
+    sum(terms.values()).backward()
+    counts = labels != -100
+    assert (student.grad[~counts] == 0).all() and (student.grad[counts] != 0).any()
+    expected = loss(student[counts], teacher[counts], labels[counts])
+    assert {k: v.item() for k, v in terms.items()} == pytest.approx({k: v.item() for k, v in expected.items()})
+
+
+@pytest.mark.parametrize("name", EVERY_LOSS)
+def test_tokens_are_examples(name):
+    loss = EVERY_LOSS[name]
+    student, teacher = random_logits(batch=6)
+    labels = torch.tensor([3, 7, 0, 9, 1, 5])
+    flat = loss(student, teacher, labels)
+    tokens = loss(student.view(2, 3, 10), teacher.view(2, 3, 10), labels.view(2, 3))
+    assert {k: v.item() for k, v in tokens.items()} == pytest.approx({k: v.item() for k, v in flat.items()})
+
+
+@pytest.mark.parametrize("name", EVERY_LOSS)
+def test_a_batch_without_labels_is_no_loss(name):
+    student, teacher = random_logits(batch=4)
+    student.requires_grad_()
+    terms = EVERY_LOSS[name](student, teacher, torch.full((4,), -100))
+    total = sum(terms.values())
+    total.backward()
+    assert total.item() == 0.0 and torch.equal(student.grad, torch.zeros_like(student))
+
+
+def test_labels_that_do_not_fit_the_logits():
+    with pytest.raises(ValueError, match=r"Logits of shape \(2, 3, 10\) and labels of shape \(2, 4\) do not fit"):
+        KDLoss()(torch.zeros(2, 3, 10), torch.zeros(2, 3, 10), torch.zeros(2, 4, dtype=torch.long))
+
+
+@pytest.mark.parametrize("name", ["kd", "dkd", "bkd", "ce"])
+def test_means_over_halves_are_the_mean_over_the_whole(name):
+    """What the trainer relies on to make any split of a step the same step."""
+    student, teacher = random_logits(batch=6)
+    labels = torch.tensor([3, 7, 0, 9, 1, 5])
+    whole = sum(EVERY_LOSS[name](student, teacher, labels).values())
+    parts = [sum(EVERY_LOSS[name](student[s], teacher[s], labels[s]).values()) for s in (slice(0, 2), slice(2, 6))]
+    torch.testing.assert_close((2 * parts[0] + 4 * parts[1]) / 6, whole)

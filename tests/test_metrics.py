@@ -83,6 +83,32 @@ def test_evaluate_module_names_other_numbers_of_groups(metric):
     assert result == pytest.approx({"accuracy": 2 / 3, "group_0_accuracy": 1.0, "group_1_accuracy": 0.5})
 
 
+def test_tokens_with_padding(example):
+    """Logits `[examples, length, classes]` give what the counted tokens alone give; padding may hold anything."""
+    logits, labels = example
+    metric = group_accuracy(ClassGroups(GROUP_OF_CLASS))
+    labels = np.where(np.arange(200) % 3 == 0, -100, labels)
+    result = metric(EvalPrediction(logits.reshape(20, 10, 7), labels.reshape(20, 10)))
+    assert result == pytest.approx(plain(logits[labels != -100], labels[labels != -100]))
+    longer = np.pad(logits.reshape(20, 10, 7), [(0, 0), (0, 5), (0, 0)], constant_values=-100)  # as the Trainer pads
+    assert metric(EvalPrediction(longer, np.pad(labels.reshape(20, 10), [(0, 0), (0, 5)], constant_values=-100))) == (
+        result
+    )
+
+
+def test_padding_alone_is_nan():
+    result = group_accuracy(ClassGroups([0, 1]))(EvalPrediction(np.zeros((2, 3, 2)), np.full((2, 3), -100)))
+    assert all(math.isnan(value) for value in result.values()) and len(result) == 3
+
+
+def test_labels_that_do_not_fit_the_logits(example):
+    logits, labels = example
+    with pytest.raises(
+        ValueError, match=r"Predictions of shape \(200,\) and references of shape \(200, 1\) do not fit"
+    ):
+        group_accuracy(ClassGroups(GROUP_OF_CLASS))(EvalPrediction(logits, labels[:, None]))
+
+
 def test_ignored_and_foreign_references():
     assert group_accuracies([0, 1, 1], [0, -100, 0], [0, 1], ["a", "b"])["accuracy"] == 0.5
     with pytest.raises(ValueError, match="references run from 0 to 2, outside the classes 0 to 1"):
