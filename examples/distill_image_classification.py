@@ -8,6 +8,7 @@ python examples/distill_image_classification.py --benchmark cifar100_lt --imbala
 
 import json
 import logging
+import math
 import os
 import sys
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from hf_ltkd import (
     ClassGroups,
     DistillationTrainer,
     DistillationTrainingArguments,
+    TeacherCache,
     create_loss,
     create_model,
     group_accuracy,
@@ -52,6 +54,18 @@ class DistillationArguments:
     )
     adjust_teacher: bool = field(
         default=False, metadata={"help": "For --loss kd: divide the class prior out of the teacher's probabilities."}
+    )
+    teacher_cache: str | None = field(
+        default=None, metadata={"help": "A folder: ask the teacher once, keep its logits there, and train with them."}
+    )
+    teacher_cache_views: int | None = field(
+        default=None,
+        metadata={
+            "help": "Augmented views of each image in the cache; as many as epochs if not given, fewer take less."
+        },
+    )
+    teacher_cache_dtype: Literal["float32", "float16"] = field(
+        default="float32", metadata={"help": "float16 halves the cache."}
     )
     num_groups: int | None = field(
         default=None,
@@ -121,6 +135,17 @@ def main():
     dataset = (data_args.benchmark or "cifar100_lt").removesuffix("_lt")
     loss = create_loss(args.loss, groups, pair=args.pair and tuple(args.pair), dataset=dataset, **loss_args)
 
+    if args.teacher_cache is not None and args.loss != "ce":
+        teacher = TeacherCache.build(
+            args.teacher_cache,
+            teacher,
+            data.train,
+            views=args.teacher_cache_views or math.ceil(training_args.num_train_epochs),
+            dtype=args.teacher_cache_dtype,
+            batch_size=training_args.per_device_train_batch_size,
+            num_workers=training_args.dataloader_num_workers,
+        )
+
     trainer = DistillationTrainer(
         student,
         teacher,
@@ -131,7 +156,8 @@ def main():
         compute_metrics=group_accuracy(groups),
         processing_class=data.image_processor,
     )
-    result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    resume = training_args.resume_from_checkpoint  # a folder, or true: the last complete checkpoint
+    result = trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
     trainer.save_model()
     if trainer.is_world_process_zero():
         data.recipe.save_pretrained(training_args.output_dir)

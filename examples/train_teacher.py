@@ -61,7 +61,8 @@ def main():
         compute_metrics=group_accuracy(data.groups),
         processing_class=data.image_processor,
     )
-    result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    resume = training_args.resume_from_checkpoint  # a folder, or true: the last complete checkpoint
+    result = trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
     trainer.save_model()
     if trainer.is_world_process_zero():
         data.recipe.save_pretrained(training_args.output_dir)

@@ -41,6 +41,7 @@ from .losses import (
 )
 from .metrics import group_accuracy
 from .models import create_model
+from .teacher_cache import CachedTeacherDataset, TeacherCache
 from .trainer import DistillationTrainer
 from .training_args import DistillationTrainingArguments
 
@@ -50,6 +51,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BKDLoss",
     "CATKDLoss",
+    "CachedTeacherDataset",
     "ClassGroups",
     "CrossEntropyLoss",
     "DISTLoss",
@@ -64,6 +66,7 @@ __all__ = [
     "LazyImageDataset",
     "LongTailRecipe",
     "ReviewKDLoss",
+    "TeacherCache",
     "balanced_softmax_loss",
     "bkd_loss",
     "cifar100_lt",

@@ -1,4 +1,4 @@
-"""Whether a checkpoint can be resumed from: complete, of the same teacher, with the same examples per step."""
+"""What distillation adds to checkpoints, and whether one can be resumed from: complete, same teacher, same steps."""
 
 import json
 import logging
@@ -6,15 +6,47 @@ import os
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file, save_file
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from .losses.base import DistillationLoss
 from .utils import write_json
 
 
 logger = logging.getLogger(__name__)
 
 MANIFEST_NAME = "distillation_state.json"
+LOSS_NAME = "distillation_loss.safetensors"  # in checkpoints, never beside the published student
 TRAINER_STATE_NAME = "trainer_state.json"  # the Trainer writes it last
+
+
+def save_loss(checkpoint: str | os.PathLike, distillation_loss: DistillationLoss) -> None:
+    """Writes what a loss trains or remembers into a checkpoint, atomically; nothing if that is nothing."""
+    state = {name: tensor.contiguous() for name, tensor in distillation_loss.state_dict().items()}
+    if state:
+        unfinished = Path(checkpoint) / f"{LOSS_NAME}.tmp"
+        save_file(state, unfinished)
+        os.replace(unfinished, Path(checkpoint) / LOSS_NAME)
+
+
+def load_loss(checkpoint: str | os.PathLike, distillation_loss: DistillationLoss) -> None:
+    """
+    Reads it back.
+
+    Raises:
+        `ValueError`: if the checkpoint was made with a loss that trains and remembers nothing, or something else.
+    """
+    expected = distillation_loss.state_dict()
+    if not expected:
+        return
+    path = Path(checkpoint) / LOSS_NAME
+    state = load_file(path) if path.is_file() else {}
+    if {name: tensor.shape for name, tensor in state.items()} != {n: tensor.shape for n, tensor in expected.items()}:
+        raise ValueError(
+            f"{str(checkpoint)!r} has no {LOSS_NAME} that fits {type(distillation_loss).__name__}, which trains or "
+            "remembers something beside the student: resume from a checkpoint of the same loss, or start anew."
+        )
+    distillation_loss.load_state_dict(state)
 
 
 def write_manifest(checkpoint: str | os.PathLike, run: dict[str, Any]) -> None:

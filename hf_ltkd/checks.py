@@ -6,12 +6,14 @@ import datasets
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainingArguments
 
 from .data.augment import LabelledImages
 from .losses.base import DistillationLoss
 from .losses.checks import IGNORED_LABEL
 from .teacher import check_same_classes
+from .teacher_cache import CachedTeacherDataset, TeacherCache
+from .training_args import DistillationTrainingArguments
 
 
 def check_loss_and_teacher(distillation_loss: Any, student: nn.Module | None, teacher: Any) -> None:
@@ -48,6 +50,32 @@ def check_model(student: nn.Module, teacher: nn.Module | None, distillation_loss
         )
 
 
+def check_cache(
+    cache: TeacherCache, student: nn.Module | None, distillation_loss: DistillationLoss, args: TrainingArguments | None
+) -> None:
+    """
+    Raises:
+        `ValueError`: if the loss or the evaluation needs more of the teacher than its cached logits, or if they are
+        for
+            another number of classes.
+    """
+    if distillation_loss.needs_hidden_states:
+        raise ValueError(
+            f"{type(distillation_loss).__name__} compares hidden states and a TeacherCache holds logits alone: pass "
+            "the teacher itself as teacher_model."
+        )
+    if isinstance(args, DistillationTrainingArguments) and args.eval_with_teacher:
+        raise ValueError(
+            "eval_with_teacher=True asks the teacher for the evaluation images and a TeacherCache holds training "
+            "images alone: leave it out, or pass the teacher itself as teacher_model."
+        )
+    if isinstance(student, PreTrainedModel) and student.config.num_labels != cache.num_classes:
+        raise ValueError(
+            f"The cached teacher has {cache.num_classes} classes, the student {student.config.num_labels}: create the "
+            f"student with num_labels={cache.num_classes}, or choose another teacher."
+        )
+
+
 def check_labels(name: str, dataset: Any, student: nn.Module) -> None:
     """
     Looks at the labels of a dataset where they are at hand, without decoding anything.
@@ -57,7 +85,7 @@ def check_labels(name: str, dataset: Any, student: nn.Module) -> None:
     """
     if not isinstance(student, PreTrainedModel):
         return
-    if isinstance(dataset, LabelledImages):
+    if isinstance(dataset, LabelledImages | CachedTeacherDataset):
         labels = dataset.labels.numpy()
     elif isinstance(dataset, datasets.Dataset):
         column = next((c for c in ("labels", "label", "label_ids") if c in dataset.column_names), None)

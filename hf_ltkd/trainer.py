@@ -1,29 +1,27 @@
 """A `transformers.Trainer` whose loss distils. One file tells the whole step; the formulas are in `losses/`."""
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from accelerate.utils import broadcast, gather_object
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
-from .checkpoints import check_checkpoint, last_complete_checkpoint, write_manifest
-from .checks import check_labels, check_loss_and_teacher, check_model, check_optimizer
+from .checkpoints import check_checkpoint, last_complete_checkpoint, load_loss, save_loss, write_manifest
+from .checks import check_cache, check_labels, check_loss_and_teacher, check_model, check_optimizer
 from .data.augment import SetEpochCallback
 from .losses.base import DistillationLoss
 from .losses.checks import IGNORED_LABEL, at_least_float32, logits_of, select_counted
 from .metrics import group_accuracy
 from .teacher import ask_teacher, load_teacher, teacher_fingerprint
+from .teacher_cache import CachedTeacherDataset, TeacherCache
 from .training_args import DistillationTrainingArguments
 
 
@@ -38,7 +36,7 @@ class StepContext:
 
 
 STEP_CONTEXT = "distillation_step_context"
-LOSS_NAME = "distillation_loss.safetensors"  # in checkpoints, never beside the published student
+CACHED_LOGITS = "teacher_logits"  # the teacher's answer travels in the batch where it is cached
 
 
 class DistillationTrainer(Trainer):
@@ -52,9 +50,10 @@ class DistillationTrainer(Trainer):
 
     Args:
         model (`PreTrainedModel` or `torch.nn.Module`, *optional*): The student. Or give `model_init`.
-        teacher_model (`PreTrainedModel`, `torch.nn.Module` or `str`, *optional*):
-            The teacher, or its Hub id or folder. It is frozen, put into eval mode, and never saved. `None` with a loss
-            that needs none ([`CrossEntropyLoss`], which trains teachers and plain students).
+        teacher_model (`PreTrainedModel`, `torch.nn.Module`, `str` or [`TeacherCache`], *optional*):
+            The teacher, or its Hub id or folder. It is frozen, put into eval mode, and never saved. Or its cached
+            logits, made with the very `train_dataset`. `None` with a loss that needs none ([`CrossEntropyLoss`], which
+            trains teachers and plain students).
         args (`TrainingArguments` or [`DistillationTrainingArguments`], *optional*): The training arguments.
         distillation_loss ([`DistillationLoss`]): The loss, for instance `LTKDLoss(groups)`.
             What it trains besides the student ([`ReviewKDLoss`]) is made afresh for these models, optimised and
@@ -76,7 +75,7 @@ class DistillationTrainer(Trainer):
     def __init__(
         self,
         model: PreTrainedModel | nn.Module | None = None,
-        teacher_model: PreTrainedModel | nn.Module | str | None = None,
+        teacher_model: PreTrainedModel | nn.Module | str | TeacherCache | None = None,
         args: TrainingArguments | None = None,
         *,
         distillation_loss: DistillationLoss,
@@ -92,7 +91,13 @@ class DistillationTrainer(Trainer):
     ):
         check_loss_and_teacher(distillation_loss, model, teacher_model)
         self.distillation_loss = distillation_loss
-        self.teacher_model = load_teacher(teacher_model) if distillation_loss.needs_teacher else None  # type: ignore
+        self.teacher_cache = teacher_model if isinstance(teacher_model, TeacherCache) else None
+        self.teacher_model = None
+        if distillation_loss.needs_teacher and self.teacher_cache is None:
+            self.teacher_model = load_teacher(teacher_model)  # type: ignore[arg-type]
+        if self.teacher_cache is not None:
+            check_cache(self.teacher_cache, model, distillation_loss, args)
+            train_dataset = CachedTeacherDataset(train_dataset, self.teacher_cache)
         self._optimizer_is_given = optimizers[0] is not None
         if model is not None:
             check_model(model, self.teacher_model, distillation_loss)
@@ -145,8 +150,8 @@ class DistillationTrainer(Trainer):
 
     def _prepare_loss(self, model: nn.Module) -> None:
         # Whoever makes the optimizer has prepared the loss before, so that it knows the loss's parameters.
-        if self.teacher_model is not None and not self._optimizer_is_given:
-            self.distillation_loss.prepare(model, self.teacher_model)
+        if self.distillation_loss.needs_teacher and not self._optimizer_is_given:
+            self.distillation_loss.prepare(model, self.teacher_model)  # type: ignore[arg-type]  # losses on logits look at neither
 
     def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
         is_new = self.optimizer is None
@@ -157,6 +162,11 @@ class DistillationTrainer(Trainer):
                 parameter.data = broadcast(parameter.data)  # every rank starts from the same weights
             optimizer.add_param_group({"params": parameters, "weight_decay": self.args.weight_decay})
         return optimizer
+
+    def _set_signature_columns_if_needed(self):
+        super()._set_signature_columns_if_needed()
+        if CACHED_LOGITS not in self._signature_columns:  # type: ignore[operator]  # just set
+            self._signature_columns.append(CACHED_LOGITS)  # type: ignore[attr-defined]
 
     def training_step(self, *args, **kwargs) -> Tensor:
         loss = super().training_step(*args, **kwargs)
@@ -248,12 +258,16 @@ class DistillationTrainer(Trainer):
         return asked and self.teacher_model is not None
 
     def _ask_teacher(self, inputs: dict) -> Any:
+        if CACHED_LOGITS in inputs:
+            return inputs[CACHED_LOGITS]
         if self.teacher_model is None:
             return None
         return ask_teacher(self.teacher_model, self._model_inputs(inputs, True), self.accelerator.autocast())
 
     def _model_inputs(self, inputs: dict, with_features: bool) -> dict:
-        model_inputs = {name: value for name, value in inputs.items() if name not in ("labels", STEP_CONTEXT)}
+        model_inputs = {
+            name: value for name, value in inputs.items() if name not in ("labels", CACHED_LOGITS, STEP_CONTEXT)
+        }
         if with_features and self.distillation_loss.needs_hidden_states:
             model_inputs["output_hidden_states"] = True
         return model_inputs
@@ -296,9 +310,13 @@ class DistillationTrainer(Trainer):
     @cached_property
     def _run(self) -> dict[str, Any]:
         """What a checkpoint must have in common with the run that resumes from it."""
-        args = self.args
+        args, teacher = self.args, None
+        if self.teacher_model is not None:
+            teacher = teacher_fingerprint(self.teacher_model)
+        elif self.teacher_cache is not None:
+            teacher = self.teacher_cache.manifest["teacher"]
         return {
-            "teacher": None if self.teacher_model is None else teacher_fingerprint(self.teacher_model),
+            "teacher": teacher,
             "examples_per_step": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
             "world_size": args.world_size,
         }
@@ -316,11 +334,8 @@ class DistillationTrainer(Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        state = self.distillation_loss.state_dict()
-        if state and self.args.should_save:
-            unfinished = Path(output_dir) / f"{LOSS_NAME}.tmp"
-            save_file({name: tensor.contiguous() for name, tensor in state.items()}, unfinished)
-            os.replace(unfinished, Path(output_dir) / LOSS_NAME)
+        if self.args.should_save:
+            save_loss(output_dir, self.distillation_loss)
 
     def _save_rng_state(self, output_dir: str) -> None:
         """The last that is written before the Trainer's own state, which says that a checkpoint is complete."""
@@ -329,16 +344,9 @@ class DistillationTrainer(Trainer):
             write_manifest(output_dir, self._run)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        path = Path(checkpoint or "") / LOSS_NAME
-        loads_loss = checkpoint is not None and bool(self.distillation_loss.state_dict())
-        if loads_loss and not path.is_file():
-            raise ValueError(
-                f"{checkpoint} has no {LOSS_NAME}, which {type(self.distillation_loss).__name__} trains with the "
-                "student: resume from a checkpoint of the same loss, or start anew."
-            )
+        if checkpoint is not None:
+            load_loss(checkpoint, self.distillation_loss)  # first: it says more clearly that the loss is another one
         super()._load_optimizer_and_scheduler(checkpoint)
-        if loads_loss:
-            self.distillation_loss.load_state_dict(load_file(path, device=str(self.args.device)))
 
     # ---- Optimizer, logs, files ----
 

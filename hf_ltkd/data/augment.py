@@ -1,7 +1,8 @@
 """Labelled images, augmented a whole batch at a time, the same for any number of workers."""
 
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ class LabelledImages(torch.utils.data.Dataset):
     The view `v` of example `i` is a pure function of `(seed, v, i)`, whatever the batch, the order or the number of
     workers.
     """
+
+    # The attributes that decide, beside images and normalisation, which pixels a view has.
+    transform_fields: tuple[str, ...] = ("augment", "horizontal_flip", "seed")
 
     def __init__(
         self,
@@ -53,6 +57,21 @@ class LabelledImages(torch.utils.data.Dataset):
         """Chooses the view of every example."""
         self._view.fill_(epoch)
 
+    @property
+    def fingerprint(self) -> str:
+        """
+        Names what is handed out: two datasets with the same one have the same labels, and the same pixels for the same
+        view of an example. It is computed from the content each time.
+        """
+        digest = hashlib.sha256()
+        for tensor in (self.labels, self._scale, self._offset):
+            digest.update(tensor.numpy().tobytes())
+        for block in self._image_content():
+            digest.update(len(block).to_bytes(8, "little"))
+            digest.update(block)
+        transform = ", ".join(f"{name}={getattr(self, name)}" for name in self.transform_fields)
+        return f"{type(self).__name__}({len(self)} examples, {transform}) sha256:{digest.hexdigest()}"
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -76,6 +95,10 @@ class LabelledImages(torch.utils.data.Dataset):
         """The uint8 pixels `[batch, channels, height, width]` of these examples, cropped as their `bits` say."""
         raise NotImplementedError
 
+    def _image_content(self) -> Iterator[bytes]:
+        """What tells these images from others, for the fingerprint."""
+        raise NotImplementedError
+
 
 class ImageDataset(LabelledImages):
     """
@@ -97,6 +120,8 @@ class ImageDataset(LabelledImages):
     Raises:
         `ValueError`: if shapes, dtypes or lengths do not fit, or a standard deviation is not above 0.
     """
+
+    transform_fields = (*LabelledImages.transform_fields, "padding")
 
     def __init__(
         self,
@@ -140,14 +165,19 @@ class ImageDataset(LabelledImages):
         x = uniform_integers(bits, 21, 2 * self.padding + 1)
         return self._crops[torch.from_numpy(index), :, y, x]
 
+    def _image_content(self) -> Iterator[bytes]:
+        images = self._crops[:, :, self.padding, self.padding]
+        yield str(tuple(images.shape)).encode()
+        for some in images.split(1024):
+            yield some.numpy().tobytes()
+
 
 class SetEpochCallback(TrainerCallback):
     """Tells the training dataset its epoch, which Accelerate does only for some samplers and never across ranks."""
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
-        dataset = getattr(train_dataloader, "dataset", None)
-        if isinstance(dataset, LabelledImages):
-            dataset.set_epoch(math.floor(state.epoch + 1e-6))
+        if hasattr(getattr(train_dataloader, "dataset", None), "set_epoch"):
+            train_dataloader.dataset.set_epoch(math.floor(state.epoch + 1e-6))
 
 
 def random_bits(seed: int, index: np.ndarray, view: int) -> np.ndarray:

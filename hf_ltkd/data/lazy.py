@@ -1,11 +1,12 @@
 """Images decoded each time they are asked for, with the crops of ImageNet training and evaluation."""
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, Image
 from PIL import Image as PILImage
 from torch import Tensor
 
@@ -41,6 +42,8 @@ class LazyImageDataset(LabelledImages):
         `ValueError`: if lengths do not fit or a standard deviation is not above 0; when an example is asked for, if
         its image cannot be decoded.
     """
+
+    transform_fields = (*LabelledImages.transform_fields, "image_size")
 
     def __init__(
         self,
@@ -84,6 +87,16 @@ class LazyImageDataset(LabelledImages):
                 image = resize_and_center_crop(image, self.image_size)
             pixels[row] = np.asarray(image)
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+    def _image_content(self) -> Iterator[bytes]:
+        """Images held as bytes by their content; files by path, size and time of change, so that none is read."""
+        for example in self._images.cast_column(self._image_column, Image(decode=False)):
+            image = example[self._image_column]
+            if image["bytes"] is None:
+                status = os.stat(image["path"])
+                yield f"{image['path']} {status.st_size} {status.st_mtime_ns}".encode()
+            else:
+                yield image["bytes"]
 
 
 def random_resized_crop_box(width: int, height: int, bits: np.uint64) -> tuple[int, int, int, int]:

@@ -1,0 +1,249 @@
+"""Distils a text classifier on imbalanced text, with LTKD or a baseline; `--loss ce` trains the teacher, too.
+
+Small BERTs from scratch, without a download:
+
+python examples/distill_text_classification.py --data_dir texts --loss ce --student 2x256 --output_dir teacher
+python examples/distill_text_classification.py --data_dir texts --teacher teacher --student 1x64 --output_dir student
+
+`--teacher` and `--student` also take Hub ids and folders; `examples/README.md` has the settings of a whole run.
+"""
+
+import json
+import logging
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from datasets import ClassLabel, DatasetDict, load_dataset
+from sklearn.model_selection import train_test_split
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    BertTokenizer,
+    DataCollatorWithPadding,
+    HfArgumentParser,
+    set_seed,
+)
+
+from hf_ltkd import (
+    ClassGroups,
+    DistillationTrainer,
+    DistillationTrainingArguments,
+    class_counts,
+    create_loss,
+    group_accuracy,
+)
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class DistillationArguments:
+    student: str = field(
+        default="1x64",
+        metadata={
+            "help": "The model to train: layers x hidden size of a BERT from scratch (the latter a multiple of 64), "
+            "or the Hub id or folder of a pretrained model."
+        },
+    )
+    teacher: str | None = field(
+        default=None,
+        metadata={
+            "help": "Hub id or folder of the teacher, whose tokenizer the student takes over. With --loss ce it is "
+            "not asked and may be left out."
+        },
+    )
+    loss: Literal["ltkd", "kd", "dkd", "dist", "bkd", "ce"] = field(
+        default="ltkd", metadata={"help": "The method; ce is the cross-entropy without a teacher."}
+    )
+    loss_args: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Its arguments as name=value, e.g. alpha=1 beta=1 temperature=2 ce=balanced_softmax."},
+    )
+    vocab_size: int = field(
+        default=4000,
+        metadata={"help": "Tokens of the WordPiece tokenizer that is trained where no model brings one."},
+    )
+
+    def __post_init__(self):
+        if self.loss != "ce" and self.teacher is None:
+            raise ValueError(
+                f"--loss {self.loss} needs --teacher: the Hub id or the folder of a trained text classifier. Train "
+                "one with --loss ce."
+            )
+
+    def parsed_loss_args(self) -> dict[str, Any]:
+        values = {}
+        for item in self.loss_args:
+            name, equals, value = item.partition("=")
+            if not equals:
+                raise ValueError(f"--loss_args {item} must have the form name=value, e.g. beta=8.")
+            try:
+                values[name] = json.loads(value.lower() if value in ("True", "False") else value)
+            except json.JSONDecodeError:
+                values[name] = value  # a word
+        return values
+
+
+@dataclass
+class TextArguments:
+    dataset_name: str | None = field(default=None, metadata={"help": "A dataset on the Hub, e.g. clinc/clinc_oos."})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration, if it has several."})
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Instead: a folder with train*.parquet and, named alike, the eval_split."}
+    )
+    text_column: str = field(default="text", metadata={"help": "Column of texts."})
+    label_column: str = field(default="label", metadata={"help": "Column of class ids or of class names."})
+    eval_split: str = field(default="test", metadata={"help": "Split to evaluate on."})
+    validation_fraction: float | None = field(
+        default=None,
+        metadata={
+            "help": "Evaluate on this fraction of the training texts, kept out of training, instead of eval_split: to "
+            "choose settings. The same texts with every seed."
+        },
+    )
+    max_length: int = field(default=64, metadata={"help": "Longer texts are cut to this many tokens."})
+
+    def __post_init__(self):
+        if (self.dataset_name is None) == (self.data_dir is None):
+            raise ValueError("Give either --dataset_name (a dataset on the Hub) or --data_dir (a local folder).")
+        if self.validation_fraction is not None and not 0 < self.validation_fraction < 1:
+            raise ValueError(
+                f"validation_fraction={self.validation_fraction} is not valid: it is a part of the training texts "
+                "between 0 and 1, for instance 0.1."
+            )
+
+
+def load_texts(args: TextArguments) -> tuple[DatasetDict, dict[Any, str]]:
+    """Columns `text` and `labels` of the splits `train` and `eval`, and the name of each class."""
+    if args.dataset_name is not None:
+        splits = load_dataset(args.dataset_name, args.dataset_config_name)
+    else:
+        folder = Path(args.data_dir)
+        files = {split: sorted(map(str, folder.glob(f"{split}*.parquet"))) for split in ("train", args.eval_split)}
+        if not files["train"]:
+            raise ValueError(f"data_dir {str(folder)!r} is not a folder that holds train*.parquet.")
+        splits = load_dataset("parquet", data_files={split: paths for split, paths in files.items() if paths})
+    train = splits["train"]
+    for column in (args.text_column, args.label_column):
+        if column not in train.column_names:
+            raise ValueError(
+                f"The texts have no column {column!r}: their columns are {train.column_names}. Name the right ones "
+                "with --text_column and --label_column."
+            )
+
+    # Classes without a training text are left out: nothing can be learned of them.
+    feature, values = train.features[args.label_column], sorted(set(train[args.label_column]))
+    names = [feature.int2str(value) if isinstance(feature, ClassLabel) else str(value) for value in values]
+    class_ids = {value: class_id for class_id, value in enumerate(values)}
+    if args.validation_fraction is not None:
+        rows = train_test_split(
+            range(len(train)), test_size=args.validation_fraction, stratify=train[args.label_column], random_state=0
+        )
+        train, evaluated = (train.select(sorted(part)) for part in rows)
+    elif args.eval_split in splits:
+        evaluated = splits[args.eval_split]
+    else:
+        raise ValueError(
+            f"There is no split {args.eval_split!r}, only {list(splits)}: name another one with --eval_split, or keep "
+            "training texts out with --validation_fraction 0.1."
+        )
+    unknown = sorted(set(evaluated[args.label_column]) - set(class_ids))
+    if unknown:
+        raise ValueError(
+            f"{len(unknown)} classes of the texts to evaluate on have no training text ({unknown[0]!r}, for "
+            "instance): leave their texts out."
+        )
+
+    def rename(batch: dict[str, list]) -> dict[str, list]:
+        return {"text": batch[args.text_column], "labels": [class_ids[label] for label in batch[args.label_column]]}
+
+    data = DatasetDict(train=train, eval=evaluated)
+    return data.map(rename, batched=True, remove_columns=train.column_names), dict(enumerate(names))
+
+
+def main():
+    parser = HfArgumentParser((DistillationArguments, TextArguments, DistillationTrainingArguments))
+    if len(sys.argv) == 2 and sys.argv[1].endswith((".yaml", ".yml")):
+        args, text_args, training_args = parser.parse_yaml_file(sys.argv[1])
+    else:
+        args, text_args, training_args = parser.parse_args_into_dataclasses()
+    logging.basicConfig(level=logging.INFO if training_args.should_log else logging.WARNING)
+
+    data, class_names = load_texts(text_args)
+    groups = ClassGroups.from_counts(class_counts(data["train"], "labels"))
+    loss = create_loss(args.loss, groups, **args.parsed_loss_args())
+    texts = f"{len(data['train'])} training texts, {len(data['eval'])} to evaluate on"
+    logger.info("%s, %d to %d per class", texts, min(groups.class_counts), max(groups.class_counts))
+
+    # Teacher and student read the same token ids, so they have one tokenizer.
+    from_scratch = re.fullmatch(r"(\d+)x(\d+)", args.student)
+    tokenizers = [AutoTokenizer.from_pretrained(args.teacher)] if args.teacher is not None else []
+    tokenizers += [] if from_scratch else [AutoTokenizer.from_pretrained(args.student)]
+    if not tokenizers:
+        tokenizer = BertTokenizer(model_max_length=text_args.max_length)
+        tokenizers = [tokenizer.train_new_from_iterator([data["train"]["text"]], args.vocab_size)]
+    tokenizer = tokenizers[0]
+    if tokenizers[-1].get_vocab() != tokenizer.get_vocab():
+        raise ValueError(
+            f"The tokenizers of {args.teacher} ({len(tokenizer)} tokens) and {args.student} ({len(tokenizers[-1])} "
+            "tokens) differ, but teacher and student must read the same token ids: choose a student with the "
+            f"teacher's vocabulary, or one from scratch such as 1x64."
+        )
+    max_length = min(text_args.max_length, tokenizer.model_max_length)
+
+    def tokenize(batch: dict[str, list]) -> dict[str, list]:
+        # No token_type_ids: all are 0, and not every model takes them.
+        return tokenizer(batch["text"], truncation=True, max_length=max_length, return_token_type_ids=False)
+
+    data = data.map(tokenize, batched=True, remove_columns="text")
+
+    set_seed(training_args.seed)
+    labels = {"id2label": class_names, "label2id": {name: class_id for class_id, name in class_names.items()}}
+    if from_scratch:
+        layers, hidden_size = map(int, from_scratch.groups())
+        config = BertConfig(
+            vocab_size=len(tokenizer),
+            num_hidden_layers=layers,
+            hidden_size=hidden_size,
+            num_attention_heads=hidden_size // 64,
+            intermediate_size=4 * hidden_size,
+            max_position_embeddings=max_length,
+            pad_token_id=tokenizer.pad_token_id,
+            **labels,
+        )
+        student = BertForSequenceClassification(config)
+    else:
+        student = AutoModelForSequenceClassification.from_pretrained(
+            args.student, ignore_mismatched_sizes=True, num_labels=len(class_names), **labels
+        )
+    teacher = None
+    if loss.needs_teacher:
+        teacher = AutoModelForSequenceClassification.from_pretrained(args.teacher)
+
+    trainer = DistillationTrainer(
+        student,
+        teacher,
+        training_args,
+        distillation_loss=loss,
+        train_dataset=data["train"],
+        eval_dataset=data["eval"],
+        data_collator=DataCollatorWithPadding(tokenizer),
+        compute_metrics=group_accuracy(groups),
+        processing_class=tokenizer,
+    )
+    result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    trainer.save_model()
+    trainer.save_metrics("train", result.metrics)
+    metrics = trainer.evaluate()
+    trainer.log_metrics("eval", metrics)
+    trainer.save_metrics("eval", metrics)
+
+
+if __name__ == "__main__":
+    main()
