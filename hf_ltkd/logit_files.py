@@ -1,4 +1,4 @@
-"""Logits of examples and views in files: a manifest that says what they are, and shards that are whole or not there."""
+"""Logits of examples and views in files: a manifest that says what they are, and shards, each whole or not there."""
 
 import json
 import os
@@ -15,6 +15,7 @@ from .utils import listed, write_json
 
 MANIFEST = "manifest.json"
 FORMAT = "hf_ltkd teacher logits, version 1"
+MAX_MAPPED = 64  # each map takes a file handle, of which a process has about a thousand
 
 
 class LogitFiles:
@@ -35,6 +36,7 @@ class LogitFiles:
         self.manifest = {"format": FORMAT, **manifest}
         starts = range(0, manifest["num_examples"], manifest["shard_examples"])
         self.shards = [(view, start) for view in range(manifest["views"]) for start in starts]
+        self._mapped: dict[tuple[int, int], np.ndarray] = {}
 
     @classmethod
     def open(cls, directory: str | os.PathLike) -> "LogitFiles | None":
@@ -93,6 +95,34 @@ class LogitFiles:
             )
         return array
 
+    def read(self, index: np.ndarray, view: int) -> np.ndarray:
+        """
+        The logits of these examples in one view, in float32, of shape `[len(index), classes]`.
+
+        Raises:
+            `IndexError`: if an example or the view is not there.
+        """
+        num_examples, views = self.manifest["num_examples"], self.manifest["views"]
+        if not 0 <= view < views or ((index < 0) | (index >= num_examples)).any():
+            raise IndexError(
+                f"The cache holds the examples 0 to {num_examples - 1} in the views 0 to {views - 1}, not "
+                f"{listed(index.tolist())} in view {view}: set the epoch of CachedTeacherDataset, which goes round "
+                "the views, or build a cache with more."
+            )
+        logits = np.empty((len(index), self.manifest["num_classes"]), dtype=np.float32)
+        starts = index - index % self.manifest["shard_examples"]
+        for start in np.unique(starts).tolist():
+            if (view, start) not in self._mapped:
+                if len(self._mapped) == MAX_MAPPED:
+                    self._mapped.clear()
+                self._mapped[view, start] = self.map(view, start)
+            rows = starts == start
+            logits[rows] = self._mapped[view, start][index[rows] - start]
+        return logits
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_mapped": {}}  # a pickled map would be a copy of the file
+
     def missing(self) -> set[tuple[int, int]]:
         """The shards that are not there; those that are have been looked at by [`LogitFiles.map`]."""
         present = {path.name for path in self.directory.glob("view-*.npy")}
@@ -101,6 +131,19 @@ class LogitFiles:
             if shard not in missing:
                 self.map(*shard)
         return missing
+
+    def check_complete(self) -> None:
+        """
+        Raises:
+            `ValueError`: if a shard is missing or damaged.
+        """
+        missing = len(self.missing())
+        if missing:
+            raise ValueError(
+                f"The teacher cache in {str(self.directory)!r} has {len(self.shards) - missing} of {len(self.shards)} "
+                "shards, because its build was interrupted: call TeacherCache.build with the same arguments to finish "
+                "it."
+            )
 
     def compare(self, given: dict[str, Any]) -> None:
         """

@@ -8,6 +8,8 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
+from .engines import gather_teacher
+
 
 # The last words of a saved model's class name, and the class that loads it.
 AUTO_CLASSES = {
@@ -31,7 +33,7 @@ def load_teacher(teacher: str | nn.Module) -> nn.Module:
         `ValueError`: if the saved model is no classifier.
     """
     model = _load_classifier(teacher) if isinstance(teacher, str) else teacher
-    return model.eval().requires_grad_(False)
+    return gather_teacher(model).eval().requires_grad_(False)
 
 
 def _load_classifier(name: str) -> nn.Module:
@@ -60,6 +62,12 @@ def teacher_fingerprint(teacher: nn.Module) -> str:
 
 def ask_teacher(teacher: nn.Module, inputs: dict[str, torch.Tensor], autocast: AbstractContextManager):
     """The teacher's outputs. Its mode is set each time, because a caller may have called `train()` on it."""
+    # DeepSpeed casts the inputs to the student's type, and a teacher loaded in bf16 may not cast them itself.
+    dtype = next((p.dtype for p in teacher.parameters() if p.is_floating_point()), torch.float32)
+    inputs = {
+        name: value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+        for name, value in inputs.items()
+    }
     # no_grad, not inference_mode: the student's backward may have to save the outputs.
     with torch.no_grad(), autocast:
         return teacher.eval()(**inputs)

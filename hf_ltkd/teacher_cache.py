@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,6 @@ from .data.augment import LabelledImages
 from .logit_files import LogitFiles
 from .losses.checks import logits_of
 from .teacher import ask_teacher, load_teacher, teacher_fingerprint
-from .utils import listed
 
 
 class TeacherCache:
@@ -37,20 +37,22 @@ class TeacherCache:
     `batch_size`; in batches of another size, on another device or with more threads a network may round differently.
     Measured on one CPU thread in float32, each network of [`create_model`] gave an example the same bits in every
     batch of 16 and more: there, training equals live distillation bit for bit, but for a last batch of fewer
-    (`dataloader_drop_last=True` leaves it out). Elsewhere give the training's batch size per device to come as close.
+    (`dataloader_drop_last=True` leaves it out). Elsewhere, build with the training's batch size per device.
 
     Attributes:
         directory (`Path`): The folder.
+        manifest (`dict`): What `manifest.json` says: all of these, and what the logits come from, as fingerprints.
         num_examples, num_classes, views (`int`), dtype (`str`, `"float32"` or `"float16"`): What is in it.
     """
 
     def __init__(self, files: LogitFiles):
         self._files = files
         self.directory: Path = files.directory
-        self.num_examples: int = files.manifest["num_examples"]
-        self.num_classes: int = files.manifest["num_classes"]
-        self.views: int = files.manifest["views"]
-        self.dtype: str = files.manifest["dtype"]
+        self.manifest: dict[str, Any] = files.manifest
+        self.num_examples: int = self.manifest["num_examples"]
+        self.num_classes: int = self.manifest["num_classes"]
+        self.views: int = self.manifest["views"]
+        self.dtype: str = self.manifest["dtype"]
 
     @classmethod
     def build(
@@ -102,7 +104,7 @@ class TeacherCache:
                 raise ValueError(f"{name}={value} is not valid: it must be 1 or more.")
         if dtype not in ("float32", "float16"):
             raise ValueError(f"dtype={dtype!r} is not valid: choose 'float32' or 'float16'.")
-        state = PartialState()
+        state = PartialState(cpu=not torch.accelerator.is_available())  # without cpu=True ranks on CPUs are not seen
         device = torch.device(device or state.device)
         teacher = load_teacher(teacher).to(device)
         bar = tqdm(desc="Asking the teacher", unit="batch", disable=not (progress and state.is_main_process))
@@ -124,11 +126,14 @@ class TeacherCache:
 
         view_before = int(dataset._view)
         try:
+            shape = ask(0, range(1)).shape
+            if len(shape) != 2:
+                raise ValueError(f"The teacher gives logits of shape {tuple(shape)}, expected [batch, classes].")
             manifest = {
-                "teacher": _name_teacher(teacher),
+                **_fingerprints(teacher),
                 "dataset": dataset.fingerprint,
                 "num_examples": len(dataset),
-                "num_classes": ask(0, range(1)).shape[1],
+                "num_classes": shape[1],
                 "views": views,
                 "dtype": dtype,
                 "batch_size": batch_size,
@@ -171,12 +176,7 @@ class TeacherCache:
         files = LogitFiles.open(directory)
         if files is None:
             raise ValueError(f"{str(directory)!r} holds no teacher cache: build it with TeacherCache.build.")
-        shards, missing = len(files.shards), len(files.missing())
-        if missing:
-            raise ValueError(
-                f"The teacher cache in {str(directory)!r} has {shards - missing} of {shards} shards, because its "
-                "build was interrupted: call TeacherCache.build with the same arguments to finish it."
-            )
+        files.check_complete()
         cache = cls(files)
         cache.check(teacher=teacher, dataset=dataset)
         return cache
@@ -188,7 +188,7 @@ class TeacherCache:
                 dataset (images, labels, normalisation, transform, seed); it names both.
         """
         if teacher is not None:
-            self._files.compare({"teacher": _name_teacher(teacher)})
+            self._files.compare(_fingerprints(teacher))
         if dataset is not None:
             self._files.compare({"dataset": dataset.fingerprint})
 
@@ -199,20 +199,7 @@ class TeacherCache:
         Raises:
             `IndexError`: if an example or the view is not in the cache.
         """
-        index = np.asarray(indices, dtype=np.int64)
-        if not 0 <= view < self.views or ((index < 0) | (index >= self.num_examples)).any():
-            raise IndexError(
-                f"The cache holds the examples 0 to {self.num_examples - 1} in the views 0 to {self.views - 1}, not "
-                f"{listed(index.tolist())} in view {view}: set the epoch of CachedTeacherDataset, which goes round "
-                "the views, or build a cache with more."
-            )
-        logits = np.empty((len(index), self.num_classes), dtype=np.float32)
-        starts = index - index % self._files.manifest["shard_examples"]
-        for start in np.unique(starts).tolist():
-            rows = starts == start
-            # Mapped anew each time, which is quick: maps kept of thousands of shards would use up the file handles.
-            logits[rows] = self._files.map(view, start)[index[rows] - start]
-        return torch.from_numpy(logits)
+        return torch.from_numpy(self._files.read(np.asarray(indices, dtype=np.int64), view))
 
 
 class CachedTeacherDataset(Dataset):
@@ -253,8 +240,8 @@ class CachedTeacherDataset(Dataset):
         return [{**item, "teacher_logits": row} for item, row in zip(items, logits, strict=True)]
 
 
-def _name_teacher(teacher: nn.Module) -> str:
-    """Class, weights and configuration; not where they were loaded from."""
+def _fingerprints(teacher: nn.Module) -> dict[str, str]:
+    """Weights, class and configuration; not where they were loaded from."""
     if isinstance(teacher, PreTrainedModel):
         unrelated = ("_name_or_path", "architectures", "dtype", "transformers_version")
         config = {name: value for name, value in teacher.config.to_dict().items() if name not in unrelated}
@@ -262,4 +249,4 @@ def _name_teacher(teacher: nn.Module) -> str:
     else:
         description = re.sub(" at 0x[0-9a-f]+", "", repr(teacher))
     digest = hashlib.sha256(description.encode()).hexdigest()[:16]
-    return f"{type(teacher).__name__}(weights {teacher_fingerprint(teacher)}, configuration {digest})"
+    return {"teacher": teacher_fingerprint(teacher), "teacher_config": f"{type(teacher).__name__} {digest}"}

@@ -12,14 +12,15 @@ from accelerate.utils import broadcast, gather_object
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from .checkpoints import check_checkpoint, last_complete_checkpoint, load_loss, save_loss, write_manifest
 from .checks import check_cache, check_labels, check_loss_and_teacher, check_model, check_optimizer
 from .data.augment import SetEpochCallback
+from .engines import check_engine, make_shardable
+from .hub import HubTrainer
 from .losses.base import DistillationLoss
 from .losses.checks import IGNORED_LABEL, at_least_float32, logits_of, select_counted
-from .metrics import group_accuracy
 from .teacher import ask_teacher, load_teacher, teacher_fingerprint
 from .teacher_cache import CachedTeacherDataset, TeacherCache
 from .training_args import DistillationTrainingArguments
@@ -39,7 +40,7 @@ STEP_CONTEXT = "distillation_step_context"
 CACHED_LOGITS = "teacher_logits"  # the teacher's answer travels in the batch where it is cached
 
 
-class DistillationTrainer(Trainer):
+class DistillationTrainer(HubTrainer):
     """
     Distils a teacher into a student. What `Trainer` does (checkpoints, resuming, callbacks, mixed precision,
     hyper-parameter search, `torchrun`) works as there.
@@ -122,12 +123,7 @@ class DistillationTrainer(Trainer):
         for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
             for part in dataset.values() if isinstance(dataset, dict) else [dataset]:
                 check_labels(name, part, self.model)  # type: ignore[arg-type]
-        if distillation_loss.needs_hidden_states and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-            raise ValueError(
-                f"{type(distillation_loss).__name__} reads features and weights of the whole student and cannot run "
-                "on a sharded one: train without FSDP and DeepSpeed (several GPUs by torchrun alone), or use a loss "
-                "on logits."
-            )
+        check_engine(self, distillation_loss)
         if self.teacher_model is not None:
             self.teacher_model.to(self.args.device)
             if self.args.torch_compile:
@@ -151,10 +147,12 @@ class DistillationTrainer(Trainer):
     def _prepare_loss(self, model: nn.Module) -> None:
         # Whoever makes the optimizer has prepared the loss before, so that it knows the loss's parameters.
         if self.distillation_loss.needs_teacher and not self._optimizer_is_given:
-            self.distillation_loss.prepare(model, self.teacher_model)  # type: ignore[arg-type]  # losses on logits look at neither
+            self.distillation_loss.prepare(model, self.teacher_model)  # type: ignore[arg-type]  # None: cached logits
 
     def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
         is_new = self.optimizer is None
+        if self.is_fsdp_enabled:
+            make_shardable(self.model)  # type: ignore[arg-type]
         optimizer = super().create_optimizer(*args, **kwargs)
         parameters = list(self.distillation_loss.to(self.args.device).parameters())
         if parameters and is_new:
@@ -387,14 +385,3 @@ class DistillationTrainer(Trainer):
             logs[f"{eval_prefix}_cross_entropy"] = logs[f"{eval_prefix}_loss"]
             self._eval_terms = {}
         super().log(logs, start_time)
-
-    @property
-    def class_groups(self):
-        """The [`ClassGroups`] of the loss or of the metric, whichever has them, or `None`."""
-        metric_groups = self.compute_metrics.groups if isinstance(self.compute_metrics, group_accuracy) else None
-        return getattr(self.distillation_loss, "groups", metric_groups)
-
-    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
-        super()._save(output_dir, state_dict)
-        if self.class_groups is not None and self.args.should_save:
-            self.class_groups.save_pretrained(output_dir or self.args.output_dir)  # type: ignore[arg-type]

@@ -177,3 +177,27 @@ def test_callback_sets_the_epoch(reached, epoch):
 @pytest.mark.parametrize("loader", [None, DataLoader([1, 2])])
 def test_callback_leaves_other_data_alone(loader):
     SetEpochCallback().on_epoch_begin(None, SimpleNamespace(epoch=1.0), None, train_dataloader=loader)
+
+
+def test_callback_tells_any_dataset_that_has_epochs():
+    class Epochs(list):
+        def set_epoch(self, epoch):
+            self.append(epoch)
+
+    dataset = Epochs()
+    SetEpochCallback().on_epoch_begin(
+        None, SimpleNamespace(epoch=4.0), None, train_dataloader=SimpleNamespace(dataset=dataset)
+    )
+    assert dataset == [4]
+
+
+def test_fingerprint_is_that_of_the_content():
+    dataset = make()
+    dataset.set_epoch(3)
+    assert dataset.fingerprint == make().fingerprint
+    assert "24 examples, augment=True, horizontal_flip=True, seed=0, padding=4" in dataset.fingerprint
+    one_pixel = random_images()
+    one_pixel[20, 2, 7, 7] += 1
+    reshaped = random_images().view(24, 3, 4, 16)  # the same bytes
+    others = [make(one_pixel), make(reshaped), make(seed=1), make(std=[0.2, 0.25, 0.31]), make(padding=3)]
+    assert len({dataset.fingerprint, *(other.fingerprint for other in others)}) == 6
