@@ -1,5 +1,6 @@
 """Arguments of [`DistillationTrainer`]."""
 
+import re
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -33,7 +34,7 @@ class DistillationTrainingArguments(TrainingArguments):
     always wins; the milestones are fractions of the training, so a shorter one keeps their places.
 
     Raises:
-        `ValueError`: if a milestone lies outside 0..1 or `lr_decay` outside 0..1.
+        `ValueError`: if a milestone or `lr_decay` lies outside 0..1, or `hub_timeout` is not above 0.
     """
 
     # Fields of the recipe default to None, which stands for "the recipe's value, or else that of TrainingArguments".
@@ -73,6 +74,16 @@ class DistillationTrainingArguments(TrainingArguments):
         metadata={"help": "Ask the teacher in evaluations too, and log the distillation terms as eval_<term>."},
     )
 
+    # On by default: without the file only those who have installed hf_ltkd could load the student, and nobody runs it
+    # who does not ask for it with trust_remote_code=True.
+    hub_model_code: bool = field(
+        default=True,
+        metadata={"help": "Save the code of a network of hf_ltkd with it, so that it loads where hf_ltkd is missing."},
+    )
+    hub_timeout: float = field(
+        default=60.0, metadata={"help": "Seconds that the Hub may stay silent before a push is given up."}
+    )
+
     def __post_init__(self):
         if self.recipe not in (None, "paper"):
             raise ValueError(f"recipe={self.recipe!r} is not known: use 'paper', or leave it out.")
@@ -90,4 +101,27 @@ class DistillationTrainingArguments(TrainingArguments):
                 )
         if not 0 < self.lr_decay <= 1:
             raise ValueError(f"lr_decay={self.lr_decay} is not valid: it must be above 0 and at most 1.")
+        if not self.hub_timeout > 0:
+            raise ValueError(f"hub_timeout={self.hub_timeout} is not valid: it is a number of seconds above 0.")
         super().__post_init__()
+
+
+# Where things are on this machine, who trains and how the Hub is reached: not a part of the recipe.
+_PRIVATE = re.compile(r"(token|secret|password|api_key|_dir|_dirs|_path)$|^(hub_|push_to|run_name|resume_from)")
+
+_LEFT_OUT = object()
+
+
+def public_arguments(args: TrainingArguments) -> dict[str, Any]:
+    """The arguments that anyone may read, as JSON values: no tokens, no paths, nothing of the Hub account."""
+    return _public(args.to_dict())
+
+
+def _public(value: Any) -> Any:
+    if isinstance(value, dict):
+        kept = {name: _public(item) for name, item in value.items() if not _PRIVATE.search(str(name))}
+        return {name: item for name, item in kept.items() if item is not _LEFT_OUT}
+    if isinstance(value, list | tuple):
+        return [item for item in map(_public, value) if item is not _LEFT_OUT]
+    is_path = isinstance(value, str) and ("/" in value or "\\" in value)
+    return value if isinstance(value, bool | int | float | str | None) and not is_path else _LEFT_OUT

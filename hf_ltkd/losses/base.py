@@ -1,5 +1,6 @@
 """The contract of every distillation loss, and what all share: the student's own cross-entropy and the warm-up."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal, get_args
@@ -71,6 +72,7 @@ class DistillationLoss(nn.Module):
         self.ce_weight = ce_weight
         self.ce: str = ce
         self.tau = tau
+        self.effective_number_beta = effective_number_beta
         self.warmup_epochs = warmup_epochs
         self._cross_entropy: Callable[[Tensor, Tensor], Tensor] = plain_cross_entropy
         if ce == "cross_entropy":
@@ -110,6 +112,23 @@ class DistillationLoss(nn.Module):
         loss = cls(*args, **{**values.arguments, **overrides})
         loss.source = values.source
         return loss
+
+    def hyper_parameters(self) -> dict[str, Any]:
+        """
+        The constructor's arguments by name with the values in force, the method's own first; for model cards.
+
+        Each is read from the attribute of its name, so a loss of your own keeps its arguments under their names. What
+        is kept under none (training counts, for instance) or is no number, word, sequence of these or `None` (the
+        groups) is left out. `source` says where values made by [`~DistillationLoss.for_pair`] come from.
+        """
+        values: dict[str, Any] = {}
+        for loss_class in type(self).__mro__[: type(self).__mro__.index(DistillationLoss) + 1]:
+            for name in inspect.signature(loss_class).parameters:
+                value = self.__dict__.get(name)
+                value = value.tolist() if isinstance(value, Tensor) else value
+                if name in self.__dict__ and isinstance(value, bool | int | float | str | list | tuple | None):
+                    values.setdefault(name, value)
+        return values
 
     def prepare(self, student: nn.Module, teacher: nn.Module, pixel_values: Tensor | None = None) -> None:
         """
