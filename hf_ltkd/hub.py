@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from huggingface_hub import CommitInfo, HfApi, get_session
+from huggingface_hub.errors import HFValidationError
 from torch import nn
 from transformers import Trainer
 from transformers.dynamic_module_utils import get_relative_import_files
@@ -73,7 +74,8 @@ def published_files(folder: str | os.PathLike) -> list[str]:
 def _files_to_publish(folder: Path) -> list[str]:
     found = {path.name for pattern in PUBLISHED for path in folder.glob(pattern) if path.is_file()}
     config = json.loads((folder / "config.json").read_text(encoding="utf-8")) if "config.json" in found else {}
-    for reference in (config.get("auto_map") or {}).values():
+    references = (config.get("auto_map") or {}).values()
+    for reference in (reference for reference in references if isinstance(reference, str)):
         module = folder / f"{reference.partition('.')[0]}.py"  # "another/repository--module.Class" has no file here
         if module.is_file():
             found |= {module.name, *(Path(file).name for file in get_relative_import_files(module))}
@@ -149,6 +151,8 @@ def explained(folder: str | os.PathLike, repo_id: str, timeout: float, trained: 
         session.timeout = timeout  # type: ignore[assignment]
     try:
         yield
+    except HFValidationError:  # a name that no repository can have; the message says so
+        raise
     except Exception as error:  # of the HTTP library, which differs between versions of huggingface_hub, or OSError
         raise OSError(_explanation(error, folder, repo_id, trained)) from error
 
@@ -181,12 +185,20 @@ class HubTrainer(Trainer):
     teacher_model: nn.Module | None
     teacher_cache: TeacherCache | None
     _evaluations: list[dict[str, Any]] | None = None
+    _described: tuple[Any, dict[str, Any]] | None = None
 
     @property
     def class_groups(self):
         """The [`ClassGroups`] of the loss or of the metric, whichever has them, or `None`."""
         metric_groups = self.compute_metrics.groups if isinstance(self.compute_metrics, group_accuracy) else None
         return getattr(self.distillation_loss, "groups", metric_groups)
+
+    @property
+    def student_description(self) -> dict[str, Any]:
+        """[`describe_model`] of the student, looked at once."""
+        if self._described is None or self._described[0] is not self.model:
+            self._described = self.model, describe_model(self.accelerator.unwrap_model(self.model))
+        return self._described[1]
 
     @cached_property
     def teacher_description(self) -> dict[str, Any] | None:

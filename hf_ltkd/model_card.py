@@ -3,7 +3,6 @@
 import copy
 import csv
 import html
-import importlib.metadata
 import json
 import math
 import os
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -69,7 +69,7 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
                 with FlopCounterMode(display=False) as counter, torch.no_grad():
                     empty(torch.empty(1, *description["input"], dtype=model.dtype))
                 description["macs"] = counter.get_total_flops() // 2
-    except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
+    except Exception:  # whatever a network of one's own may raise: a number less in a card, and no checkpoint lost
         description |= _sizes(model)
     return description
 
@@ -83,15 +83,17 @@ def _sizes(model: nn.Module) -> dict[str, int]:
 
 def describe_run(trainer: "HubTrainer") -> dict[str, Any]:
     """What a trainer knows of its run, as JSON values without paths; it is saved as `distillation.json`."""
+    import hf_ltkd  # here: its version is set after this file is imported
+
     args, state, evaluation = trainer.args, trainer.state, trainer.evaluation or {}
     loss, device = trainer.distillation_loss, args.device.type
     name = torch.cuda.get_device_name() if device == "cuda" else f"{device.upper()} ({platform.machine()})"
     runtime = [entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry]
     return {
-        "student": describe_model(trainer.accelerator.unwrap_model(trainer.model)),
+        "student": trainer.student_description,
         "teacher": trainer.teacher_description,
         "loss": {"class": type(loss).__name__, "source": loss.source, "hyper_parameters": loss.hyper_parameters()},
-        "metrics": {name.removeprefix("eval_"): value for name, value in evaluation.get("metrics", {}).items()},
+        "metrics": _without_prefix(evaluation.get("metrics", {})),
         "class_accuracy": evaluation.get("class_accuracy"),
         "test_examples": evaluation.get("examples"),
         "training": {
@@ -100,7 +102,7 @@ def describe_run(trainer: "HubTrainer") -> dict[str, Any]:
             "seconds": runtime[-1] if runtime else None,
             "examples_per_step": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
             "hardware": f"{args.world_size} × {name}",
-            "versions": {name: importlib.metadata.version(name) for name in ("hf_ltkd", "torch", "transformers")},
+            "versions": {package.__name__: package.__version__ for package in (hf_ltkd, torch, transformers)},
         },
     }
 
@@ -167,8 +169,8 @@ def write_model_card(
     datasets, repo_id = _as_list(dataset), repo_id if _is_hub_id(repo_id or "") else None
     name = _one_line(model_name or (repo_id or folder.absolute().name).split("/")[-1])
     architecture = (config.get("architectures") or [""])[0]
-    task = next((task for end, task in TASKS.items() if architecture.endswith(end)), None)
-    task = _as_list(tasks)[0] if tasks else task
+    kind = next((kind for kind in TASKS if architecture.endswith(kind)), "")
+    task = _as_list(tasks)[0] if tasks else TASKS.get(kind)
     split_args: dict[str, Any] = {}
     if recipe is not None:
         split_args = {"imbalance_factor": recipe.imbalance_factor, "split_seed": recipe.seed}
@@ -212,7 +214,12 @@ def write_model_card(
         name=escape(name),
         repo_id=repo_id or "path/to/this/folder",
         task=task,
+        auto_class=f"AutoModel{kind}",
+        prepares_input=any(
+            (folder / name).is_file() for name in ("preprocessor_config.json", "tokenizer_config.json")
+        ),
         remote_code=bool(config.get("auto_map")),
+        needs_package=not config.get("auto_map") and str(config.get("model_type")).startswith("cifar_"),
         run=run,
         teacher=teacher,
         file_bytes=sum(path.stat().st_size for path in folder.glob("model*.safetensors")),

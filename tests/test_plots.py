@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from hf_ltkd import ClassGroups
-from hf_ltkd.plots import plot_group_accuracy, plot_teacher_bias
+from hf_ltkd.plots import plot_class_accuracy, plot_group_accuracy, plot_teacher_bias
 
 
 GROUPS = ClassGroups([0, 1, 2], names=["many", "some", "few"])
@@ -73,3 +73,18 @@ def test_any_format_and_the_callers_backend_stays(tmp_path):
     plot_group_accuracy(RESULTS, GROUPS, tmp_path / "groups.svg")
     assert "<svg" in (tmp_path / "groups.svg").read_text(encoding="utf-8")
     assert matplotlib.rcParams._get_backend_or_none() == before
+
+
+def test_class_accuracy(axes, tmp_path):
+    path = tmp_path / "new" / "classes.png"
+    groups = ClassGroups([1, 0, 0, 1], names=["$many$", "_few"], class_counts=[5, 60, 50, 9])
+    plot_class_accuracy({"teacher": [0.1, 0.9, 0.8, None], "_student": [0.3, 0.8, 0.7, 0.5]}, groups, path)
+    check_file(path)
+    points = [line for line in axes[0].get_lines() if line.get_linestyle() == "None"]
+    # Ranked by count: classes 1, 2, 3, 0; class 3 has no test example for the teacher.
+    assert points[0].get_xdata().tolist() == [1, 2, 4] and points[0].get_ydata() == pytest.approx([90, 80, 10])
+    assert points[1].get_ydata() == pytest.approx([80, 70, 50, 30])
+    legend = [text.get_text().lstrip("\u200b") for text in axes[0].get_legend().get_texts()]
+    assert legend == ["teacher", "_student"]
+    with pytest.raises(ValueError, match="'x' has the accuracy of 2 classes, the groups are of 4"):
+        plot_class_accuracy({"x": [0.1, 0.2]}, groups, path)

@@ -121,12 +121,14 @@ class DistillationLoss(nn.Module):
         is kept under none (training counts, for instance) or is no number, word, sequence of these or `None` (the
         groups) is left out. `source` says where values made by [`~DistillationLoss.for_pair`] come from.
         """
+        plain = bool | int | float | str | None
         values: dict[str, Any] = {}
         for loss_class in type(self).__mro__[: type(self).__mro__.index(DistillationLoss) + 1]:
             for name in inspect.signature(loss_class).parameters:
                 value = self.__dict__.get(name)
                 value = value.tolist() if isinstance(value, Tensor) else value
-                if name in self.__dict__ and isinstance(value, bool | int | float | str | list | tuple | None):
+                items = value if isinstance(value, list | tuple) else [value]
+                if name in self.__dict__ and all(isinstance(item, plain) for item in items):
                     values.setdefault(name, value)
         return values
 
