@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from datasets import ClassLabel, DatasetDict, load_dataset
 from sklearn.model_selection import train_test_split
 from transformers import (
@@ -23,9 +24,9 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertForSequenceClassification,
-    BertTokenizer,
     DataCollatorWithPadding,
     HfArgumentParser,
+    RobertaTokenizer,
     set_seed,
 )
 
@@ -51,6 +52,10 @@ class DistillationArguments:
             "or the Hub id or folder of a pretrained model."
         },
     )
+    dropout: float = field(
+        default=0.1,
+        metadata={"help": "Of a model from scratch. Small students follow a teacher's probabilities better without."},
+    )
     teacher: str | None = field(
         default=None,
         metadata={
@@ -67,7 +72,7 @@ class DistillationArguments:
     )
     vocab_size: int = field(
         default=4000,
-        metadata={"help": "Tokens of the WordPiece tokenizer that is trained where no model brings one."},
+        metadata={"help": "Tokens of the byte-level BPE tokenizer that is trained where no model brings one."},
     )
 
     def __post_init__(self):
@@ -139,7 +144,7 @@ def load_texts(args: TextArguments) -> tuple[DatasetDict, dict[Any, str]]:
 
     # Classes without a training text are left out: nothing can be learned of them.
     feature, values = train.features[args.label_column], sorted(set(train[args.label_column]))
-    names = [feature.int2str(value) if isinstance(feature, ClassLabel) else str(value) for value in values]
+    name_of = feature.int2str if isinstance(feature, ClassLabel) else str
     class_ids = {value: class_id for class_id, value in enumerate(values)}
     if args.validation_fraction is not None:
         rows = train_test_split(
@@ -156,7 +161,7 @@ def load_texts(args: TextArguments) -> tuple[DatasetDict, dict[Any, str]]:
     unknown = sorted(set(evaluated[args.label_column]) - set(class_ids))
     if unknown:
         raise ValueError(
-            f"{len(unknown)} classes of the texts to evaluate on have no training text ({unknown[0]!r}, for "
+            f"{len(unknown)} classes of the texts to evaluate on have no training text ({name_of(unknown[0])!r}, for "
             "instance): leave their texts out."
         )
 
@@ -164,7 +169,7 @@ def load_texts(args: TextArguments) -> tuple[DatasetDict, dict[Any, str]]:
         return {"text": batch[args.text_column], "labels": [class_ids[label] for label in batch[args.label_column]]}
 
     data = DatasetDict(train=train, eval=evaluated)
-    return data.map(rename, batched=True, remove_columns=train.column_names), dict(enumerate(names))
+    return data.map(rename, batched=True, remove_columns=train.column_names), dict(enumerate(map(name_of, values)))
 
 
 def main():
@@ -186,7 +191,8 @@ def main():
     tokenizers = [AutoTokenizer.from_pretrained(args.teacher)] if args.teacher is not None else []
     tokenizers += [] if from_scratch else [AutoTokenizer.from_pretrained(args.student)]
     if not tokenizers:
-        tokenizer = BertTokenizer(model_max_length=text_args.max_length)
+        # Byte-level BPE: the trainer of WordPiece gives other tokens each time, and so on each rank.
+        tokenizer = RobertaTokenizer(add_prefix_space=True, model_max_length=text_args.max_length)
         tokenizers = [tokenizer.train_new_from_iterator([data["train"]["text"]], args.vocab_size)]
     tokenizer = tokenizers[0]
     if tokenizers[-1].get_vocab() != tokenizer.get_vocab():
@@ -214,6 +220,8 @@ def main():
             num_attention_heads=hidden_size // 64,
             intermediate_size=4 * hidden_size,
             max_position_embeddings=max_length,
+            hidden_dropout_prob=args.dropout,
+            attention_probs_dropout_prob=args.dropout,
             pad_token_id=tokenizer.pad_token_id,
             **labels,
         )
@@ -222,9 +230,18 @@ def main():
         student = AutoModelForSequenceClassification.from_pretrained(
             args.student, ignore_mismatched_sizes=True, num_labels=len(class_names), **labels
         )
+    collator = DataCollatorWithPadding(tokenizer)
     teacher = None
     if loss.needs_teacher:
-        teacher = AutoModelForSequenceClassification.from_pretrained(args.teacher)
+        teacher = AutoModelForSequenceClassification.from_pretrained(args.teacher).eval().to(training_args.device)
+
+        def ask_teacher(batch: dict[str, list]) -> dict[str, Any]:
+            inputs = collator({name: batch[name] for name in ("input_ids", "attention_mask")}).to(training_args.device)
+            with torch.no_grad():
+                return {"teacher_logits": teacher(**inputs).logits.float().cpu().numpy()}
+
+        # No text is augmented: the teacher reads each one once, and the trainer finds its answer in the batch.
+        data["train"] = data["train"].map(ask_teacher, batched=True, batch_size=training_args.eval_batch_size)
 
     trainer = DistillationTrainer(
         student,
@@ -233,7 +250,7 @@ def main():
         distillation_loss=loss,
         train_dataset=data["train"],
         eval_dataset=data["eval"],
-        data_collator=DataCollatorWithPadding(tokenizer),
+        data_collator=collator,
         compute_metrics=group_accuracy(groups),
         processing_class=tokenizer,
     )

@@ -44,7 +44,8 @@ PUBLISHED = (
     *("model.safetensors.index.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json"),
     *("tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.*"),
     *("merges.txt", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja"),
-    *(CLASS_GROUPS_NAME, RECIPE_NAME, ARGUMENTS_NAME, RUN_NAME, "eval_results.json", "README.md", *PICTURES),
+    *(CLASS_GROUPS_NAME, RECIPE_NAME, ARGUMENTS_NAME, RUN_NAME, "eval_results.json", "README.md", "holdout.json"),
+    *("teacher_bias.png", *PICTURES),
 )
 ADVICE = {
     401: "log in with `hf auth login`, or set HF_TOKEN to a token that is still valid",

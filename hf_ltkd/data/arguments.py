@@ -93,8 +93,8 @@ class DataArguments:
     group_rule: Literal["thirds", "thresholds"] = field(
         default=None,  # type: ignore[arg-type]
         metadata={
-            "help": "Head, medium and tail: the paper's 33/34/33 % of the classes, or more than 100 and fewer than 20 "
-            "training images (default: thirds, thresholds with --train_list)."
+            "help": "Head, medium and tail: the paper's 33/34/33 %% of the classes, or more than 100 and fewer than "
+            "20 training images (default: thirds, thresholds with --train_list)."
         },
     )
     image_size: int = field(

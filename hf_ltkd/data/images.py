@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import ClassLabel, Dataset, Image
+from datasets import ClassLabel, Dataset, DatasetDict, Image
 from PIL import Image as PILImage
 from tqdm.auto import tqdm
 from transformers.image_processing_utils import BaseImageProcessor
@@ -77,6 +77,7 @@ class ImageData:
 def load_image_data(
     args: DataArguments,
     *,
+    splits: DatasetDict | None = None,
     mean: list[float] | None = None,
     std: list[float] | None = None,
     seed: int = 0,
@@ -87,6 +88,7 @@ def load_image_data(
 
     Args:
         args ([`DataArguments`]): What to load.
+        splits (`datasets.DatasetDict`, *optional*): The splits that `args` names, where they are loaded already.
         mean, std (`list[float]`, *optional*):
             The normalisation, for pixels scaled to 0..1; a teacher's own where it has been trained already. They
             default to the benchmark's, without one to the training images' own (`crop="padded"`) or to ImageNet's
@@ -100,7 +102,7 @@ def load_image_data(
     """
     if (mean is None) != (std is None):
         raise ValueError("Only one of mean and std is given: give both, or neither to take the training images' own.")
-    splits = load_splits(args)
+    splits = load_splits(args) if splits is None else splits
     eval_splits = PRESETS[args.benchmark].eval_splits if args.eval_split is None else (args.eval_split,)
     eval_split = next((name for name in eval_splits if name in splits), None)
     if "train" not in splits or eval_split is None:
