@@ -63,13 +63,15 @@ def main():
     )
     resume = training_args.resume_from_checkpoint  # a folder, or true: the last complete checkpoint
     result = trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
-    trainer.save_model()
     if trainer.is_world_process_zero():
         data.recipe.save_pretrained(training_args.output_dir)
+    trainer.save_model()  # before the evaluation: what is on disk is safe
     trainer.save_metrics("train", result.metrics)
     metrics = trainer.evaluate()
     trainer.log_metrics("eval", metrics)
     trainer.save_metrics("eval", metrics)
+    if training_args.push_to_hub:
+        trainer.push_to_hub(dataset=data_args.dataset_name or data_args.data_dir)  # now the card has the accuracies
 
 
 if __name__ == "__main__":
