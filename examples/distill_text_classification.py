@@ -3,7 +3,7 @@
 Small BERTs from scratch, without a download:
 
 python examples/distill_text_classification.py --data_dir texts --loss ce --student 2x256 --output_dir teacher
-python examples/distill_text_classification.py --data_dir texts --teacher teacher --student 1x64 --output_dir student
+python examples/distill_text_classification.py --data_dir texts --teacher teacher --student 1x128 --output_dir student
 
 `--teacher` and `--student` also take Hub ids and folders; `examples/README.md` has the settings of a whole run.
 """
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 @dataclass
 class DistillationArguments:
     student: str = field(
-        default="1x64",
+        default="1x128",
         metadata={
             "help": "The model to train: layers x hidden size of a BERT from scratch (the latter a multiple of 64), "
             "or the Hub id or folder of a pretrained model."
@@ -81,6 +81,14 @@ class DistillationArguments:
                 f"--loss {self.loss} needs --teacher: the Hub id or the folder of a trained text classifier. Train "
                 "one with --loss ce."
             )
+        if self.size is not None and self.size[1] % 64:
+            raise ValueError(f"--student {self.student}: the hidden size must be a multiple of 64, as in 2x128.")
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Layers and hidden size of a student from scratch, `None` for a pretrained one."""
+        numbers = re.fullmatch(r"(\d+)x(\d+)", self.student)
+        return None if numbers is None else (int(numbers[1]), int(numbers[2]))
 
     def parsed_loss_args(self) -> dict[str, Any]:
         values = {}
@@ -187,9 +195,8 @@ def main():
     logger.info("%s, %d to %d per class", texts, min(groups.class_counts), max(groups.class_counts))
 
     # Teacher and student read the same token ids, so they have one tokenizer.
-    from_scratch = re.fullmatch(r"(\d+)x(\d+)", args.student)
     tokenizers = [AutoTokenizer.from_pretrained(args.teacher)] if args.teacher is not None else []
-    tokenizers += [] if from_scratch else [AutoTokenizer.from_pretrained(args.student)]
+    tokenizers += [] if args.size else [AutoTokenizer.from_pretrained(args.student)]
     if not tokenizers:
         # Byte-level BPE: the trainer of WordPiece gives other tokens each time, and so on each rank.
         tokenizer = RobertaTokenizer(add_prefix_space=True, model_max_length=text_args.max_length)
@@ -199,7 +206,7 @@ def main():
         raise ValueError(
             f"The tokenizers of {args.teacher} ({len(tokenizer)} tokens) and {args.student} ({len(tokenizers[-1])} "
             "tokens) differ, but teacher and student must read the same token ids: choose a student with the "
-            f"teacher's vocabulary, or one from scratch such as 1x64."
+            "teacher's vocabulary, or one from scratch such as 1x128."
         )
     max_length = min(text_args.max_length, tokenizer.model_max_length)
 
@@ -211,8 +218,8 @@ def main():
 
     set_seed(training_args.seed)
     labels = {"id2label": class_names, "label2id": {name: class_id for class_id, name in class_names.items()}}
-    if from_scratch:
-        layers, hidden_size = map(int, from_scratch.groups())
+    if args.size:
+        layers, hidden_size = args.size
         config = BertConfig(
             vocab_size=len(tokenizer),
             num_hidden_layers=layers,

@@ -82,7 +82,16 @@ def test_same_seed_gives_the_same_teacher(script, folder, tmp_path):
 
 
 def test_student_of_the_teacher(script, folder, tmp_path):
-    arguments = ["--loss_args", "alpha=1", "temperature=2", "ce=balanced_softmax", "--validation_fraction", "0.2"]
+    arguments = [
+        "--student",
+        "1x64",
+        "--loss_args",
+        "alpha=1",
+        "temperature=2",
+        "ce=balanced_softmax",
+        "--validation_fraction",
+        "0.2",
+    ]
     arguments += ["--dropout", "0"]
     script("--data_dir", folder, *COMMON, "--teacher", folder / "teacher", *arguments, "--output_dir", tmp_path)
     teacher, student = (AutoTokenizer.from_pretrained(path) for path in (folder / "teacher", tmp_path))
@@ -111,6 +120,7 @@ def test_pretrained_student_and_names_as_labels(script, folder, tmp_path):
     ("arguments", "message"),
     [
         (["--data_dir", "x"], "--loss ltkd needs --teacher"),
+        (["--loss", "ce", "--student", "2x100"], "--student 2x100: the hidden size must be a multiple of 64"),
         (["--loss", "ce"], "Give either --dataset_name"),
         (["--loss", "ce", "--data_dir", "nowhere"], "data_dir 'nowhere' is not a folder that holds train*.parquet"),
         (["--loss", "ce", "--data_dir", "x", "--validation_fraction", "10"], "validation_fraction=10.0 is not valid"),
