@@ -16,6 +16,7 @@ AUTO_CLASSES = {
     "ForImageClassification": transformers.AutoModelForImageClassification,
     "ForSequenceClassification": transformers.AutoModelForSequenceClassification,
     "ForTokenClassification": transformers.AutoModelForTokenClassification,
+    "ForAudioClassification": transformers.AutoModelForAudioClassification,
     "ForAudioFrameClassification": transformers.AutoModelForAudioFrameClassification,
     "ForVideoClassification": transformers.AutoModelForVideoClassification,
 }
