@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import nn
 from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
     ConvNextConfig,
     ConvNextForImageClassification,
     ResNetConfig,
@@ -237,3 +239,11 @@ def test_looking_at_the_models_changes_nothing():
     ReviewKDLoss().prepare(model, create_model("resnet8", 5, image_size=16))
     assert model.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_models_of_text_are_refused():
+    config = BertConfig(
+        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, num_labels=5
+    )
+    with pytest.raises(ValueError, match="reads input_ids, and this loss compares feature maps of images"):
+        ReviewKDLoss().prepare(BertForSequenceClassification(config), create_model("resnet8", 5, image_size=16))

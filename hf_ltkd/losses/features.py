@@ -64,6 +64,11 @@ def try_model(model: nn.Module, pixel_values: Tensor | None = None) -> tuple[Ten
             f"{name} cannot return hidden_states (its forward has no output_hidden_states): feature distillation "
             "needs a model that can, such as those of create_model or Transformers' image classifiers."
         )
+    if getattr(model, "main_input_name", "pixel_values") != "pixel_values":
+        raise ValueError(
+            f"{name} reads {model.main_input_name}, and this loss compares feature maps of images: use a loss on "
+            "logits, such as LTKDLoss or KDLoss."
+        )
     parameter = next(model.parameters())
     if pixel_values is None:
         config = getattr(model, "config", None)
