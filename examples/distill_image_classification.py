@@ -6,13 +6,12 @@ python examples/distill_image_classification.py --benchmark cifar100_lt --imbala
 `--data_dir FOLDER` takes local parquet files or image folders instead; `examples/README.md` lists more.
 """
 
-import json
 import logging
 import math
 import os
 import sys
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser, set_seed
 
@@ -27,6 +26,7 @@ from hf_ltkd import (
     log_class_prior,
 )
 from hf_ltkd.data import DataArguments, load_image_data
+from hf_ltkd.utils import parse_values
 
 
 @dataclass
@@ -80,18 +80,6 @@ class DistillationArguments:
         if self.adjust_teacher and self.loss != "kd":
             raise ValueError("--adjust_teacher goes with --loss kd alone.")
 
-    def parsed_loss_args(self) -> dict[str, Any]:
-        values = {}
-        for item in self.loss_args:
-            name, equals, value = item.partition("=")
-            if not equals:
-                raise ValueError(f"--loss_args {item} must have the form name=value, e.g. beta=8.")
-            try:
-                values[name] = json.loads(value.lower() if value in ("True", "False") else value)
-            except json.JSONDecodeError:
-                values[name] = value  # a word
-        return values
-
 
 def main():
     parser = HfArgumentParser((DistillationArguments, DataArguments, DistillationTrainingArguments))
@@ -129,7 +117,7 @@ def main():
     else:
         student = create_model(args.student, len(data.class_names), data_args.image_size, **labels)
 
-    loss_args = args.parsed_loss_args()
+    loss_args = parse_values("--loss_args", args.loss_args)
     if args.adjust_teacher:
         loss_args["teacher_log_prior"] = log_class_prior(data.recipe.counts)
     dataset = (data_args.benchmark or "cifar100_lt").removesuffix("_lt")

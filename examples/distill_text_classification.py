@@ -8,7 +8,6 @@ python examples/distill_text_classification.py --data_dir texts --teacher teache
 `--teacher` and `--student` also take Hub ids and folders; `examples/README.md` has the settings of a whole run.
 """
 
-import json
 import logging
 import re
 import sys
@@ -38,6 +37,7 @@ from hf_ltkd import (
     create_loss,
     group_accuracy,
 )
+from hf_ltkd.utils import parse_values
 
 
 logger = logging.getLogger(__name__)
@@ -89,18 +89,6 @@ class DistillationArguments:
         """Layers and hidden size of a student from scratch, `None` for a pretrained one."""
         numbers = re.fullmatch(r"(\d+)x(\d+)", self.student)
         return None if numbers is None else (int(numbers[1]), int(numbers[2]))
-
-    def parsed_loss_args(self) -> dict[str, Any]:
-        values = {}
-        for item in self.loss_args:
-            name, equals, value = item.partition("=")
-            if not equals:
-                raise ValueError(f"--loss_args {item} must have the form name=value, e.g. beta=8.")
-            try:
-                values[name] = json.loads(value.lower() if value in ("True", "False") else value)
-            except json.JSONDecodeError:
-                values[name] = value  # a word
-        return values
 
 
 @dataclass
@@ -190,7 +178,7 @@ def main():
 
     data, class_names = load_texts(text_args)
     groups = ClassGroups.from_counts(class_counts(data["train"], "labels"))
-    loss = create_loss(args.loss, groups, **args.parsed_loss_args())
+    loss = create_loss(args.loss, groups, **parse_values("--loss_args", args.loss_args))
     texts = f"{len(data['train'])} training texts, {len(data['eval'])} to evaluate on"
     logger.info("%s, %d to %d per class", texts, min(groups.class_counts), max(groups.class_counts))
 

@@ -1,6 +1,5 @@
 """A student from a teacher and a folder of images: the steps of `hf-ltkd distill`, from top to bottom."""
 
-import json
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,7 +41,7 @@ from .report import (
 from .teacher_cache import TeacherCache
 from .trainer import DistillationTrainer
 from .training_args import DistillationTrainingArguments
-from .utils import write_json
+from .utils import parse_values, write_json
 
 
 @dataclass
@@ -101,18 +100,6 @@ class DistillArguments:
         if self.adjust_teacher and self.loss != "kd":
             raise ValueError("--adjust_teacher goes with --loss kd alone.")
 
-    def parsed_loss_args(self) -> dict[str, Any]:
-        values = {}
-        for item in self.loss_args:
-            name, equals, value = item.partition("=")
-            if not equals:
-                raise ValueError(f"--loss_args {item} must have the form name=value, e.g. alpha=1.")
-            try:
-                values[name] = json.loads(value.lower() if value in ("True", "False") else value)
-            except json.JSONDecodeError:
-                values[name] = value  # a word
-        return values
-
 
 def distill(args: DistillArguments, images: dict[str, Any], training: dict[str, Any], eval_share: float) -> None:
     """
@@ -155,7 +142,7 @@ def distill(args: DistillArguments, images: dict[str, Any], training: dict[str, 
         f"{student.num_parameters() / teacher.num_parameters():.0%} of the teacher's",
     )
     epochs = epochs_of(training_args, len(data.train))
-    loss_args = args.parsed_loss_args()
+    loss_args = parse_values("--loss_args", args.loss_args)
     why = "the method's values where --loss_args says nothing"
     if args.loss == "ltkd" and args.pair is None:
         weights = recommend_weights(groups.num_classes, epochs)

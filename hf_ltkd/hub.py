@@ -170,12 +170,12 @@ def _explanation(error: BaseException, folder: str | os.PathLike, repo_id: str, 
     if not trained:
         return (
             f"push_to_hub=True, but the repository {repo_id!r} could not be made: {reason}. Nothing is trained yet; "
-            "or train with push_to_hub=False and push the folder afterwards: python examples/push_student.py "
-            f"{folder} --repo_id {repo_id}"
+            "or train with push_to_hub=False and push the folder afterwards: hf-ltkd push "
+            f"--model {folder} --to {repo_id}"
         )
     return (
         f"The student is complete in {str(folder)!r}, but it was not pushed to {repo_id!r}: {reason}. Then push it: "
-        f"python examples/push_student.py {folder} --repo_id {repo_id}"
+        f"hf-ltkd push --model {folder} --to {repo_id}"
     )
 
 

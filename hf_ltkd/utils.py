@@ -16,6 +16,25 @@ def write_json(path: str | os.PathLike, values: Any) -> None:
     os.replace(unfinished, path)
 
 
+def parse_values(flag: str, items: Sequence[str]) -> dict[str, Any]:
+    """
+    `["alpha=1", "ce=balanced_softmax"]` as a dict; values are read as JSON, else as words.
+
+    Raises:
+        `ValueError`: if an item is not of the form `name=value`; it names the `flag`.
+    """
+    values = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise ValueError(f"{flag} {item} must have the form name=value, e.g. beta=8.")
+        try:
+            values[name] = json.loads(value.lower() if value in ("True", "False") else value)
+        except json.JSONDecodeError:
+            values[name] = value
+    return values
+
+
 def listed(items: Sequence[Any], limit: int = 5) -> str:
     """The first `limit` items for an error message: `"3, 7, 8"`, `"0, 1, 2, 3, 4, ..."`."""
     return ", ".join(str(item) for item in items[:limit]) + (", ..." if len(items) > limit else "")

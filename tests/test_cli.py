@@ -175,7 +175,7 @@ def test_dry_run_says_it_all_and_writes_nothing(folder, tmp_path, capsys, monkey
         "The teacher was trained without them.",
         "ltkd: alpha 1.0, beta 1.0, temperature 4.0, rebalance True, reweight True, ",
         "ce_weight 1.0, warmup_epochs 16.0 1 and 1",
-        "1 and 1 were best on handwritten digits (10 classes)",
+        "1 and 1 is what the quickstart runs on handwritten digits (10 classes)",
         "240 epochs in batches of 16, sgd, learning rate 0.05",
         "(960 batches each;",
         f"240 epochs would take {64 * 240 * 3 * 4 / 1e6:.1f} MB",

@@ -291,7 +291,7 @@ def test_a_failed_push_says_where_the_student_is_and_what_to_do(faulty, what, re
     message = results[what]
     assert message.startswith(f"The student is complete in '{out / 'student'}', but it was not pushed to 'me/student'")
     assert reason in message
-    assert message.endswith(f"python examples/push_student.py {out / 'student'} --repo_id me/student")
+    assert message.endswith(f"hf-ltkd push --model {out / 'student'} --to me/student")
 
 
 def test_push_student_sends_what_is_missing(faulty):
@@ -314,7 +314,7 @@ def test_a_hub_that_fails_on_the_way_costs_nothing(faulty):
     assert results["steps"] == 4
     # Two checkpoints (a third message may stand for one that was skipped) and save_model, each with what to do.
     assert 2 <= len(results["on the way"]) <= 3
-    assert all("the Hub answered 500" in m and "push_student.py" in m for m in results["on the way"])
+    assert all("the Hub answered 500" in m and "hf-ltkd push" in m for m in results["on the way"])
     assert STUDENT_FILES | {"README.md"} <= in_repository(hub, "me/on_the_way")  # once the Hub is well again
 
 
