@@ -69,8 +69,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self.answer({"error": f"fault {fault}"}, fault)
             elif fault == "hang":
                 self.server.stopping.wait(60)
-            self.close_connection = True
+            # After a status the connection stays: a client that tries again at once would meet it half closed.
             if isinstance(fault, str):
+                self.close_connection = True
                 self.connection.shutdown(socket.SHUT_RDWR)
             return True
         return False

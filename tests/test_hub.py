@@ -126,7 +126,7 @@ def push_student(*arguments):
     runpy.run_path(os.environ["PUSH_STUDENT"], run_name="__main__")
 
 # A push that fails at the end: the message, and the folder afterwards.
-trainer = trainer_for("student", hub_timeout=0.3, push_to_hub=False)
+trainer = trainer_for("student", hub_timeout=1.0, push_to_hub=False)
 trainer.train()
 for kind in (401, 403, 409, 429, 500, "hang", "drop"):
     fault(["/commit/", kind])
@@ -138,16 +138,16 @@ for kind in (429, "hang"):
 
 # The script: refused first, then sent, then nothing left to send.
 fault(["/commit/", 403])
-results["script"] = message_of(push_student, out / "student", "--repo_id", "me/script", "--timeout", "0.3")
+results["script"] = message_of(push_student, out / "student", "--repo_id", "me/script", "--timeout", "1.0")
 fault()
 for attempt in range(2):
     push_student(out / "student", "--repo_id", "me/script", "--dataset", "me/noise", "--model_code")
 
 # Constructing, and checkpoints on the way: training goes on.
 fault(["/repos/create", 401], ["/api/models/", 401])
-results["constructor"] = message_of(trainer_for, "early", push_to_hub=True, hub_timeout=0.3)
+results["constructor"] = message_of(trainer_for, "early", push_to_hub=True, hub_timeout=1.0)
 fault(["/repos/create", "hang"])
-results["constructor hangs"] = message_of(trainer_for, "early", push_to_hub=True, hub_timeout=0.3)
+results["constructor hangs"] = message_of(trainer_for, "early", push_to_hub=True, hub_timeout=1.0)
 messages = []
 handler = logging.Handler()
 handler.emit = lambda record: messages.append(record.getMessage())
