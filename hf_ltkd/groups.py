@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,10 @@ class ClassGroups:
         return isinstance(other, ClassGroups) and self.to_dict() == other.to_dict()
 
     def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
         return hash((tuple(self.group_of_class.tolist()), self.names, self.class_counts))
 
 

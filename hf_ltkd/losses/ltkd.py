@@ -13,6 +13,7 @@ from torch import Tensor
 from ..groups import ClassGroups
 from .base import DistillationLoss
 from .checks import check_logits, check_not_negative, check_temperature, logits_of
+from .closed_form import LTKDTerms, Weights, log_group_mass
 from .published import PublishedValues
 
 
@@ -109,10 +110,9 @@ def ltkd_loss(
             )
         # A sum that underflowed to 0 counts as the smallest number there is.
         log_mass = group_mass.clamp_min(torch.finfo(group_mass.dtype).tiny).log()
-    cross, within = _ltkd_terms(
-        student_logits, teacher_logits, groups, temperature, rebalance=rebalance, reweight=reweight, log_mass=log_mass
-    )
-    return alpha * cross + beta * within
+    weights = Weights(groups, temperature, alpha, beta, rebalance, reweight, log_mass)
+    cross, within = _ltkd_terms(student_logits, teacher_logits, weights)
+    return cross + within
 
 
 class LTKDLoss(DistillationLoss):
@@ -195,63 +195,41 @@ class LTKDLoss(DistillationLoss):
         return log_mass[None]
 
     def distillation_terms(self, student_outputs, teacher_outputs, labels, step_statistics) -> dict[str, Tensor]:
-        cross, within = _ltkd_terms(
-            logits_of(student_outputs),
-            logits_of(teacher_outputs),
-            self.groups,
-            self.temperature,
-            rebalance=self.rebalance,
-            reweight=self.reweight,
-            log_mass=None if step_statistics is None else step_statistics.logsumexp(0),
+        log_mass = None if step_statistics is None else step_statistics.logsumexp(0)
+        weights = Weights(
+            self.groups, self.temperature, self.alpha, self.beta, self.rebalance, self.reweight, log_mass
         )
-        return {"cross_group": self.alpha * cross, "within_group": self.beta * within}
+        cross, within = _ltkd_terms(logits_of(student_outputs), logits_of(teacher_outputs), weights)
+        return {"cross_group": cross, "within_group": within}
 
     def batch_statistics(self, teacher_outputs) -> Tensor | None:
         """The logarithm of Eq. 9's sums of `p_Gᵀ` over this batch, `[groups]`; `None` without rebalancing."""
         if not self.rebalance:
             return None
         _, teacher_logits = check_logits(logits_of(teacher_outputs), logits_of(teacher_outputs))
-        log_cross, _ = _group_log_probs(teacher_logits / self.temperature, self.groups)
-        return log_cross.logsumexp(0)
+        _check_classes(teacher_logits, self.groups)
+        return log_group_mass(teacher_logits, self.groups, self.temperature)
 
 
-def _ltkd_terms(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    groups: ClassGroups,
-    temperature: float,
-    *,
-    rebalance: bool,
-    reweight: bool,
-    log_mass: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """The two sums of Eq. 14 before `alpha` and `beta`, each times `T²` and averaged over the batch."""
-    check_temperature(temperature)
+def _ltkd_terms(student_logits: Tensor, teacher_logits: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
+    """The two summands of Eq. 14, each times `T²` and averaged over the batch."""
+    check_temperature(weights.temperature)
     student_logits, teacher_logits = check_logits(student_logits, teacher_logits)
-    student_cross, student_within = _group_log_probs(student_logits / temperature, groups)
-    teacher_cross, teacher_within = _group_log_probs(teacher_logits / temperature, groups)
-
-    group_weights = teacher_cross.exp()  # Eq. 12
-    if reweight:
-        group_weights = torch.ones_like(group_weights)  # Eq. 13
-    if rebalance:
-        if log_mass is None:
-            log_mass = teacher_cross.logsumexp(0)  # Eq. 9
-        # Eq. 10 and 11: p_avg is the same in every factor s_G and cancels in the normalisation.
-        teacher_cross = (teacher_cross - log_mass.to(teacher_cross)).log_softmax(1)
-
-    cross = _kl(teacher_cross, student_cross).sum(1).mean()
-    within = (group_weights * _sum_by_group(_kl(teacher_within, student_within), groups)).sum(1).mean()
-    return temperature**2 * cross, temperature**2 * within
+    _check_classes(student_logits, weights.groups)
+    return LTKDTerms.apply(student_logits, teacher_logits, weights)
 
 
-def _group_log_probs(logits: Tensor, groups: ClassGroups) -> tuple[Tensor, Tensor]:
-    """`log p_G` of shape `[batch, groups]` (Eq. 3) and `log p̃` of shape `[batch, classes]` (Eq. 4)."""
+def _check_classes(logits: Tensor, groups: ClassGroups) -> None:
     if logits.shape[1] != groups.num_classes:
         raise ValueError(
             f"The logits have {logits.shape[1]} classes, the groups {groups.num_classes}: "
             "make the groups from the counts of all classes of the model."
         )
+
+
+def _group_log_probs(logits: Tensor, groups: ClassGroups) -> tuple[Tensor, Tensor]:
+    """`log p_G` of shape `[batch, groups]` (Eq. 3) and `log p̃` of shape `[batch, classes]` (Eq. 4)."""
+    _check_classes(logits, groups)
     group_of_class = groups.group_of_class.to(logits.device)
     # Each group's own maximum, not the row's: a group far below the row's maximum must not underflow.
     maxima = logits.new_full((len(logits), groups.num_groups), -torch.inf)

@@ -1,0 +1,225 @@
+"""LTKD's two terms (Eq. 14) with the gradient in closed form: as exact as the formula, at the price of a plain KL.
+
+With `d = p_Gˢ - p̂_Gᵀ`, and `w` the weight of the group (1 in Eq. 13, `p_Gᵀ` in Eq. 12), the gradient to a student
+logit of group G is `T / batch · (alpha · d · p̃ˢ + beta · w · (p̃ˢ - p̃ᵀ))`.
+
+The classes are laid out group by group, so that every softmax and logsumexp is one of a group: nothing is subtracted
+that another group made large, and nothing underflows that counts. Many groups of about the same size are one block,
+padded to the largest; large groups are a block each, without copies where their classes are neighbours.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..groups import ClassGroups
+
+
+LARGE_GROUP = 1024  # classes: from here on the gain of a group without padding outweighs more launches
+SIMILAR_SIZE = 1.5  # largest to smallest group of a padded block
+PADDING = -1e30  # a logit whose probability is 0, and whose difference to itself is 0
+
+
+class Block(NamedTuple):
+    """Classes of one or more groups as an array, groups × classes of the group, or the other way round."""
+
+    classes: Tensor  # [size of the array]: the class at each place
+    first: int | None  # where the classes start, if they are a range
+    shape: tuple[int, int]
+    dim: int  # of the shape, from the end: along the classes of a group
+    padding: Tensor | None  # [*shape]: what to add to the logits, 0 or PADDING
+
+    def to(self, device: torch.device) -> "Block":
+        padding = None if self.padding is None else self.padding.to(device)
+        return self._replace(classes=self.classes.to(device), padding=padding)
+
+
+class Layout(NamedTuple):
+    """All groups in blocks."""
+
+    blocks: tuple[Block, ...]
+    group_order: Tensor  # [groups]: the group at each place of the blocks
+    place_of_class: Tensor | None  # [classes]: where a class is in all blocks, one after the other; None: as it was
+
+
+@lru_cache(maxsize=64)
+def layout_of(groups: ClassGroups, device: torch.device) -> Layout:
+    """The [`Layout`] of these groups on a device."""
+    sizes = groups.group_of_class.bincount().tolist()
+    members = groups.group_of_class.argsort(stable=True).split(sizes)
+    buckets: list[list[int]] = []
+    for group in sorted(range(groups.num_groups), key=lambda group: sizes[group]):
+        if buckets and sizes[group] < LARGE_GROUP and sizes[group] <= SIMILAR_SIZE * sizes[buckets[-1][0]]:
+            buckets[-1].append(group)
+        else:
+            buckets.append([group])
+    buckets = sorted(map(sorted, buckets))
+    blocks = [_block([members[group] for group in bucket]) for bucket in buckets]
+
+    # Padding repeats the first class of its group; stable: the class itself comes before.
+    places = torch.cat([block.classes for block in blocks])
+    order = places.argsort(stable=True)
+    place_of_class = order[places.bincount().cumsum(0) - places.bincount()]
+    return Layout(
+        tuple(block.to(device) for block in blocks),
+        torch.tensor(sum(buckets, []), device=device),
+        None if torch.equal(place_of_class, torch.arange(len(places))) else place_of_class.to(device),
+    )
+
+
+def _block(members: list[Tensor]) -> Block:
+    largest = max(map(len, members))
+    classes = torch.stack([torch.cat([group, group[:1].expand(largest - len(group))]) for group in members])
+    is_padding = torch.arange(largest) >= torch.tensor([len(group) for group in members])[:, None]
+    padding = is_padding * PADDING if is_padding.any() else None
+    dim = -1
+    if len(members) > largest:  # the longer side last: that is where CPUs vectorise
+        classes, padding, dim = classes.t(), None if padding is None else padding.t().contiguous(), -2
+    shape, classes = tuple(classes.shape), classes.flatten()
+    is_range = torch.equal(classes, torch.arange(len(classes)) + classes[0])
+    return Block(classes, int(classes[0]) if is_range else None, shape, dim, padding)  # type: ignore[arg-type]
+
+
+class Weights(NamedTuple):
+    """What [`LTKDTerms`] is computed with, beside the logits."""
+
+    groups: ClassGroups
+    temperature: float
+    alpha: float
+    beta: float
+    rebalance: bool
+    reweight: bool
+    log_mass: Tensor | None  # [groups]: the logarithm of Eq. 9's sums over more than the batch
+
+
+class LTKDTerms(torch.autograd.Function):
+    """
+    `LTKDTerms.apply(student_logits, teacher_logits, weights)`: the two summands of Eq. 14, with `alpha`, `beta` and
+    `T²`, averaged over the batch. Logits are `[batch, classes]` in float32 or float64.
+    """
+
+    @staticmethod
+    def forward(ctx, student_logits: Tensor, teacher_logits: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
+        groups, temperature = weights.groups, weights.temperature
+        kernels, log_mass = _triton_kernels(student_logits), weights.log_mass
+        if kernels is not None:
+            logsumexp, within = kernels.group_statistics(student_logits, teacher_logits, groups, temperature)
+            kept = student_logits, teacher_logits, logsumexp
+        else:
+            layout = layout_of(groups, student_logits.device)
+            parts = [_block_terms(student_logits, teacher_logits, block, temperature) for block in layout.blocks]
+            kept, *statistics = zip(*parts, strict=True)
+            logsumexp, within = map(_joined, statistics)
+            log_mass = None if log_mass is None else log_mass[layout.group_order]
+
+        student_cross, teacher_cross = logsumexp.log_softmax(-1)  # Eq. 3
+        group_weights = None if weights.reweight else teacher_cross.exp()  # Eq. 13, or Eq. 12
+        if weights.rebalance:
+            # Eq. 9 to 11: p_avg is the same in every factor s_G and cancels in the normalisation over the groups.
+            by_mass = teacher_cross.log_softmax(0) if log_mass is None else teacher_cross - log_mass.to(teacher_cross)
+            teacher_cross = by_mass.log_softmax(-1)
+        teacher_probs = teacher_cross.exp()
+        cross_term = (teacher_cross - student_cross).mul_(teacher_probs).sum()  # Eq. 6
+        within_term = (within if group_weights is None else within * group_weights).sum()
+
+        batch = max(len(student_logits), 1)
+        alpha, beta = weights.alpha * temperature / batch, weights.beta * temperature / batch
+        ctx.kernels, ctx.weights, ctx.alpha, ctx.beta = kernels, weights, alpha, beta
+        ctx.save_for_backward(student_cross.exp().sub_(teacher_probs), group_weights, *kept)
+        return cross_term * (alpha * temperature), within_term * (beta * temperature)
+
+    @staticmethod
+    def backward(ctx, cross_gradient: Tensor, within_gradient: Tensor):
+        if torch.is_grad_enabled():
+            raise RuntimeError("The LTKD loss has no second derivative: call backward() without create_graph=True.")
+        difference, group_weights, *kept = ctx.saved_tensors
+        of_teacher = within_gradient * ctx.beta
+        if group_weights is not None:
+            of_teacher = group_weights * of_teacher
+        of_student = (difference * (cross_gradient * ctx.alpha)).add_(of_teacher)
+        of_teacher = of_teacher.expand_as(of_student)
+        if ctx.kernels is not None:
+            gradient = ctx.kernels.logit_gradient(*kept, of_student, of_teacher, *ctx.weights[:2])
+        else:
+            gradient = _gradient(kept, of_student, of_teacher, layout_of(ctx.weights.groups, difference.device))
+        return gradient, None, None
+
+
+def log_group_mass(teacher_logits: Tensor, groups: ClassGroups, temperature: float) -> Tensor:
+    """The logarithm of Eq. 9's sums of `p_Gᵀ` over the batch: `[batch, classes]` logits in, `[groups]` out."""
+    layout = layout_of(groups, teacher_logits.device)
+    logits = [_block_logits((teacher_logits,), block, temperature) for block in layout.blocks]
+    logsumexp = _joined([x[0].logsumexp(block.dim) for x, block in zip(logits, layout.blocks, strict=True)])
+    sums = logsumexp.log_softmax(-1).logsumexp(0)
+    return torch.empty_like(sums).index_copy_(0, layout.group_order, sums)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), -1)
+
+
+def _block_logits(sources: tuple[Tensor, ...], block: Block, temperature: float) -> Tensor:
+    """The classes of a block out of each `[batch, classes]`, divided by the temperature: a new array."""
+    logits = sources[0].new_empty(len(sources), len(sources[0]), len(block.classes))
+    for row, source in zip(logits, sources, strict=True):
+        if block.first is None:
+            torch.index_select(source, 1, block.classes, out=row)
+        else:
+            torch.mul(source.narrow(1, block.first, len(block.classes)), 1 / temperature, out=row)
+    logits = logits.unflatten(2, block.shape)
+    if block.padding is not None:
+        torch.add(block.padding, logits, alpha=1 / temperature, out=logits)
+    elif block.first is None:
+        logits.mul_(1 / temperature)
+    return logits
+
+
+def _block_terms(
+    student_logits: Tensor, teacher_logits: Tensor, block: Block, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """
+    Of the groups of a block: `p̃` of student and teacher (Eq. 4) `[2, batch, *shape]`, their logsumexp
+    `[2, batch, groups]`, and `KL(p̃ᵀ ‖ p̃ˢ)` (Eq. 7) `[batch, groups]`.
+    """
+    logits = _block_logits((student_logits, teacher_logits), block, temperature)
+    maxima = logits.amax(block.dim, keepdim=True)
+    logits.sub_(maxima)
+    probs = logits.softmax(block.dim)
+    # The largest probability is exp(0) over the sum: its logarithm is the logsumexp of what is left, negated.
+    minus_logsumexp = probs.amax(block.dim).log_()
+    student, teacher = logits
+    within = teacher.sub_(student).mul_(probs[1]).sum(block.dim)
+    within.add_(minus_logsumexp[1]).sub_(minus_logsumexp[0])
+    return probs, maxima.squeeze(block.dim).sub_(minus_logsumexp), within
+
+
+def _gradient(probs: list[Tensor], of_student: Tensor, of_teacher: Tensor, layout: Layout) -> Tensor:
+    """`of_student · p̃ˢ - of_teacher · p̃ᵀ`, `[batch, classes]`, from factors per group `[batch, groups]`."""
+    places = [len(block.classes) for block in layout.blocks]
+    groups = [block.shape[0 if block.dim == -1 else 1] for block in layout.blocks]
+    gradient = of_student.new_empty(len(of_student), sum(places))
+    for block, (student_probs, teacher_probs), part, of_s, of_t in zip(
+        layout.blocks,
+        probs,
+        gradient.split(places, 1),
+        of_student.split(groups, 1),
+        of_teacher.split(groups, 1),
+        strict=True,
+    ):
+        part = part.unflatten(1, block.shape)
+        torch.mul(student_probs, of_s.unsqueeze(block.dim), out=part)
+        part.addcmul_(teacher_probs, of_t.unsqueeze(block.dim), value=-1)
+    return gradient if layout.place_of_class is None else gradient.index_select(1, layout.place_of_class)
+
+
+def _triton_kernels(logits: Tensor):
+    """The module with the kernels for these logits, or `None` where they cannot run."""
+    if not logits.is_cuda or logits.dtype != torch.float32 or find_spec("triton") is None:
+        return None
+    from . import triton_kernels
+
+    return triton_kernels
