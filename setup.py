@@ -28,8 +28,10 @@ INSTALL_REQUIRES = [
     "tqdm",
 ]
 
+ONNX = ["onnx", "onnxruntime", "onnxscript"]  # examples/export_onnx.py
 EXTRAS_REQUIRE = {
-    "dev": ["pytest", "pytest-timeout", "ruff", "mypy", "pre-commit", "optuna"],
+    "onnx": ONNX,
+    "dev": ["pytest", "pytest-timeout", "ruff", "mypy", "pre-commit", "optuna", *ONNX],
 }
 
 setup(
@@ -43,7 +45,14 @@ setup(
     license_files=["LICENSE"],
     keywords="knowledge distillation, long-tailed recognition, class imbalance, transformers, datasets, accelerate",
     packages=find_packages(include=["hf_ltkd", "hf_ltkd.*"]),
-    package_data={"hf_ltkd": ["py.typed", "templates/*.md"]},
+    package_data={
+        "hf_ltkd": [
+            "py.typed",
+            "templates/*.md",
+            "metrics/group_accuracy/README.md",
+            "metrics/group_accuracy/requirements.txt",
+        ]
+    },
     entry_points={"console_scripts": ["hf-ltkd = hf_ltkd.cli:main"]},
     python_requires=">=3.10",
     install_requires=INSTALL_REQUIRES,

@@ -13,7 +13,8 @@ from urllib.parse import unquote, urlsplit
 class HubServer(ThreadingHTTPServer):
     """
     Attributes:
-        repos (`dict[str, dict[str, bytes]]`): Files by path, by repository.
+        repos (`dict[str, dict[str, bytes]]`): Files by path, by repository; a Space is `"spaces/owner/name"`.
+        variables (`dict[str, dict[str, str]]`): The variables of each Space.
         commits (`list[tuple[str, list[str]]]`): Message and paths of each commit.
         received (`list[bytes]`): Every body that was sent here, and every file in it as it was before base64.
         authorizations (`set[str]`): The headers of that name.
@@ -26,7 +27,7 @@ class HubServer(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.repos, self.commits, self.received = {}, [], []
+        self.repos, self.variables, self.commits, self.received = {}, {}, [], []
         self.authorizations, self.faults = set(), []
         self.stopping = threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}"
@@ -90,6 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
             request = json.loads(body)
             owner, _, name = request["name"].rpartition("/")
             repo_id = f"{request.get('organization') or owner or 'me'}/{name}"
+            repo_id = f"spaces/{repo_id}" if request.get("type") == "space" else repo_id
             url = {"url": f"{self.server.url}/{repo_id}", "name": repo_id}
             if repo_id in self.server.repos:
                 self.answer({**url, "error": "You already created this model repo"}, 409)
@@ -98,14 +100,19 @@ class _Handler(BaseHTTPRequestHandler):
                 self.answer(url)
         elif path == "/api/validate-yaml":
             self.answer({"errors": [], "warnings": []})
-        elif match := re.fullmatch(r"/api/models/(.+/.+)/preupload/(.+)", path):
+        elif match := re.fullmatch(r"/api/(spaces/.+/.+)/variables", path):
+            variables = self.server.variables.setdefault(match[1], {})
+            request = json.loads(body)
+            variables[request["key"]] = request["value"]
+            self.answer({key: {"value": value} for key, value in variables.items()})
+        elif match := re.fullmatch(r"/api/(?:models/)?(.+/.+)/preupload/(.+)", path):
             files = self.server.repos[match[1]]
             modes = [
                 {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False, "oid": _oid(files.get(f["path"]))}
                 for f in json.loads(body)["files"]
             ]
             self.answer({"files": modes})
-        elif match := re.fullmatch(r"/api/models/(.+/.+)/commit/(.+)", path):
+        elif match := re.fullmatch(r"/api/(?:models/)?(.+/.+)/commit/(.+)", path):
             self.commit(match[1], [json.loads(line) for line in body.splitlines()])
         else:
             self.answer({"error": "not found"}, 404)
@@ -125,6 +132,12 @@ class _Handler(BaseHTTPRequestHandler):
         sha = hashlib.sha1(str(len(self.server.commits)).encode()).hexdigest()
         self.answer({"commitOid": sha, "commitUrl": f"{self.server.url}/{repo_id}/commit/{sha}", "success": True})
 
+    def do_DELETE(self):  # noqa: N802
+        match = re.fullmatch(r"/api/(spaces/.+/.+)/variables", self.path)
+        variables = self.server.variables[match[1]]
+        del variables[json.loads(self.rfile.read(int(self.headers["Content-Length"])))["key"]]
+        self.answer({key: {"value": value} for key, value in variables.items()})
+
     def do_PUT(self):  # noqa: N802
         self.server.faults = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.answer()
@@ -141,7 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.answer(b"", 404, X_Error_Code=code, X_Repo_Commit=sha)
             else:
                 self.answer(content, ETag=f'"{_oid(content)}"', X_Repo_Commit=sha)
-        elif (match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(/revision/.+)?", path)) and match[
+        elif (match := re.fullmatch(r"/api/(?:models/)?((?:spaces/)?[^/]+/[^/]+)(/revision/.+)?", path)) and match[
             1
         ] in self.server.repos:
             files = [{"rfilename": name} for name in self.server.repos[match[1]]]

@@ -1,16 +1,25 @@
 """Group accuracies against a plain loop, in the Trainer's form and as an `evaluate` module."""
 
+import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import evaluate
 import numpy as np
 import pytest
-from transformers import EvalPrediction
+import torch
+import transformers
+from datasets import Dataset
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.metrics import balanced_accuracy_score
+from transformers import EvalPrediction, ViTImageProcessorPil, pipeline, set_seed
 
 import hf_ltkd.metrics
-from hf_ltkd import ClassGroups, group_accuracy
-from hf_ltkd.metrics.group_accuracy.group_accuracy import group_accuracies
+from hf_ltkd import ClassGroups, create_model, group_accuracy
+from hf_ltkd.metrics import GroupAccuracy
+from hf_ltkd.metrics.group_accuracy.group_accuracy import group_accuracies, groups_from_counts
 
 
 GROUP_OF_CLASS = [2, 0, 1, 1, 0, 2, 2]
@@ -65,22 +74,198 @@ def test_wrong_number_of_classes(example):
         group_accuracy(ClassGroups([0, 1, 2, 2]))(EvalPrediction(logits, labels))
 
 
+FOLDER = Path(hf_ltkd.metrics.__file__).parent / "group_accuracy"
+
+
 @pytest.fixture
 def metric():
-    return evaluate.load(str(Path(hf_ltkd.metrics.__file__).parent / "group_accuracy"))
+    return evaluate.load(str(FOLDER))
 
 
-def test_evaluate_module(example, metric):
+def plain_module(predictions, references, group_of_class, names):
+    """Everything that the `evaluate` module returns, by plain loops."""
+    classes = [[] for _ in group_of_class]
+    for prediction, reference in zip(predictions, references, strict=True):
+        if reference != -100:
+            classes[reference].append(prediction == reference)
+    groups = {name: [] for name in names}
+    for group, hits in zip(group_of_class, classes, strict=True):
+        groups[names[group]] += hits
+    per_class = [sum(hits) / len(hits) if hits else None for hits in classes]
+    seen = [value for value in per_class if value is not None]
+    every = sum(groups.values(), [])
+    return {
+        "accuracy": sum(every) / len(every),
+        "balanced_accuracy": sum(seen) / len(seen),
+        **{f"{name}_accuracy": sum(hits) / len(hits) if hits else math.nan for name, hits in groups.items()},
+        "class_accuracy": per_class,
+    }
+
+
+def same(result, expected):
+    per_class = zip(result.pop("class_accuracy"), expected.pop("class_accuracy"), strict=True)
+    return result == pytest.approx(expected, nan_ok=True) and all(a == pytest.approx(b) for a, b in per_class)
+
+
+@pytest.mark.parametrize("convert", [list, np.array, torch.tensor], ids=["list", "numpy", "torch"])
+def test_evaluate_module(example, metric, convert):
     logits, labels = example
-    inputs = {"predictions": logits.argmax(1), "references": labels, "group_of_class": GROUP_OF_CLASS}
-    assert metric.compute(**inputs) == pytest.approx(plain(logits, labels))
+    inputs = {"predictions": logits.argmax(1), "references": labels, "group_of_class": convert(GROUP_OF_CLASS)}
+    assert same(metric.compute(**inputs), plain_module(logits.argmax(1), labels, GROUP_OF_CLASS, NAMES))
     named = metric.compute(**inputs, group_names=["a", "b", "c"])
-    assert named["c_accuracy"] == pytest.approx(plain(logits, labels)["tail_accuracy"])
+    assert same(named, plain_module(logits.argmax(1), labels, GROUP_OF_CLASS, ["a", "b", "c"]))
 
 
 def test_evaluate_module_names_other_numbers_of_groups(metric):
     result = metric.compute(predictions=[0, 0, 1], references=[0, 1, 1], group_of_class=[0, 1])
-    assert result == pytest.approx({"accuracy": 2 / 3, "group_0_accuracy": 1.0, "group_1_accuracy": 0.5})
+    assert set(result) == {
+        *("accuracy", "balanced_accuracy", "group_0_accuracy", "group_1_accuracy", "class_accuracy")
+    }
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+def test_classes_and_groups_without_an_example(example, metric):
+    logits, labels = example
+    references = np.where(np.isin(labels, [0, 5, 6]), -100, labels)  # class 0, 5, 6: the tail
+    result = metric.compute(predictions=logits.argmax(1), references=references, group_of_class=GROUP_OF_CLASS)
+    counted = references != -100
+    balanced = balanced_accuracy_score(references[counted], logits.argmax(1)[counted])
+    assert result["balanced_accuracy"] == pytest.approx(balanced)
+    assert json.dumps(result["class_accuracy"]).count("null") == 3
+    assert same(result, plain_module(logits.argmax(1), references, GROUP_OF_CLASS, NAMES))
+    nothing = metric.compute(predictions=[0], references=[-100], class_counts=[3, 2, 1])
+    assert math.isnan(nothing["accuracy"]) and math.isnan(nothing["balanced_accuracy"])
+
+
+def test_groups_from_counts_are_those_of_class_groups():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        counts = rng.integers(1, rng.choice([3, 50, 5000]), rng.integers(1, 130)).tolist()  # small ranges have ties
+        for num_groups in {3, int(rng.integers(1, len(counts) + 1))}:
+            if num_groups > len(counts):
+                for group in (groups_from_counts, ClassGroups.from_counts):
+                    with pytest.raises(ValueError, match=f"num_groups=3 cannot group {len(counts)} class"):
+                        group(counts, num_groups)
+            else:
+                expected = ClassGroups.from_counts(counts, num_groups).group_of_class.tolist()
+                assert groups_from_counts(counts, num_groups).tolist() == expected
+
+
+@pytest.mark.parametrize("path", [FOLDER, FOLDER / "group_accuracy.py"], ids=["folder", "file"])
+def test_groups_given_once_at_load(example, path):
+    logits, labels = example
+    inputs = {"predictions": logits.argmax(1), "references": labels}
+    counts = [5, 40, 7, 7, 90, 1, 2]
+    groups = ClassGroups.from_counts(counts)
+    loaded = evaluate.load(str(path), class_counts=counts)
+    expected = plain_module(logits.argmax(1), labels, groups.group_of_class, groups.names)
+    assert same(loaded.compute(**inputs), dict(expected))
+    assert same(evaluate.load(str(path)).compute(**inputs, class_counts=counts), dict(expected))
+    assert same(GroupAccuracy(class_counts=torch.tensor(counts)).compute(**inputs), dict(expected))
+    four = ClassGroups.from_counts(counts, num_groups=4)
+    result = loaded.compute(**inputs, class_counts=counts, num_groups=4)  # replaces what was loaded
+    assert same(result, plain_module(logits.argmax(1), labels, four.group_of_class, four.names))
+
+
+def test_batches_and_processes(example, tmp_path):
+    logits, labels = example
+    predictions, expected = logits.argmax(1), plain_module(logits.argmax(1), labels, GROUP_OF_CLASS, NAMES)
+    whole = evaluate.load(str(FOLDER), group_of_class=GROUP_OF_CLASS)
+    for part in np.split(np.arange(200), [30, 31, 150]):
+        whole.add_batch(predictions=predictions[part], references=labels[part])
+    assert same(whole.compute(), dict(expected))
+
+    def rank(process_id):
+        shared = {"num_process": 2, "process_id": process_id, "cache_dir": tmp_path, "experiment_id": "both"}
+        own = GroupAccuracy(group_of_class=GROUP_OF_CLASS, **shared)
+        return own.compute(predictions=predictions[process_id::2], references=labels[process_id::2])
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(rank, range(2))
+    assert second is None and same(first, dict(expected))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "class_counts .* or group_of_class .* got neither"),
+        ({"group_names": ["a", "b"]}, "got neither"),
+        ({"class_counts": [2, 1], "group_of_class": [0, 1]}, "got both"),
+        ({"group_of_class": [0, 1], "num_groups": 2}, "num_groups=2 goes with class_counts"),
+        ({"class_counts": [2, 1], "num_groups": 3}, "num_groups=3 cannot group 2 classes: choose from 1 to 2"),
+        ({"class_counts": [2, 0, 1]}, "class_counts must hold the number .* at least 1 each"),
+        ({"class_counts": [2.5, 1.0, 1.0]}, "class_counts must hold the number"),
+        ({"group_of_class": [0, 2]}, r"numbered from 0 without a gap; .* values are \[0, 2\]"),
+        ({"group_of_class": [[0, 1]]}, r"its shape is \(1, 2\)"),
+        ({"group_of_class": [0, 1], "group_names": ["a"]}, r"2 groups need 2 different names, .* got \['a'\]"),
+        ({"group_of_class": [0, 1], "group_names": ["a", "a"]}, "2 groups need 2 different names"),
+        ({"group_of_class": [0, 1], "group_names": ["class", "a"]}, "none of them 'balanced' or 'class'"),
+        ({"group_of_class": [0, 0]}, "references run from 0 to 2, outside the classes 0 to 1"),
+        ({"group_of_class": [0, 0, 0]}, "predictions run from 0 to 3, outside the classes 0 to 2"),
+    ],
+)
+def test_errors_of_the_evaluate_module(arguments, message):
+    metric = evaluate.load(str(FOLDER), keep_in_memory=True)  # on disk a lock would be waited for after an error
+    inputs = {"predictions": [0, 3, 9], "references": [0, 2, -100]}
+    with pytest.raises(ValueError, match=message):
+        metric.compute(**inputs, **arguments)
+    assert metric.compute(**inputs, class_counts=[4, 3, 2, 1])["accuracy"] == 0.5  # it goes on
+    if arguments and "run from" not in message:
+        with pytest.raises(ValueError, match=message):
+            evaluate.load(str(FOLDER), **arguments)
+
+
+def test_predictions_and_references_of_other_lengths(metric):
+    with pytest.raises(ValueError, match=r"predictions \(1\) and references \(2\)"):
+        metric.compute(predictions=[0], references=[0, 1], class_counts=[3, 2, 1])
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """A network after a few steps on handwritten digits, its image processor, and 50 test images."""
+    images = [Image.fromarray((pixels * 255 / 16).astype("uint8")).convert("RGB") for pixels in load_digits().images]
+    labels = load_digits().target
+    processor = ViTImageProcessorPil(size={"height": 8, "width": 8}, image_mean=[0.5] * 3, image_std=[0.25] * 3)
+    set_seed(0)
+    names = {class_id: f"digit {class_id}" for class_id in range(10)}
+    model = create_model("resnet8", 10, image_size=8, id2label=names, label2id={v: k for k, v in names.items()})
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for rows in np.split(np.arange(640), 10):
+        inputs = processor([images[row] for row in rows], return_tensors="pt")
+        model(**inputs, labels=torch.tensor(labels[rows])).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval(), processor, images[-50:], labels[-50:].tolist()
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # scipy's: no interval for a class that is always right
+def test_evaluator(digits, tmp_path, monkeypatch):
+    model, processor, images, labels = digits
+    counts = [100, 80, 60, 50, 40, 30, 20, 10, 5, 2]
+    groups = ClassGroups.from_counts(counts)
+    with torch.no_grad():
+        predictions = [model(**processor(image, return_tensors="pt")).logits.argmax().item() for image in images]
+    expected = plain_module(predictions, labels, groups.group_of_class, groups.names)
+    assert len(set(expected["class_accuracy"])) > 3 and 0.2 < expected["accuracy"] < 0.98
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    data = Dataset.from_dict({"image": images, "label": labels})
+    metric = evaluate.load(str(FOLDER), class_counts=counts, keep_in_memory=True)
+
+    def results(network, **kwargs):
+        return evaluate.evaluator("image-classification").compute(
+            model_or_pipeline=network, data=data, metric=metric, label_mapping=model.config.label2id, **kwargs
+        )
+
+    found = results(str(tmp_path))
+    assert same({key: found[key] for key in expected}, dict(expected))
+    # With a pipeline evaluate 0.4.6 looks up TensorFlow's class, which transformers 5 no longer has.
+    monkeypatch.setattr(transformers, "TFPreTrainedModel", (), raising=False)
+    found = results(pipeline("image-classification", model, image_processor=processor, device="cpu"))
+    assert same({key: found[key] for key in expected}, dict(expected))
+    found = results(str(tmp_path), strategy="bootstrap", n_resamples=30, random_state=0)
+    low, high = found["accuracy"]["confidence_interval"]
+    assert low < found["accuracy"]["score"] == expected["accuracy"] < high
 
 
 def test_tokens_with_padding(example):
@@ -113,3 +298,5 @@ def test_ignored_and_foreign_references():
     assert group_accuracies([0, 1, 1], [0, -100, 0], [0, 1], ["a", "b"])["accuracy"] == 0.5
     with pytest.raises(ValueError, match="references run from 0 to 2, outside the classes 0 to 1"):
         group_accuracies([0, 1], [0, 2], [0, 1], ["a", "b"])
+    with pytest.raises(ValueError, match="predictions run from -1 to 0, outside the classes 0 to 1"):
+        group_accuracies([0, -1], [0, 1], [0, 1], ["a", "b"])

@@ -1,10 +1,10 @@
-"""Group accuracy for `Trainer(compute_metrics=...)`."""
+"""Group accuracy for `Trainer(compute_metrics=...)`, and `GroupAccuracy`, the metric for `evaluate`."""
 
 import numpy as np
 from transformers import EvalPrediction
 
 from ..groups import ClassGroups
-from .group_accuracy.group_accuracy import group_accuracies
+from .group_accuracy.group_accuracy import GroupAccuracy, group_accuracies
 
 
 class group_accuracy:  # noqa: N801  # used like a function: compute_metrics=group_accuracy(groups)
@@ -41,4 +41,4 @@ class group_accuracy:  # noqa: N801  # used like a function: compute_metrics=gro
         )
 
 
-__all__ = ["group_accuracy"]
+__all__ = ["GroupAccuracy", "group_accuracy"]

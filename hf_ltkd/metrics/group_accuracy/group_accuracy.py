@@ -1,19 +1,42 @@
-"""Accuracy over all examples and over the examples of each group of classes, as an `evaluate` module."""
+"""
+Accuracy over all examples, of each group of classes and of each class, as an `evaluate` module.
+
+The file stands alone, so that it can travel to a Space; README.md beside it is its card.
+"""
 
 import datasets
 import evaluate
 import numpy as np
 
 
-_DESCRIPTION = "Accuracy overall and per group of classes (head, medium, tail), for long-tailed recognition."
+_DESCRIPTION = (
+    "Accuracy overall, balanced over the classes, per group of classes (head, medium, tail) and per class, for "
+    "long-tailed recognition."
+)
+_CITATION = """\
+@inproceedings{kim2026distilling,
+  title     = {Distilling Balanced Knowledge from a Biased Teacher},
+  author    = {Kim, Seonghak},
+  booktitle = {Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year      = {2026},
+  note      = {arXiv:2506.18496}
+}
+"""
 _INPUTS = """
 Args:
     predictions (list of int): Predicted class ids.
     references (list of int): True class ids; where one is -100, both are left out.
-    group_of_class (list of int): The group index of each class, 0 for the most frequent group.
-    group_names (list of str, optional): One name per group; head, medium, tail for three groups.
+    class_counts (list of int): Training examples per class. The classes are ranked by them (ties by class id) and
+        fall into groups: the first 33 %, the next 34 %, the last 33 %.
+    num_groups (int, optional): With class_counts, another number of groups than 3; they are equally large.
+    group_of_class (list of int): Instead of class_counts, the group index of each class, 0 for the first group.
+    group_names (list of str, optional): One name per group; head, medium, tail for three groups, else group_0, ...
+    The last four may be given to `evaluate.load` instead; if any is given here, those are forgotten.
 Returns:
-    accuracy, and {name}_accuracy for each group: fractions of the examples, nan for a group without any.
+    accuracy: Fraction of the examples.
+    balanced_accuracy: Mean of the accuracies of the classes that occur in the references.
+    {name}_accuracy, for each group: Fraction of its examples, nan without any.
+    class_accuracy: List over the classes, None for a class without an example.
 """
 
 
@@ -29,21 +52,9 @@ def group_accuracies(predictions, references, group_of_class, group_names) -> di
         `dict[str, float]`: `accuracy` and `{name}_accuracy` as fractions; nan for a group without an example.
 
     Raises:
-        `ValueError`: if the shapes differ, or a reference is neither -100 nor a class of the groups.
+        `ValueError`: if the shapes differ, or a class id (of a reference that is not -100) is not one of the groups'.
     """
-    predictions, references = np.asarray(predictions), np.asarray(references)
-    if predictions.shape != references.shape:
-        raise ValueError(
-            f"Predictions of shape {predictions.shape} and references of shape {references.shape} do not fit: give "
-            "one class id for each reference."
-        )
-    labelled = references != -100
-    predictions, references = predictions[labelled], references[labelled]
-    if len(references) and not 0 <= references.min() <= references.max() < len(group_of_class):
-        raise ValueError(
-            f"The references run from {references.min()} to {references.max()}, outside the classes 0 to "
-            f"{len(group_of_class) - 1} of the groups."
-        )
+    predictions, references = _counted(predictions, references, len(group_of_class))
     correct = predictions == references
     group_of_example = np.asarray(group_of_class)[references]
     result = {"accuracy": float(correct.mean()) if len(correct) else float("nan")}
@@ -53,21 +64,134 @@ def group_accuracies(predictions, references, group_of_class, group_names) -> di
     return result
 
 
+def class_accuracies(predictions, references, num_classes) -> list[float | None]:
+    """
+    The accuracy of each class, `None` for a class without an example, as JSON has no nan. Arguments and errors are
+    those of [`group_accuracies`].
+    """
+    predictions, references = _counted(predictions, references, num_classes)
+    examples = np.bincount(references, minlength=num_classes)
+    correct = np.bincount(references[predictions == references], minlength=num_classes)
+    return [int(c) / int(n) if n else None for c, n in zip(correct, examples, strict=True)]
+
+
+def groups_from_counts(class_counts, num_groups=3) -> np.ndarray:
+    """
+    Ranks the classes by training count (ties by class id) and cuts the ranking into groups.
+
+    Args:
+        class_counts (`Sequence[int]` of length `classes`): Training examples per class, at least 1 each.
+        num_groups (`int`, *optional*, defaults to 3):
+            3: the first 33 % of the classes, the next 34 %, the last 33 %. Any other number: equal parts.
+
+    Returns:
+        `np.ndarray` of shape `[classes]`: The group index of each class, 0 for the most frequent group.
+
+    Raises:
+        `ValueError`: if a class has no training example, or there are more groups than classes.
+    """
+    counts = np.asarray(class_counts)
+    if counts.ndim != 1 or len(counts) == 0 or not np.issubdtype(counts.dtype, np.integer) or counts.min() < 1:
+        raise ValueError("class_counts must hold the number of training examples of each class, at least 1 each.")
+    num_classes = len(counts)
+    if not 1 <= num_groups <= num_classes:
+        raise ValueError(
+            f"num_groups={num_groups} cannot group {num_classes} classes: choose from 1 to {num_classes}."
+        )
+    if num_groups == 3:
+        third = max(1, round(33 * num_classes / 100))
+        edges = [third, num_classes - third]
+    else:
+        edges = [round(g * num_classes / num_groups) for g in range(1, num_groups)]
+    group_of_class = np.empty(num_classes, dtype=np.int64)
+    group_of_class[np.argsort(-counts, kind="stable")] = np.digitize(np.arange(num_classes), edges)
+    return group_of_class
+
+
+def _counted(predictions, references, num_classes):
+    """Predictions and references that count, each of shape `[examples]`."""
+    predictions, references = np.asarray(predictions), np.asarray(references)
+    if predictions.shape != references.shape:
+        raise ValueError(
+            f"Predictions of shape {predictions.shape} and references of shape {references.shape} do not fit: give "
+            "one class id for each reference."
+        )
+    labelled = references != -100
+    predictions, references = predictions[labelled], references[labelled]
+    for name, ids in (("references", references), ("predictions", predictions)):
+        if len(ids) and not 0 <= ids.min() <= ids.max() < num_classes:
+            raise ValueError(
+                f"The {name} run from {ids.min()} to {ids.max()}, outside the classes 0 to {num_classes - 1} of the "
+                "groups."
+            )
+    return predictions, references
+
+
+def named_groups(class_counts=None, num_groups=None, group_of_class=None, group_names=None):
+    """
+    The groups, given as training counts (see [`groups_from_counts`]) or as such.
+
+    Returns:
+        `tuple[np.ndarray, list[str]]`: The group index of each class, of shape `[classes]`, and the groups' names.
+
+    Raises:
+        `ValueError`: if neither or both are given, group indices have a gap, or the names do not fit.
+    """
+    if (class_counts is None) == (group_of_class is None):
+        raise ValueError(
+            "Give class_counts (training examples per class) or group_of_class (the group index of each class), here "
+            f"or to evaluate.load; got {'neither' if class_counts is None else 'both'}."
+        )
+    if class_counts is not None:
+        group_of_class = groups_from_counts(class_counts, 3 if num_groups is None else num_groups)
+    elif num_groups is not None:
+        raise ValueError(f"num_groups={num_groups} goes with class_counts; group_of_class has its groups already.")
+    group_of_class = np.asarray(group_of_class)
+    used = np.unique(group_of_class)
+    if group_of_class.ndim != 1 or not len(used) or not np.array_equal(used, np.arange(len(used))):
+        raise ValueError(
+            "group_of_class must hold one group index per class, numbered from 0 without a gap; its shape is "
+            f"{group_of_class.shape} and its values are {used[:10].tolist()}."
+        )
+    if group_names is None:
+        group_names = ["head", "medium", "tail"] if len(used) == 3 else [f"group_{g}" for g in range(len(used))]
+    if len(group_names) != len(used) or len({*group_names, "balanced", "class"}) != len(used) + 2:
+        raise ValueError(
+            f"{len(used)} groups need {len(used)} different names, none of them 'balanced' or 'class' (the results "
+            f"have keys of these names); got {list(group_names)}."
+        )
+    return group_of_class.astype(np.int64), list(group_names)
+
+
 class GroupAccuracy(evaluate.Metric):
-    """The `evaluate` shell over [`group_accuracies`]."""
+    """The `evaluate` shell over the functions above. `evaluate.load` passes its keyword arguments to `__init__`."""
+
+    def __init__(self, *args, class_counts=None, num_groups=None, group_of_class=None, group_names=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        grouping = (class_counts, num_groups, group_of_class, group_names)
+        self.groups = None if all(value is None for value in grouping) else named_groups(*grouping)
 
     def _info(self):
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
-            citation="",
+            citation=_CITATION,
             inputs_description=_INPUTS,
             features=datasets.Features(
                 {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
             ),
+            reference_urls=["https://arxiv.org/abs/2506.18496"],
         )
 
-    def _compute(self, predictions, references, group_of_class, group_names=None):
-        num_groups = max(group_of_class) + 1
-        if group_names is None:
-            group_names = ["head", "medium", "tail"] if num_groups == 3 else [f"group_{g}" for g in range(num_groups)]
-        return group_accuracies(predictions, references, group_of_class, group_names)
+    def _compute(
+        self, predictions, references, class_counts=None, num_groups=None, group_of_class=None, group_names=None
+    ):
+        groups, grouping = self.groups, (class_counts, num_groups, group_of_class, group_names)
+        if groups is None or any(value is not None for value in grouping):
+            groups = named_groups(*grouping)
+        per_class = class_accuracies(predictions, references, len(groups[0]))
+        seen = [accuracy for accuracy in per_class if accuracy is not None]
+        return {
+            **group_accuracies(predictions, references, *groups),
+            "balanced_accuracy": sum(seen) / len(seen) if seen else float("nan"),
+            "class_accuracy": per_class,
+        }
