@@ -29,9 +29,11 @@ INSTALL_REQUIRES = [
 ]
 
 ONNX = ["onnx", "onnxruntime", "onnxscript"]  # examples/export_onnx.py
+DEMO = ["gradio>=6.0"]  # examples/app.py
 EXTRAS_REQUIRE = {
     "onnx": ONNX,
-    "dev": ["pytest", "pytest-timeout", "ruff", "mypy", "pre-commit", "optuna", *ONNX],
+    "demo": DEMO,
+    "dev": ["pytest", "pytest-timeout", "ruff", "mypy", "pre-commit", "optuna", *ONNX, *DEMO],
 }
 
 setup(

@@ -29,7 +29,16 @@ from .groups import CLASS_GROUPS_NAME
 from .losses.base import DistillationLoss
 from .losses.checks import IGNORED_LABEL
 from .metrics import group_accuracy
-from .model_card import PICTURES, RUN_NAME, describe_model, describe_run, network_class, write_model_card
+from .model_card import (
+    ONNX_FILES,
+    PICTURES,
+    RUN_NAME,
+    describe_model,
+    describe_run,
+    network_class,
+    onnx_measurements,
+    write_model_card,
+)
 from .teacher_cache import TeacherCache
 from .training_args import DistillationTrainingArguments, public_arguments
 from .utils import write_json
@@ -38,7 +47,8 @@ from .utils import write_json
 logger = logging.getLogger(__name__)
 
 ARGUMENTS_NAME = "training_arguments.json"
-# Nothing else of a folder goes up, whatever lies in it; beside these the code files that config.json names.
+# Nothing else of a folder goes up, whatever lies in it; beside these the code files that config.json names, and
+# ONNX_FILES if they were made from these weights.
 PUBLISHED = (
     *("config.json", "generation_config.json", "model.safetensors", "model-*-of-*.safetensors"),
     *("model.safetensors.index.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json"),
@@ -58,7 +68,8 @@ ADVICE = {
 
 def published_files(folder: str | os.PathLike) -> list[str]:
     """
-    The files of a student's folder that go to the Hub, by name.
+    The files of a student's folder that go to the Hub, as paths in it. Of its subfolders these are `onnx/model.onnx`
+    and what belongs to it, if `examples/export_onnx.py` made them from the very weights that are there.
 
     Raises:
         `ValueError`: if the folder has no `config.json` or no safetensors weights.
@@ -80,7 +91,15 @@ def _files_to_publish(folder: Path) -> list[str]:
         module = folder / f"{reference.partition('.')[0]}.py"  # "another/repository--module.Class" has no file here
         if module.is_file():
             found |= {module.name, *(Path(file).name for file in get_relative_import_files(module))}
+    if onnx_measurements(folder) is not None:
+        found |= {name for name in ONNX_FILES if (folder / name).is_file()}
     return sorted(found)
+
+
+def _patterns(folder: Path, files: list[str]) -> dict[str, Any]:
+    """For `upload_folder`: what goes up, and what an earlier push may have left that belongs to other weights."""
+    stale = (folder / ONNX_FILES[-1]).is_file() and ONNX_FILES[-1] not in files
+    return {"allow_patterns": files, "delete_patterns": list(ONNX_FILES) if stale else None}
 
 
 def add_code(folder: str | os.PathLike, model: nn.Module, carry: bool = True) -> None:
@@ -136,8 +155,7 @@ def push_folder(
         return api.upload_folder(
             repo_id=repo_id,
             folder_path=str(folder),
-            allow_patterns=files,
-            ignore_patterns="*/*",  # a pattern matches in subfolders too
+            **_patterns(Path(folder), files),
             commit_message=commit_message,
             token=token,
             revision=revision,
@@ -299,14 +317,14 @@ class HubTrainer(Trainer):
             self.init_hf_repo(token=token, private=private)
             self.create_model_card(**kwargs)  # now with the owner's name
         self._finish_current_push()
+        folder = Path(str(self.args.output_dir))
         return self._upload(
-            str(self.args.output_dir),
+            folder,
             commit_message,
             token,
             revision,
             run_as_future=not blocking,
-            allow_patterns=_files_to_publish(Path(str(self.args.output_dir))),
-            ignore_patterns="*/*",  # a pattern matches in subfolders too
+            **_patterns(folder, _files_to_publish(folder)),
         )
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
@@ -324,6 +342,7 @@ class HubTrainer(Trainer):
         # Links: the checkpoint may be rotated away while it is sent.
         staged = Path(tempfile.mkdtemp(prefix="_push-", dir=self.args.output_dir))
         for name in _files_to_publish(checkpoint):
+            (staged / name).parent.mkdir(exist_ok=True)
             _link(checkpoint / name, staged / name)
         if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             copy = staged / ("last-checkpoint" if strategy == HubStrategy.CHECKPOINT else checkpoint.name)

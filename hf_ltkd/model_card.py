@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.utils.sha import sha_fileobj
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 RUN_NAME = "distillation.json"
 GROUP_PICTURE, CLASS_PICTURE = PICTURES = ("group_accuracy.png", "class_accuracy.png")
+# What examples/export_onnx.py writes; the second file holds the weights of a network above 1.5 GB.
+ONNX_FILES = ("onnx/model.onnx", "onnx/model.onnx.data", "onnx/measurements.json")
 TEMPLATE = Path(__file__).parent / "templates" / "student_card.md"
 # The last words of a model's class name, and the Hub's name of the task.
 TASKS = {
@@ -107,6 +111,33 @@ def describe_run(trainer: "HubTrainer") -> dict[str, Any]:
     }
 
 
+def weights_digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each safetensors file of a model, by its name."""
+    digests = {}
+    for path in sorted(folder.glob("model*.safetensors")):
+        with path.open("rb") as file:
+            digests[path.name] = sha_fileobj(file).hex()
+    return digests
+
+
+def onnx_measurements(folder: Path) -> dict[str, Any] | None:
+    """
+    What was measured of the ONNX file in a student's folder, or `None` if there is none, or, with a warning, if it was
+    made from other weights than those that are there now.
+    """
+    measured = _read(folder / ONNX_FILES[-1])
+    if not measured or not (folder / ONNX_FILES[0]).is_file():
+        return None
+    if measured["weights_sha256"] != weights_digests(folder):
+        warnings.warn(
+            f"The ONNX file in {str(folder / 'onnx')!r} was made from other weights than those that are there now: it "
+            "is left out of the card and of what is published; run examples/export_onnx.py again.",
+            stacklevel=1,  # one place, hence one warning for card and push
+        )
+        return None
+    return measured
+
+
 def write_model_card(
     folder: str | os.PathLike,
     *,
@@ -129,8 +160,9 @@ def write_model_card(
     Writes `README.md` and its pictures into a student's folder.
 
     Everything measured comes from the folder's own files: `distillation.json` and `training_arguments.json` (written
-    by [`DistillationTrainer`]), `class_groups.json`, `long_tail.json`, `eval_results.json`, `emissions.csv` of
-    codecarbon, the config and the weights. A file that is missing leaves its part out.
+    by [`DistillationTrainer`]), `class_groups.json`, `long_tail.json`, `eval_results.json`,
+    `onnx/measurements.json` (of `examples/export_onnx.py`), `emissions.csv` of codecarbon, the config and the weights.
+    A file that is missing leaves its part out.
 
     Args:
         folder (`str` or `os.PathLike`): The student's folder.
@@ -155,6 +187,8 @@ def write_model_card(
     run, config, arguments = (_read(folder / n) for n in (RUN_NAME, "config.json", "training_arguments.json"))
     groups = ClassGroups.from_pretrained(folder) if (folder / CLASS_GROUPS_NAME).is_file() else None
     recipe = LongTailRecipe.from_pretrained(folder) if (folder / RECIPE_NAME).is_file() else None
+    if recipe is not None and recipe.counts == recipe.full_counts:
+        recipe = None  # nothing was cut
     # The run's own evaluation is of the very weights; the file is what a script wrote after saving them.
     student = _without_prefix(run.get("metrics") or _read(folder / "eval_results.json"))
     student["class_accuracy"] = run.get("class_accuracy")
@@ -213,6 +247,7 @@ def write_model_card(
         template_path=str(TEMPLATE),
         name=escape(name),
         repo_id=repo_id or "path/to/this/folder",
+        on_hub=repo_id is not None,
         task=task,
         auto_class=f"AutoModel{kind}",
         prepares_input=any(
@@ -239,7 +274,10 @@ def write_model_card(
         pictures=[picture for picture in PICTURES if (folder / picture).is_file()],
         changes=_changes(groups, results),
         emissions=emissions,
+        onnx=onnx_measurements(folder),
+        onnx_files=[name for name in ONNX_FILES[:-1] if (folder / name).is_file()],
         escape=escape,
+        milliseconds=lambda times: f"{times['median']:.3g} ({times['p90']:.3g})",
         percent=lambda fraction: f"{100 * fraction:.1f}",
         points=lambda difference: f"{100 * difference:+.1f}",
         brief=_brief,

@@ -3,8 +3,10 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -47,7 +49,7 @@ def plot_group_accuracy(
     results: Mapping[str, Mapping[str, Sequence[float]]], groups: ClassGroups, path: str | os.PathLike
 ) -> None:
     """
-    Accuracy per group and over all classes, one bar a model, with the deviation over the seeds.
+    Accuracy per group and over all classes, one bar a model, with the deviation over the seeds if there are several.
 
     Args:
         results (`Mapping`): Model name to metric name (`accuracy`, `tail_accuracy`, ...) to one fraction per seed.
@@ -62,11 +64,12 @@ def plot_group_accuracy(
     for rank, (model, values) in enumerate(results.items()):
         means = [100 * np.mean(values[metric]) for metric in metrics]
         deviations = [100 * np.std(values[metric]) for metric in metrics]
+        seeds = max(len(values[metric]) for metric in metrics)
         bars = axes.bar(
             positions + (rank - (len(results) - 1) / 2) * width,
             means,
             width * 0.92,
-            yerr=deviations,
+            yerr=deviations if seeds > 1 else None,
             capsize=2,
             color=COLORS[::-1][rank % len(COLORS)],
             label=_plain(model),
@@ -125,6 +128,91 @@ def plot_class_accuracy(
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=len(results), frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
+
+
+def plot_sensitivity(
+    results: Mapping[tuple[float, float], Mapping[str, Sequence[float]]],
+    groups: ClassGroups,
+    path: str | os.PathLike,
+    *,
+    baselines: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
+) -> None:
+    """
+    Fig. 5: accuracy over `alpha` with `beta` fixed and over `beta` with `alpha` fixed, of all classes and of the last
+    group, with the deviation over the seeds. Below, where every `alpha` met every `beta`, both as maps.
+
+    As in the paper, `alpha` is varied first: `beta` is fixed where the most values of `alpha` were tried, at the
+    smallest of these; then `alpha` where the most values of `beta` were tried, at the most accurate of these.
+
+    Args:
+        results (`Mapping`):
+            `(alpha, beta)` to metric name (`accuracy`, `tail_accuracy`, ...) to one fraction per seed.
+        groups ([`ClassGroups`]): The name of the last group.
+        path (`str` or `os.PathLike`): Where the picture goes; the ending chooses the format.
+        baselines (`Mapping`, *optional*): Other models to compare with, as in [`plot_group_accuracy`].
+
+    Raises:
+        `ValueError`: if no two results share `alpha` or `beta`.
+    """
+    alphas, betas = (sorted({point[axis] for point in results}) for axis in (0, 1))
+    lines = _sensitivity_lines(results, alphas, betas)
+    is_grid = len(results) == len(alphas) * len(betas) and min(len(alphas), len(betas)) > 1
+    figure = _figure(9, 7.6 if is_grid else 4)
+    panels = figure.subplots(2 if is_grid else 1, 2, squeeze=False)
+    metrics = {"accuracy": "all classes", f"{groups.names[-1]}_accuracy": _plain(groups.names[-1])}
+    for column, (metric, name) in enumerate(metrics.items()):
+        axes = panels[0, column]
+        handles: list[Any] = []
+        for color, (label, line) in zip(("#0072B2", "#D55E00"), lines.items(), strict=False):
+            values = [100 * np.array(results[point][metric]) for point in line.values()]
+            deviations = [v.std() for v in values] if max(map(len, values)) > 1 else None
+            means = [v.mean() for v in values]
+            handles.append(axes.errorbar([*line], means, deviations, color=color, marker="o", capsize=3, label=label))
+        for index, (model, accuracy) in enumerate((baselines or {}).items()):
+            color = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")[index % 5]
+            height = 100 * np.mean(accuracy[metric])
+            handles.append(axes.axhline(height, color=color, linestyle="--", label=_plain(model)))
+        axes.set_xlabel(r"$\alpha$ or $\beta$")
+        axes.set_ylabel("accuracy (%)")
+        axes.set_title(name)
+        axes.spines[["top", "right"]].set_visible(False)
+        if is_grid:
+            table = np.array([[100 * np.mean(results[a, b][metric]) for b in betas] for a in alphas])
+            _draw_map(panels[1, column], table, alphas, betas)
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    _save(figure, path)
+
+
+def _sensitivity_lines(
+    results: Mapping[tuple[float, float], Mapping[str, Sequence[float]]], alphas: list[float], betas: list[float]
+) -> dict[str, dict[float, tuple[float, float]]]:
+    """The curves of Fig. 5 by their label: the value that varies to its `(alpha, beta)`."""
+    mean = {point: float(np.mean(values["accuracy"])) for point, values in results.items()}
+    beta = max(betas, key=lambda beta: (sum((a, beta) in mean for a in alphas), -beta))
+    alpha = max(alphas, key=lambda alpha: (sum((alpha, b) in mean for b in betas), mean.get((alpha, beta), -1.0)))
+    lines = {
+        rf"$\alpha$ varied, $\beta$ = {beta:g}": {a: (a, beta) for a in alphas if (a, beta) in mean},
+        rf"$\beta$ varied, $\alpha$ = {alpha:g}": {b: (alpha, b) for b in betas if (alpha, b) in mean},
+    }
+    lines = {label: line for label, line in lines.items() if len(line) > 1}
+    if not lines:
+        raise ValueError(
+            f"No two of the {len(results)} results share alpha or beta, so that there is no line to draw: vary one of "
+            "them while the other stays the same."
+        )
+    return lines
+
+
+def _draw_map(axes: Axes, means: np.ndarray, alphas: list[float], betas: list[float]) -> None:
+    """Means of shape `[alphas, betas]`, each written into its field."""
+    axes.imshow(means, cmap="cividis", origin="lower", aspect="auto")
+    for row, column in np.ndindex(means.shape):
+        color = "black" if means[row, column] > (means.min() + means.max()) / 2 else "white"
+        axes.text(column, row, f"{means[row, column]:.1f}", ha="center", va="center", color=color, fontsize=8)
+    axes.set_xticks(range(len(betas)), [f"{beta:g}" for beta in betas])
+    axes.set_yticks(range(len(alphas)), [f"{alpha:g}" for alpha in alphas])
+    axes.set_xlabel(r"$\beta$")
+    axes.set_ylabel(r"$\alpha$")
 
 
 def _plain(text: str) -> str:

@@ -62,16 +62,18 @@ def teacher_fingerprint(teacher: nn.Module) -> str:
 
 
 def ask_teacher(teacher: nn.Module, inputs: dict[str, torch.Tensor], autocast: AbstractContextManager):
-    """The teacher's outputs. Its mode is set each time, because a caller may have called `train()` on it."""
+    """The teacher's outputs, in eval mode even if a caller has called `train()` on it."""
     # DeepSpeed casts the inputs to the student's type, and a teacher loaded in bf16 may not cast them itself.
     dtype = next((p.dtype for p in teacher.parameters() if p.is_floating_point()), torch.float32)
     inputs = {
         name: value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
         for name, value in inputs.items()
     }
+    if teacher.training:
+        teacher.eval()
     # no_grad, not inference_mode: the student's backward may have to save the outputs.
     with torch.no_grad(), autocast:
-        return teacher.eval()(**inputs)
+        return teacher(**inputs)
 
 
 def check_same_classes(student: nn.Module, teacher: nn.Module) -> None:

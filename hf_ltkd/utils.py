@@ -2,9 +2,13 @@
 
 import json
 import os
+import platform
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
 
 
 def write_json(path: str | os.PathLike, values: Any) -> None:
@@ -38,3 +42,16 @@ def parse_values(flag: str, items: Sequence[str]) -> dict[str, Any]:
 def listed(items: Sequence[Any], limit: int = 5) -> str:
     """The first `limit` items for an error message: `"3, 7, 8"`, `"0, 1, 2, 3, 4, ..."`."""
     return ", ".join(str(item) for item in items[:limit]) + (", ..." if len(items) > limit else "")
+
+
+def cpu_name() -> str:
+    """The processor's model; `platform.processor()` is empty on Linux."""
+    facts = Path("/proc/cpuinfo")
+    model = re.search(r"^model name\s*: (.+)$", facts.read_text(), re.MULTILINE) if facts.is_file() else None
+    return model.group(1) if model else platform.processor() or platform.machine()
+
+
+def describe_machine(device: str = "cpu") -> str:
+    """The GPU, or the processor and its cores, and the version of torch, for a figure that was measured there."""
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else f"{cpu_name()}, {os.cpu_count()} cores"
+    return f"{name}, torch {torch.__version__}"

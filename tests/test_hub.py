@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hub_server
 import pytest
 from hub_server import HubServer
 from huggingface_hub import ModelCard
@@ -163,6 +164,38 @@ results["steps"] = trainer.state.global_step
 fault()
 trainer.push_to_hub()
 (out / "results.json").write_text(json.dumps(results))
+"""
+
+
+ONNX = """
+import hashlib
+
+def export(folder):
+    # What examples/export_onnx.py leaves, as far as pushing looks at it.
+    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    times = {"median": 1.0, "p90": 2.0}
+    network = {"input": [3, 8, 8], "onnx_bytes": 10**6, "onnxruntime_ms": times, "pytorch_ms": times}
+    measured = {"weights_sha256": {"model.safetensors": weights}, "examples": "10 images", "batch_sizes": [1],
+        "max_difference": 1e-6, "max_logit": 1.0, "networks": {"student": network}, "threads": 1, "runs": 9,
+        "cpu": "a CPU", "versions": {}}
+    (folder / "onnx").mkdir(exist_ok=True)
+    (folder / "onnx" / "model.onnx").write_bytes(b"network")
+    (folder / "onnx" / "model.onnx.data").write_bytes(b"weights")
+    (folder / "onnx" / "other.onnx").write_bytes(b"not ours")
+    (folder / "onnx" / "measurements.json").write_text(json.dumps(measured))
+
+trainer = trainer_for("student", push_to_hub=True, hub_strategy="every_save")
+trainer.train()
+trainer.push_to_hub()
+export(out / "student")
+trainer.push_to_hub(commit_message="exported")
+export(checkpoint := out / "student" / "checkpoint-4")
+trainer._push_from_checkpoint(checkpoint)
+trainer._finish_current_push()
+trainer.push_to_hub(commit_message="again")
+with torch.no_grad():
+    trainer.model.classifier.bias += 1
+trainer.push_to_hub(commit_message="other weights")
 """
 
 
@@ -334,6 +367,38 @@ def test_only_files_of_a_student_go_up(tmp_path):
     assert published_files(tmp_path / "again") == ["config.json", "model.safetensors"]
     assert "auto_map" not in json.loads((tmp_path / "again" / "config.json").read_text())
     assert not [pattern for pattern in PUBLISHED if pattern.startswith("*")]
+
+
+def test_an_onnx_file_goes_with_its_weights_alone(tmp_path, monkeypatch):
+    history, commit, get = {}, hub_server._Handler.commit, hub_server._Handler.do_GET
+
+    def get_or_list(handler):
+        if handler.path.startswith("/api/models/me/student/tree/main"):
+            files = handler.server.repos["me/student"].items()
+            handler.answer([{"type": "file", "path": name, "size": len(data), "oid": "0"} for name, data in files])
+        else:
+            get(handler)
+
+    def commit_and_delete(handler, repo_id, operations):
+        commit(handler, repo_id, operations)
+        files = handler.server.repos[repo_id]
+        for operation in operations:
+            if operation["key"] == "deletedFile":
+                del files[operation["value"]["path"]]
+        history[handler.server.commits[-1][0]] = dict(files)
+
+    monkeypatch.setattr(hub_server._Handler, "commit", commit_and_delete)
+    monkeypatch.setattr(hub_server._Handler, "do_GET", get_or_list)
+    with HubServer() as hub:
+        run(COMMON + ONNX, hub, tmp_path)
+    onnx = {"onnx/model.onnx", "onnx/model.onnx.data", "onnx/measurements.json"}
+    names = {message: {name for name in files if "onnx" in name} for message, files in history.items()}
+    assert names["End of training"] == set() and names["exported"] == names["again"] == onnx
+    assert names["other weights"] == set()  # neither sent nor left from before
+    assert names["Training in progress, step 4"] == onnx  # from the folder of the checkpoint
+    cards = {message: files["README.md"].decode() for message, files in history.items() if "README.md" in files}
+    assert "| student | 3 × 8 × 8 | 1.00 | 1 (2) | 1 (2) |" in cards["exported"]
+    assert "onnx" not in cards["other weights"] and "onnx" not in cards["End of training"]
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):

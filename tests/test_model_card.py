@@ -1,6 +1,7 @@
 """The card says what was measured, and nothing else; names from users stay names."""
 
 import csv
+import hashlib
 import json
 import math
 import re
@@ -118,6 +119,37 @@ def test_what_is_not_known_is_left_out(folder):
     assert 'AutoModelForImageClassification.from_pretrained("path/to/this/folder")' in card.text
     assert "No image processor or tokenizer" in card.text and "pipeline(" not in card.text
     assert "is not known" in card.text and not list(folder.glob("*.png"))
+
+
+def test_a_split_that_was_not_cut(folder):
+    LongTailRecipe(1.0, 3, "label", COUNTS, COUNTS).save_pretrained(folder)
+    card = card_of(folder, dataset="me/data")
+    assert card.data.eval_results[0].dataset_args is None
+    assert "imbalance factor" not in card.text and "long_tail.json" not in card.text
+
+
+def test_onnx(folder):
+    """The numbers of the file, as long as it was made from the weights that are there."""
+    times = {"onnxruntime_ms": {"median": 0.12345, "p90": 2.5}, "pytorch_ms": {"median": 10.04, "p90": 123.4}}
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    measured = {
+        "weights_sha256": {"model.safetensors": digest}, "examples": "10 images", "batch_sizes": [1, 2, 7],
+        "max_difference": 2.5e-6, "max_logit": 12.34, "threads": 2, "runs": 50, "cpu": "An | odd <CPU>",
+        "networks": {who: {"input": [3, 8, 8], "onnx_bytes": size, **times}
+                     for who, size in (("student", 1_230_000), ("teacher", 45_600_000))},
+        "versions": {"onnxruntime": "1.2"},
+    }  # fmt: skip
+    write_json(folder / "onnx" / "measurements.json", measured)
+    assert "ONNX" not in card_of(folder).text  # the file itself is gone
+    (folder / "onnx" / "model.onnx").write_bytes(b"x")
+    text = card_of(folder, repo_id="me/it").text
+    assert "On 10 images, in batches of 1, 2, 7, its logits differ\nfrom PyTorch's by at most 2.5e-06;" in text
+    assert 'hf_hub_download("me/it", "onnx/model.onnx")' in text and "`[batch, 3, 8, 8]`" in text
+    assert "| teacher | 3 × 8 × 8 | 45.60 | 0.123 (2.5) | 10 (123) |\n| student | 3 × 8 × 8 | 1.23 |" in text
+    assert r"50 runs, and in brackets the 90th percentile, on 2 threads of An \| odd &lt;CPU&gt;" in text
+    create_model("resnet8", 6, image_size=8).save_pretrained(folder)  # trained again
+    with pytest.warns(UserWarning, match="The ONNX file in .* was made from other weights"):
+        assert "ONNX" not in card_of(folder).text
 
 
 def test_without_a_dataset_there_is_no_model_index(folder):

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from hf_ltkd import ClassGroups
-from hf_ltkd.plots import plot_class_accuracy, plot_group_accuracy, plot_teacher_bias
+from hf_ltkd.plots import plot_class_accuracy, plot_group_accuracy, plot_sensitivity, plot_teacher_bias
 
 
 GROUPS = ClassGroups([0, 1, 2], names=["many", "some", "few"])
@@ -68,6 +68,13 @@ def test_group_accuracy(axes, tmp_path):
     assert [tick.get_text() for tick in axes[0].get_xticklabels()] == ["many", "some", "few", "all classes"]
 
 
+def test_one_seed_has_no_error_bars(axes, tmp_path):
+    single = {metric: [0.5] for metric in RESULTS["KD"]}
+    plot_group_accuracy({"one": single, "KD": RESULTS["KD"]}, GROUPS, tmp_path / "groups.png")
+    bars = [container for container in axes[0].containers if hasattr(container, "patches")]
+    assert [container.errorbar is None for container in bars] == [True, False]
+
+
 def test_any_format_and_the_callers_backend_stays(tmp_path):
     before = matplotlib.rcParams._get_backend_or_none()
     plot_group_accuracy(RESULTS, GROUPS, tmp_path / "groups.svg")
@@ -88,3 +95,63 @@ def test_class_accuracy(axes, tmp_path):
     assert legend == ["teacher", "_student"]
     with pytest.raises(ValueError, match="'x' has the accuracy of 2 classes, the groups are of 4"):
         plot_class_accuracy({"x": [0.1, 0.2]}, groups, path)
+
+
+def sensitivity(points):
+    """Two seeds, 0.01 from their mean, which grows by 0.01 with alpha and by 0.02 with beta; the tail 0.2 below."""
+    mean = {(alpha, beta): 0.3 + 0.01 * alpha + 0.02 * beta for alpha, beta in points}
+    return {
+        point: {"accuracy": [m - 0.01, m + 0.01], "few_accuracy": [m - 0.21, m - 0.19]} for point, m in mean.items()
+    }
+
+
+def test_sensitivity_as_in_the_paper(axes, tmp_path):
+    path = tmp_path / "new" / "sensitivity.png"
+    cross = [(alpha, 1) for alpha in (1, 2, 6, 4)] + [(4, beta) for beta in (2, 8)]
+    results = sensitivity(cross)
+    results[4, 1] = {"accuracy": [0.9, 0.9], "few_accuracy": [0.8]}  # the most accurate, and met by the most betas
+    plot_sensitivity(results, GROUPS, path, baselines={"_KD": {"accuracy": [0.2, 0.4], "few_accuracy": [0.1]}})
+    check_file(path)
+    assert [panel.get_title() for panel in axes] == ["all classes", "few"]
+    for panel, below, height in ((axes[0], 0, 30), (axes[1], 20, 10)):
+        varied_alpha, varied_beta = panel.containers
+        best = 90 if panel is axes[0] else 80
+        x, y = varied_alpha.lines[0].get_data()
+        assert [*x] == [1, 2, 4, 6] and [*y] == pytest.approx([33 - below, 34 - below, best, 38 - below])
+        x, y = varied_beta.lines[0].get_data()
+        assert [*x] == [1, 2, 8] and [*y] == pytest.approx([best, 38 - below, 50 - below])
+        bars = [segment[:, 1].tolist() for segment in varied_beta.lines[2][0].get_segments()]
+        assert bars[2] == pytest.approx([49 - below, 51 - below])
+        (baseline,) = [line for line in panel.get_lines() if line.get_linestyle() == "--"]
+        assert [*baseline.get_ydata()] == pytest.approx([height, height])
+    labels = [text.get_text().lstrip("\u200b") for text in axes[0].figure.legends[0].get_texts()]
+    assert labels == [r"$\alpha$ varied, $\beta$ = 1", r"$\beta$ varied, $\alpha$ = 4", "_KD"]
+
+
+def test_sensitivity_over_a_grid(axes, tmp_path):
+    path = tmp_path / "sensitivity.png"
+    plot_sensitivity(sensitivity((alpha, beta) for beta in (6, 0.5) for alpha in (2, 1, 4)), GROUPS, path)
+    check_file(path)
+    maps = [panel for panel in axes if panel.images]
+    for panel, below in zip(maps, (0, 20), strict=True):
+        expected = [[30 + alpha + 2 * beta - below for beta in (0.5, 6)] for alpha in (1, 2, 4)]
+        assert panel.images[0].get_array().tolist() == [pytest.approx(row) for row in expected]
+        assert [float(text.get_text()) for text in panel.texts] == pytest.approx(sum(expected, []), abs=0.05)
+        assert [tick.get_text() for tick in panel.get_xticklabels()] == ["0.5", "6"]
+        assert [tick.get_text() for tick in panel.get_yticklabels()] == ["1", "2", "4"]
+    # Beta stays at the smallest of those that met all alphas, alpha at the best there.
+    assert [c.get_label() for c in axes[0].containers] == [
+        r"$\alpha$ varied, $\beta$ = 0.5",
+        r"$\beta$ varied, $\alpha$ = 4",
+    ]
+
+
+def test_sensitivity_to_one_of_both_and_to_none(axes, tmp_path):
+    results = {
+        point: {name: value[:1] for name, value in v.items()} for point, v in sensitivity([(6, 1), (6, 2)]).items()
+    }
+    plot_sensitivity(results, GROUPS, tmp_path / "beta.svg")
+    (line,) = axes[0].containers
+    assert line.get_label() == r"$\beta$ varied, $\alpha$ = 6" and not line.has_yerr  # one seed
+    with pytest.raises(ValueError, match="No two of the 2 results share alpha or beta, .* vary one of them"):
+        plot_sensitivity(sensitivity([(1, 1), (2, 2)]), GROUPS, tmp_path / "none.png")
