@@ -183,13 +183,15 @@ class DistillationTrainer(HubTrainer):
         if not batches:
             return batches, num_items_in_batch
         batches = [self._prepare_inputs(batch) for batch in batches]
+        # A step that is one batch sums over itself, in the loss.
+        needs_statistics = len(batches) * self.args.world_size > 1 or self.distillation_loss.remembers_steps
         contexts, rows = [], []
         for batch in batches:
             labels = self._labels_of(batch)
             counts = labels != IGNORED_LABEL
             context = StepContext(self._ask_teacher(batch))
             row = counts.sum().float()[None]
-            if context.teacher_outputs is not None:
+            if context.teacher_outputs is not None and needs_statistics:
                 statistics = self.distillation_loss.batch_statistics(select_counted(context.teacher_outputs, counts))
                 row = row if statistics is None else torch.cat([row, statistics.float()])
             contexts.append(context)

@@ -1,6 +1,6 @@
-"""What LTKD's loss costs beside torch's own `kl_div`, forward and backward, and how it scales.
+"""What LTKD's loss costs beside torch's own `kl_div`, forward and backward.
 
-python examples/benchmarks/loss.py --output_file loss.json --picture loss.png
+python examples/benchmarks/loss.py --output_file loss.json
 
 All losses get the same float32 logits and take turns; a figure is the median of their turns, the first left out. With
 one thread on a CPU (the default there) it is the CPU time of the thread, otherwise wall time. The floor is
@@ -17,8 +17,6 @@ from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from tqdm.auto import tqdm
@@ -31,9 +29,6 @@ from hf_ltkd.utils import describe_machine, write_json
 TEMPERATURE = 4.0
 # Batch, classes, groups
 SIZES = [(64, 100, 3), (128, 1000, 3), (256, 1000, 3), (64, 21_843, 3), (64, 100, 10), (64, 100, 100)]
-SCALE = [(64, classes, 3) for classes in (10, 100, 1000, 10_000, 100_000)] + [
-    (64, 10_000, groups) for groups in (10, 30, 100, 300, 1000)
-]
 
 
 @dataclass
@@ -44,7 +39,6 @@ class Arguments:
     compiled: bool = field(default=False, metadata={"help": "Measure torch.compile's versions too."})
     shuffled: bool = field(default=False, metadata={"help": "Classes in any order instead of group by group."})
     output_file: str | None = field(default=None, metadata={"help": "Where the figures go, as JSON."})
-    picture: str | None = field(default=None, metadata={"help": "Where the plot over classes and groups goes."})
 
 
 def kl_floor(student: Tensor, teacher: Tensor) -> Tensor:
@@ -134,7 +128,6 @@ def main():
     args = HfArgumentParser(Arguments).parse_args_into_dataclasses()[0]
     torch.set_num_threads(args.threads)
     comparison = [measure(size, args) for size in tqdm(SIZES, desc="Losses", leave=False)]
-    scale = [measure(size, args, ["kl_div", "ltkd_loss"]) for size in tqdm(SCALE, desc="Scale", leave=False)]
 
     print("| batch × classes, groups |" + "".join(f" {name} |" for name in comparison[0]["seconds"]))
     print("|---|" + "---|" * len(comparison[0]["seconds"]))
@@ -145,24 +138,17 @@ def main():
             for value in result["seconds"].values()
         ]
         print(f"| {result['batch']} × {result['classes']}, {result['groups']} | " + " | ".join(cells) + " |")
-    print("\n| batch × classes, groups | ltkd_loss, µs | to kl_div | peak memory, logits | of kl_div |")
-    print("|---|---|---|---|---|")
-    for result in scale:
-        seconds, memory = result["seconds"], result["memory"]
-        print(
-            f"| {result['batch']} × {result['classes']}, {result['groups']} | {1e6 * seconds['ltkd_loss']:.0f} | "
-            f"{seconds['ltkd_loss'] / seconds['kl_div']:.2f} | {memory['ltkd_loss']:.1f} | {memory['kl_div']:.1f} |"
-        )
+    print("\n| peak memory, in logits |" + "".join(f" {name} |" for name in comparison[0]["memory"]))
+    print("|---|" + "---|" * len(comparison[0]["memory"]))
+    for result in comparison:
+        cells = [f"{value:.1f}" for value in result["memory"].values()]
+        print(f"| {result['batch']} × {result['classes']}, {result['groups']} | " + " | ".join(cells) + " |")
     if args.device == "cuda":
         print_bandwidth(comparison)
     machine = describe_machine(args.device)
     print(f"\n{machine}, {args.threads} thread(s), float32, temperature {TEMPERATURE:g}")
     if args.output_file:
-        write_json(
-            args.output_file, {"machine": machine, "arguments": vars(args), "losses": comparison, "scale": scale}
-        )
-    if args.picture:
-        draw(scale, args.picture)
+        write_json(args.output_file, {"machine": machine, "arguments": vars(args), "results": comparison})
 
 
 def print_bandwidth(results: list[dict]) -> None:
@@ -182,21 +168,6 @@ def print_bandwidth(results: list[dict]) -> None:
         reached = 5 * 4 * result["batch"] * result["classes"] / result["seconds"]["ltkd_loss"]
         size = f"{result['batch']} × {result['classes']}, {result['groups']}"
         print(f"| {size} | {reached / 1e9:.0f} | {reached / copy:.2f} |")
-
-
-def draw(scale: list[dict], path: str) -> None:
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, key, part in zip(figure.subplots(1, 2), ("classes", "groups"), (scale[:5], scale[5:]), strict=True):
-        for name, color in (("ltkd_loss", "#d1495b"), ("kl_div", "0.6")):
-            label = name if name == "ltkd_loss" else "kl_div (knows no groups)"
-            axes.plot([r[key] for r in part], [1e3 * r["seconds"][name] for r in part], "o-", color=color, label=label)
-        fixed = "3 groups" if key == "classes" else f"{part[0]['classes']:,} classes"
-        axes.set(xscale="log", yscale="log", xlabel=f"{key} ({fixed})", ylabel="forward and backward (ms)")
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 python examples/benchmarks/step.py --output_file step.json
 
 All loops train the same student on the same images with the same recipe, and take turns. A figure is the median over
-the steps of all turns, without the first steps of each. With one thread on a CPU (the default there) it is the CPU time
-of the thread, which other work on the machine disturbs little; otherwise wall time. The images are random: a step takes
-as long for any pixels. `Trainer` is Transformers' own with the bare loop's loss as its `compute_loss`: what it needs
-more than the bare loop is not ours.
+the steps of all turns, without the first steps of each. With one thread on a CPU (the default there) it is the CPU
+time of the thread, which other work on the machine disturbs little; otherwise wall time. The images are random: a step
+takes as long for any pixels. `Trainer` is Transformers' own with the bare loop's loss as its `compute_loss`: what it
+needs more than the bare loop is not ours.
 """
 
 import statistics
@@ -46,6 +46,7 @@ class Case:
     pixels: int
     batch: int
     steps: int  # of a turn that count
+    groups: int = 3
 
 
 CASES = [
@@ -91,8 +92,8 @@ def main():
         write_json(args.output_file, {"machine": machine, "arguments": vars(args), "results": results})
 
 
-def measure(case: Case, args: Arguments) -> dict:
-    """Seconds of a step of each loop, and of asking the teacher for a batch of a cache."""
+def measure(case: Case, args: Arguments, names: list[str] | None = None) -> dict:
+    """Seconds of a step of each loop (or of those with these names), and of asking the teacher for a batch."""
     clock = time.thread_time if args.device == "cpu" and args.threads == 1 else time.perf_counter
 
     def now() -> float:
@@ -111,30 +112,34 @@ def measure(case: Case, args: Arguments) -> dict:
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, case.classes, shape[:1], generator=generator)
     data = ImageDataset(images, labels, mean=[0.5] * 3, std=[0.25] * 3, augment=True)
-    groups = ClassGroups.from_counts(long_tailed_counts([500] * case.classes, 100))
+    groups = ClassGroups.from_counts(long_tailed_counts([500] * case.classes, 100), case.groups)
     ltkd, live = LTKDLoss(groups), teacher()
 
+    def trainer(loss, teacher, trainer_class=DistillationTrainer):
+        return lambda student: trainer_loop(trainer_class, student, teacher, loss, data, case, args, now)
+
+    loops: dict[str, Callable[[nn.Module], Iterable[float]]] = {
+        "bare loop": lambda student: bare_loop(student, live, groups, data, case, args, now),
+        "live teacher": trainer(ltkd, live),
+        "Trainer": trainer(ltkd, live, PlainTrainer),
+        "live teacher, channels_last": trainer(ltkd, teacher(memory_format=torch.channels_last)),
+        "live teacher, bfloat16": trainer(ltkd, teacher(torch.bfloat16)),
+        "cross-entropy": trainer(CrossEntropyLoss(), None),
+    }
+    build = None
     with tempfile.TemporaryDirectory() as folder:
-        begin = now()
-        cache = TeacherCache.build(
-            folder, live, data, views=1, batch_size=case.batch, device=args.device, progress=False
-        )
-        build = (now() - begin) / batches
-
-        def trainer(loss, teacher, trainer_class=DistillationTrainer):
-            return lambda student: trainer_loop(trainer_class, student, teacher, loss, data, case, args, now)
-
-        loops: dict[str, Callable[[nn.Module], Iterable[float]]] = {
-            "bare loop": lambda student: bare_loop(student, live, groups, data, case, args, now),
-            "live teacher": trainer(ltkd, live),
-            "Trainer": trainer(ltkd, live, PlainTrainer),
-            "live teacher, channels_last": trainer(ltkd, teacher(memory_format=torch.channels_last)),
-            "live teacher, bfloat16": trainer(ltkd, teacher(torch.bfloat16)),
-            "cached teacher": trainer(ltkd, cache),
-            "cross-entropy": trainer(CrossEntropyLoss(), None),
-        }
+        if names is None:
+            begin = now()
+            cache = TeacherCache.build(
+                folder, live, data, views=1, batch_size=case.batch, device=args.device, progress=False
+            )
+            build = (now() - begin) / batches
+            loops["cached teacher"] = trainer(ltkd, cache)
+        loops = {name: loops[name] for name in names or loops}
         times: dict[str, list[float]] = {name: [] for name in loops}
-        for _ in tqdm(range(args.turns), desc=f"{case.teacher} -> {case.student}", leave=False):
+        for _ in tqdm(
+            range(args.turns), desc=f"{case.teacher} -> {case.student}, {case.classes}, {case.groups}", leave=False
+        ):
             for name, loop in loops.items():
                 torch.manual_seed(0)
                 student = create_model(case.student, case.classes, image_size=case.pixels).to(args.device)

@@ -42,6 +42,8 @@ class DistillationLoss(nn.Module):
     Attributes:
         needs_teacher (`bool`): Whether `teacher_outputs` is read at all.
         needs_hidden_states (`bool`): Whether both models have to return their `hidden_states`.
+        remembers_steps (`bool`): Whether [`~DistillationLoss.begin_step`] has to see every optimizer step. Otherwise
+            it is spared those that are a single batch, whose statistics `distillation_terms` takes by itself.
         num_classes (`int` or `None`): The number of classes the loss was made for, `None` if it fits any.
         published (`dict`): Hyper-parameters of the literature by (dataset, teacher, student), see
             [`~DistillationLoss.for_pair`].
@@ -53,6 +55,7 @@ class DistillationLoss(nn.Module):
 
     needs_teacher: bool = True
     needs_hidden_states: bool = False
+    remembers_steps: bool = False
     num_classes: int | None = None
     published: ClassVar[PublishedTable] = {}
     source: str = ""
@@ -177,7 +180,7 @@ class DistillationLoss(nn.Module):
             labels = labels[counts]
         if len(labels) == 0:  # nothing to learn; the sum keeps the student in the graph
             return {self.ce: logits_of(student_outputs).sum()}
-        if step_statistics is None and self.needs_teacher:  # this batch is the whole step
+        if step_statistics is None and self.remembers_steps:  # this batch is the whole step
             statistics = self.batch_statistics(teacher_outputs)
             step_statistics = None if statistics is None else self.begin_step(statistics[None])
         terms: dict[str, Tensor] = {}
@@ -201,7 +204,7 @@ class DistillationLoss(nn.Module):
     def begin_step(self, step_statistics: Tensor) -> Tensor:
         """
         Called once an optimizer step with the statistics of all its micro-batches, `[micro_batches, k]`; what it
-        returns is handed to `distillation_terms`. A loss that remembers earlier steps overrides it.
+        returns is handed to `distillation_terms`. A loss with `remembers_steps` overrides it.
         """
         return step_statistics
 

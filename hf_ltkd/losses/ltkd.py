@@ -173,6 +173,7 @@ class LTKDLoss(DistillationLoss):
         if not 0 <= group_mass_momentum < 1:
             raise ValueError(f"group_mass_momentum={group_mass_momentum} is not valid: it must be 0 or more, below 1.")
         self.group_mass_momentum = group_mass_momentum
+        self.remembers_steps = rebalance and group_mass_momentum > 0
         if group_mass_momentum:
             # The logarithm of the running shares, up to a constant that cancels in Eq. 11; -inf: no step yet.
             self.register_buffer("log_group_mass", torch.full((groups.num_groups,), -torch.inf))
