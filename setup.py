@@ -20,6 +20,7 @@ INSTALL_REQUIRES = [
     "evaluate>=0.4.6",
     "huggingface-hub>=1.0",
     "safetensors",
+    "filelock",
     "Jinja2",
     "numpy",
     "Pillow",

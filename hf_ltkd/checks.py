@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, TrainingArguments
 
-from .data.augment import LabelledImages
+from .data.augment import ImageDataset, LabelledImages
 from .losses.base import DistillationLoss
 from .losses.checks import IGNORED_LABEL
 from .teacher import check_same_classes
@@ -104,6 +104,21 @@ def check_labels(name: str, dataset: Any, student: nn.Module) -> None:
         raise ValueError(
             f"{name} has the label {wrong}, outside the student's classes 0 to {num_labels - 1}: "
             "create the student with enough classes, or correct the labels."
+        )
+
+
+def check_device(name: str, dataset: Any, args: TrainingArguments) -> None:
+    """
+    Raises:
+        `ValueError`: if images are on a GPU (`data_device`) and the DataLoader would send or pin them.
+    """
+    images = dataset.dataset if isinstance(dataset, CachedTeacherDataset) else dataset
+    if not isinstance(images, ImageDataset) or images.device.type == "cpu":
+        return
+    if args.dataloader_num_workers or args.dataloader_pin_memory:
+        raise ValueError(
+            f"The images of {name} are on {images.device}, where worker processes cannot use them and memory cannot "
+            "be pinned: set dataloader_num_workers=0 and dataloader_pin_memory=False, or leave out data_device."
         )
 
 

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from .checkpoints import check_checkpoint, last_complete_checkpoint, load_loss, save_loss, write_manifest
-from .checks import check_cache, check_labels, check_loss_and_teacher, check_model, check_optimizer
+from .checks import check_cache, check_device, check_labels, check_loss_and_teacher, check_model, check_optimizer
 from .data.augment import SetEpochCallback
 from .engines import check_engine, make_shardable
 from .hub import HubTrainer
@@ -123,6 +123,7 @@ class DistillationTrainer(HubTrainer):
         for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
             for part in dataset.values() if isinstance(dataset, dict) else [dataset]:
                 check_labels(name, part, self.model)  # type: ignore[arg-type]
+                check_device(name, part, self.args)
         check_engine(self, distillation_loss)
         if self.teacher_model is not None:
             self.teacher_model.to(self.args.device)

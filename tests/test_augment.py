@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from hf_ltkd import ImageDataset
 from hf_ltkd.data import SetEpochCallback
+from hf_ltkd.data.augment import gather_crops
 
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
@@ -122,6 +123,92 @@ def test_handed_out_pixels_are_copies():
     before = pixels(dataset)
     dataset[0]["pixel_values"].zero_()
     assert torch.equal(pixels(dataset), before)
+
+
+def slow_bits(seed, view, index):
+    """The 64 bits of one example: SplitMix64 three times, with Python's integers."""
+    bits = seed
+    for part in (0, view, index):
+        bits = ((bits ^ part) + 0x9E3779B97F4A7C15) % 2**64
+        bits = (bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        bits = (bits ^ (bits >> 27)) * 0x94D049BB133111EB % 2**64
+        bits ^= bits >> 31
+    return bits
+
+
+def slow_crop(image, bits, padding):
+    """The uint8 pixels of one view, from slices: offsets and mirroring by 21 of the 64 bits each."""
+    height, width = image.shape[1:]
+    padded = np.pad(image, ((0, 0), (padding, padding), (padding, padding)))
+    y, x = ((bits >> first) % 2**21 * (2 * padding + 1) // 2**21 for first in (0, 21))
+    crop = padded[:, y : y + height, x : x + width]
+    return crop[:, :, ::-1] if bits >> 62 & 1 else crop
+
+
+def assert_crops(batch, images, view, padding):
+    """`batch`, normalised with mean 0 and deviation 1, holds exactly the crops of all `images`."""
+    crops = [slow_crop(image, slow_bits(7, view, i), padding) for i, image in enumerate(images.numpy())]
+    seen = (255 * batch.double()).cpu().numpy()
+    np.testing.assert_allclose(seen, np.stack(crops), rtol=0, atol=1e-4)
+    assert len({crop.tobytes() for crop in crops}) == len(images)
+
+
+def batch_of(dataset):
+    return torch.stack([item["pixel_values"] for item in dataset.__getitems__(list(range(len(dataset))))])
+
+
+PLAIN = {"mean": [0.0] * 3, "std": [1.0] * 3, "seed": 7}
+
+
+@pytest.mark.parametrize("height, width, padding", [(8, 8, 4), (6, 9, 2), (8, 8, 0)])
+def test_a_batch_is_the_crops_one_by_one(height, width, padding):
+    images = random_images(40, height, width)
+    dataset = make(images, padding=padding, **PLAIN)
+    for view in (0, 5):
+        dataset.set_epoch(view)
+        assert_crops(batch_of(dataset), images, view, padding)
+
+
+@pytest.mark.parametrize("height, width, padding", [(8, 8, 4), (6, 9, 2), (8, 8, 0)])
+def test_crops_gathered_by_torch(height, width, padding):
+    """What a GPU runs, here on the CPU."""
+    images = random_images(40, height, width)
+    all_bits = [slow_bits(7, 0, i) for i in range(40)]
+    y, x = (np.array([(b >> first) % 2**21 * (2 * padding + 1) // 2**21 for b in all_bits]) for first in (0, 21))
+    mirrored = np.array([b >> 62 & 1 == 1 for b in all_bits])
+    crops = make(images, padding=padding)._crops
+    seen = gather_crops(crops, np.arange(40), y, x, mirrored)
+    assert seen.dtype == torch.uint8
+    assert_crops(seen / 255, images, 0, padding)
+
+
+def test_device_of_the_images():
+    dataset = make(device="cpu")
+    assert dataset.device == make().device == torch.device("cpu")
+    assert torch.equal(pixels(dataset), pixels(make())) and dataset.fingerprint == make().fingerprint
+
+
+def test_workers_cannot_use_a_gpu():
+    dataset = make()
+    dataset.device = torch.device("cuda", 0)
+    with pytest.raises(ValueError, match="images are on cuda:0, which worker .* set dataloader_num_workers=0"):
+        next(iter(DataLoader(dataset, 4, num_workers=1)))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("augment", [False, True])
+def test_pixels_on_a_gpu_are_those_of_the_cpu(augment):
+    images = random_images(40)
+    on_gpu = make(images, augment=augment, device="cuda", **PLAIN)
+    on_gpu.set_epoch(3)
+    assert on_gpu.device.type == on_gpu[0]["pixel_values"].device.type == "cuda"
+    assert on_gpu.labels.device.type == "cpu"
+    if augment:
+        assert_crops(batch_of(on_gpu), images, 3, 4)  # the uint8 pixels, exactly
+    gpu, cpu = (make(images, augment=augment, device=device) for device in ("cuda", "cpu"))
+    torch.testing.assert_close(pixels(gpu).cpu(), pixels(cpu), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(pixels(make(images.cuda(), augment=augment)).cpu(), pixels(cpu), rtol=1e-6, atol=1e-6)
+    assert gpu.fingerprint == cpu.fingerprint
 
 
 @pytest.mark.parametrize("across", ["examples", "epochs"])

@@ -8,8 +8,9 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as PILImage
+from transformers import ViTImageProcessor
 
-from hf_ltkd.data import DataArguments, decode_images, load_image_data
+from hf_ltkd.data import DataArguments, LazyImageDataset, decode_images, load_image_data
 
 
 NAMES = ["ant", "bee"]
@@ -133,10 +134,18 @@ def test_decode_keeps_images_of_the_right_size():
     np.testing.assert_array_equal(images[0].numpy(), array.transpose(2, 0, 1))
 
 
-def test_shrinking_averages():
-    array = picture(1, (12, 8))
-    means = array.reshape(4, 3, 4, 2, 3).astype(float).mean((1, 3))
-    assert np.abs(decode(array, size=4)[0].permute(1, 2, 0).numpy() - means).max() <= 1
+def test_shrinking_sees_every_pixel():
+    checks = np.indices((32, 32)).sum(0)[..., None].repeat(3, 2) % 2 * 200
+    shrunk = decode(checks.astype(np.uint8), size=8)[0].numpy().astype(int)
+    assert np.abs(shrunk - 100).max() <= 1  # taking every fourth pixel would give 0 or 200
+
+
+@pytest.mark.parametrize("size", [4, 5, 8, 16])
+def test_resizing_is_that_of_the_image_processor(size):
+    arrays = [picture(1, (12, 8)), picture(2, (8, 8)), picture(3, (7, 9))]
+    processor = ViTImageProcessor(size={"height": size, "width": size}, do_rescale=False, do_normalize=False)
+    expected = processor([PILImage.fromarray(a) for a in arrays], return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(decode(*arrays, size=size).float(), expected.float(), rtol=0, atol=0)
 
 
 def test_enlarging_is_smooth():
@@ -153,6 +162,40 @@ def test_grey_and_transparent_images_become_rgb():
     assert images[:, :, 4, 4].tolist() == [[77, 77, 77], [1, 2, 3]]
 
 
+@pytest.mark.parametrize("augment", [False, True])
+def test_any_kind_of_image_decoded_on_demand(augment, tmp_path):
+    """Grey, transparent, with a palette, in CMYK, turned by EXIF: as if converted to RGB files before."""
+    smooth = PILImage.fromarray(picture(1, (5, 6))).resize((60, 50), PILImage.Resampling.BICUBIC)
+    clear = smooth.convert("RGBA")
+    clear.putalpha(smooth.convert("L"))
+    turned = smooth.getexif()
+    turned[0x0112] = 6  # to be turned by 90 degrees clockwise
+    images = {
+        "grey.png": (smooth.convert("L"), {}),
+        "clear.png": (clear, {}),
+        "palette.png": (smooth.quantize(64), {}),
+        "cmyk.jpg": (smooth.convert("CMYK"), {}),
+        "turned.jpg": (smooth, {"exif": turned}),
+    }
+    for name, (image, options) in images.items():
+        image.save(tmp_path / name, **options)
+        rgb = PILImage.open(tmp_path / name).convert("RGB")
+        rgb = rgb.transpose(PILImage.Transpose.ROTATE_270) if name == "turned.jpg" else rgb
+        rgb.save(tmp_path / f"{name}.bmp")
+
+    def dataset(names):
+        files = Dataset.from_dict({"image": [str(tmp_path / n) for n in names]}).cast_column("image", Image())
+        kwargs = {"mean": [0.5] * 3, "std": [0.25] * 3, "image_size": 16, "augment": augment}
+        return LazyImageDataset(files, "image", [0] * len(names), **kwargs)
+
+    seen, expected = dataset(images), dataset([f"{name}.bmp" for name in images])
+    for view in range(3):
+        seen.set_epoch(view)
+        expected.set_epoch(view)
+        for one, other in zip(seen.__getitems__(range(5)), expected.__getitems__(range(5)), strict=True):
+            assert torch.equal(one["pixel_values"], other["pixel_values"])
+
+
 @pytest.mark.parametrize("kwargs", [{}, {"dataset_name": "a", "data_dir": "b"}])
 def test_one_source(kwargs):
     with pytest.raises(ValueError, match="either --dataset_name .* or --data_dir"):
@@ -162,6 +205,34 @@ def test_one_source(kwargs):
 def test_image_size_error():
     with pytest.raises(ValueError, match="image_size=0 is not valid"):
         DataArguments(data_dir="x", image_size=0)
+
+
+def test_device_of_the_images(tmp_path):
+    write_parquet(tmp_path / "data")
+    data, default = load(tmp_path / "data", data_device="cpu"), load(tmp_path / "data")
+    assert data.train.device == data.test.device == default.train.device == torch.device("cpu")
+    assert data.train.fingerprint == default.train.fingerprint
+
+
+@pytest.mark.gpu
+def test_images_on_a_gpu(tmp_path):
+    write_parquet(tmp_path / "data")
+    data, default = load(tmp_path / "data", data_device="cuda"), load(tmp_path / "data")
+    assert data.train.device.type == data.test.device.type == "cuda"
+    assert data.train.fingerprint == default.train.fingerprint
+    torch.testing.assert_close(data.test[2]["pixel_values"].cpu(), default.test[2]["pixel_values"])
+
+
+@pytest.mark.parametrize("name", ["gpu", "hip:3"])
+def test_a_device_that_is_not_there(name, tmp_path):
+    with pytest.raises(ValueError, match=f"data_device='{name}' cannot be used .*: leave it out"):
+        load(tmp_path / "nowhere", data_device=name)  # before it looks for the images
+
+
+def test_images_that_are_decoded_on_demand_stay_on_the_cpu():
+    with pytest.raises(ValueError, match="data_device='cuda' does not go with crop='resized'"):
+        DataArguments(data_dir="x", crop="resized", data_device="cuda")
+    assert DataArguments(data_dir="x", crop="resized", data_device="cpu").data_device == "cpu"
 
 
 def test_no_folder(tmp_path):

@@ -457,3 +457,12 @@ def test_two_ranks_train_the_fusion_modules_as_one_process_does(tmp_path):
     for name, value in one.items():
         if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):  # for evaluation alone
             torch.testing.assert_close(two[name].double(), value.double(), rtol=1e-4, atol=2e-6, msg=name)
+
+
+def test_images_on_another_device_go_with_neither_workers_nor_pinned_memory(tmp_path):
+    data = ImageDataset(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), [0, 1, 2, 3], mean=[0.5] * 3, std=[0.5] * 3)
+    data.device = torch.device("cuda")  # stands in for images of a GPU
+    args = DistillationTrainingArguments(str(tmp_path), dataloader_num_workers=1, use_cpu=True, report_to=[])
+    model = create_model("resnet8", num_labels=4, image_size=8)
+    with pytest.raises(ValueError, match="dataloader_num_workers=0 and dataloader_pin_memory=False"):
+        DistillationTrainer(model, args=args, distillation_loss=CrossEntropyLoss(), train_dataset=data)

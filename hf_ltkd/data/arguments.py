@@ -113,6 +113,13 @@ class DataArguments:
         metadata={"help": "padded: zero pixels around an image before the random crop (default: 4)."},
     )
     horizontal_flip: bool = field(default=True, metadata={"help": "Mirror half of the training views."})
+    data_device: str | None = field(
+        default=None,
+        metadata={
+            "help": "padded: where the images are kept and augmented, e.g. cuda; goes with --dataloader_num_workers 0 "
+            "and --dataloader_pin_memory false (default: cpu)."
+        },
+    )
 
     def __post_init__(self):
         if self.benchmark not in PRESETS:
@@ -148,3 +155,8 @@ class DataArguments:
         for name, allowed in (("crop", ("padded", "resized")), ("group_rule", ("thirds", "thresholds"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not valid: use {allowed[0]} or {allowed[1]}.")
+        if self.crop == "resized" and self.data_device not in (None, "cpu"):
+            raise ValueError(
+                f"data_device={self.data_device!r} does not go with crop='resized', whose images are decoded on the "
+                "CPU: leave it out."
+            )

@@ -32,6 +32,7 @@ class LabelledImages(torch.utils.data.Dataset):
         augment: bool,
         horizontal_flip: bool,
         seed: int,
+        device: str | torch.device = "cpu",
     ):
         if len(labels) != num_images or len(mean) != channels or len(std) != channels:
             raise ValueError(
@@ -43,13 +44,14 @@ class LabelledImages(torch.utils.data.Dataset):
         self.labels = torch.as_tensor(labels)
         if self.labels.is_floating_point():
             raise ValueError("labels must be whole numbers, one class id per image.")
-        self.labels = self.labels.long()
+        self.labels = self.labels.long().cpu()
         self.augment = augment
         self.horizontal_flip = horizontal_flip
         self.seed = seed
+        self.device = torch.device(device)
         # (x / 255 - mean) / std as one multiplication and one addition
-        self._scale = (1 / (255 * torch.tensor(std, dtype=torch.float32))).view(1, -1, 1, 1)
-        self._offset = (-torch.tensor(mean, dtype=torch.float32) / torch.tensor(std)).view(1, -1, 1, 1)
+        self._scale = (1 / (255 * torch.tensor(std, dtype=torch.float32))).view(1, -1, 1, 1).to(device)
+        self._offset = (-torch.tensor(mean, dtype=torch.float32) / torch.tensor(std)).view(1, -1, 1, 1).to(device)
         # Shared memory, so that workers that outlive an epoch see the next one too.
         self._view = torch.zeros((), dtype=torch.long).share_memory_()
 
@@ -65,7 +67,7 @@ class LabelledImages(torch.utils.data.Dataset):
         """
         digest = hashlib.sha256()
         for tensor in (self.labels, self._scale, self._offset):
-            digest.update(tensor.numpy().tobytes())
+            digest.update(tensor.cpu().numpy().tobytes())
         for block in self._image_content():
             digest.update(len(block).to_bytes(8, "little"))
             digest.update(block)
@@ -80,19 +82,24 @@ class LabelledImages(torch.utils.data.Dataset):
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
         """The whole batch at once: PyTorch's fetcher prefers this to one `__getitem__` per example."""
+        if self.device.type != "cpu" and torch.utils.data.get_worker_info() is not None:
+            raise ValueError(
+                f"The images are on {self.device}, which worker processes cannot use: set dataloader_num_workers=0, "
+                "or keep the images on the CPU."
+            )
         index = np.asarray(indices) % len(self)  # -1 is the last one
         bits = random_bits(self.seed, index.astype(np.uint64), int(self._view))
-        pixels = self._crop(index, bits).float()
-        if self.augment and self.horizontal_flip:
-            mirrored = uniform_integers(bits, 42, 2).bool()
-            pixels[mirrored] = pixels[mirrored].flip(-1)
-        pixels.mul_(self._scale).add_(self._offset)
+        mirrored = uniform_integers(bits, 42, 2).astype(bool) & (self.augment and self.horizontal_flip)
+        pixels = self._crop(index, bits, mirrored).float().mul_(self._scale).add_(self._offset)
         return [
             {"pixel_values": image, "labels": label} for image, label in zip(pixels, self.labels[index], strict=True)
         ]
 
-    def _crop(self, index: np.ndarray, bits: np.ndarray) -> Tensor:
-        """The uint8 pixels `[batch, channels, height, width]` of these examples, cropped as their `bits` say."""
+    def _crop(self, index: np.ndarray, bits: np.ndarray, mirrored: np.ndarray) -> Tensor:
+        """
+        The uint8 pixels `[batch, channels, height, width]` of these examples, cropped as their `bits` say and mirrored
+        where `mirrored` (bool, `[batch]`) says so.
+        """
         raise NotImplementedError
 
     def _image_content(self) -> Iterator[bytes]:
@@ -108,6 +115,10 @@ class ImageDataset(LabelledImages):
     and the mirroring of view `v` of example `i` are a pure function of `(seed, i, v)`, whatever the batch, the order
     or the number of workers; the view is the epoch.
 
+    On a GPU (`device="cuda"`) the pixels never leave it, and are those of the CPU up to rounding. Worker processes
+    cannot use it and its memory cannot be pinned: train with `dataloader_num_workers=0` (the default) and
+    `dataloader_pin_memory=False`.
+
     Args:
         images (`torch.Tensor` of shape `[examples, channels, height, width]`, uint8): The decoded images.
         labels (`Sequence[int]` of length `examples`): Class ids.
@@ -116,9 +127,12 @@ class ImageDataset(LabelledImages):
         padding (`int`, *optional*, defaults to 4): Pixels of padding on each side before the crop.
         horizontal_flip (`bool`, *optional*, defaults to `True`): Whether half of the views are mirrored.
         seed (`int`, *optional*, defaults to 0): Seed of the augmentation.
+        device (`str` or `torch.device`, *optional*, defaults to where `images` are):
+            Where the images are kept, cropped, mirrored and normalised. Labels stay on the CPU.
 
     Raises:
-        `ValueError`: if shapes, dtypes or lengths do not fit, or a standard deviation is not above 0.
+        `ValueError`: if shapes, dtypes or lengths do not fit, or a standard deviation is not above 0; when a worker
+            process is asked for images on a GPU.
     """
 
     transform_fields = (*LabelledImages.transform_fields, "padding")
@@ -134,6 +148,7 @@ class ImageDataset(LabelledImages):
         padding: int = 4,
         horizontal_flip: bool = True,
         seed: int = 0,
+        device: str | torch.device | None = None,
     ):
         if images.ndim != 4 or images.dtype != torch.uint8:
             raise ValueError(
@@ -142,6 +157,7 @@ class ImageDataset(LabelledImages):
             )
         if padding < 0:
             raise ValueError(f"padding={padding} must be 0 or more.")
+        images = images.to(images.device if device is None else device)
         channels, height, width = images.shape[1:]
         super().__init__(
             labels,
@@ -152,24 +168,35 @@ class ImageDataset(LabelledImages):
             augment=augment,
             horizontal_flip=horizontal_flip,
             seed=seed,
+            device=images.device,
         )
         self.padding = padding if augment else 0
         padded = torch.nn.functional.pad(images, (self.padding,) * 4)
         # A view of every crop of every image, [examples, channels, y, x, height, width]: a batch is one gather.
         self._crops = padded.unfold(2, height, 1).unfold(3, width, 1)
 
-    def _crop(self, index: np.ndarray, bits: np.ndarray) -> Tensor:
-        if not self.augment:
-            return self._crops[torch.from_numpy(index), :, 0, 0]
+    def _crop(self, index: np.ndarray, bits: np.ndarray, mirrored: np.ndarray) -> Tensor:
         y = uniform_integers(bits, 0, 2 * self.padding + 1)
         x = uniform_integers(bits, 21, 2 * self.padding + 1)
-        return self._crops[torch.from_numpy(index), :, y, x]
+        if not self._crops.is_cpu:
+            return gather_crops(self._crops, index, y, x, mirrored)
+        # NumPy copies whole rows, where gathering with torch on a CPU copies byte by byte.
+        pixels = self._crops.numpy()[index, :, y, x]
+        pixels[mirrored] = pixels[mirrored, ..., ::-1]
+        return torch.from_numpy(pixels)
 
     def _image_content(self) -> Iterator[bytes]:
         images = self._crops[:, :, self.padding, self.padding]
         yield str(tuple(images.shape)).encode()
         for some in images.split(1024):
-            yield some.numpy().tobytes()
+            yield some.cpu().numpy().tobytes()
+
+
+def gather_crops(crops: Tensor, index: np.ndarray, y: np.ndarray, x: np.ndarray, mirrored: np.ndarray) -> Tensor:
+    """`crops[index, :, y, x]`, mirrored where `mirrored` says so, on the device of `crops`."""
+    choice = torch.from_numpy(np.stack([index, y, x, mirrored])).to(crops.device)  # one small copy, not four
+    pixels = crops[choice[0], :, choice[1], choice[2]]
+    return torch.where(choice[3].bool().view(-1, 1, 1, 1), pixels.flip(-1), pixels)
 
 
 class SetEpochCallback(TrainerCallback):
@@ -195,7 +222,7 @@ def splitmix64(state: np.ndarray) -> np.ndarray:
         return state ^ (state >> np.uint64(31))
 
 
-def uniform_integers(bits: np.ndarray, first_bit: int, bound: int) -> Tensor:
-    """Integers from 0 to `bound - 1` out of 21 of the 64 bits."""
+def uniform_integers(bits: np.ndarray, first_bit: int, bound: int) -> np.ndarray:
+    """Integers (int64) from 0 to `bound - 1` out of 21 of the 64 bits."""
     field = (bits >> np.uint64(first_bit)) & np.uint64(2**21 - 1)
-    return torch.from_numpy(((field * np.uint64(bound)) >> np.uint64(21)).astype(np.int64))
+    return ((field * np.uint64(bound)) >> np.uint64(21)).astype(np.int64)

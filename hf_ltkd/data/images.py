@@ -56,9 +56,8 @@ class ImageData:
         """
         Makes the pixels of `test` from an image file, to be saved with the model.
 
-        With `crop="padded"` this holds for images of `args.image_size`; others it resizes bilinearly. Its pixels
-        differ by rounding alone (1e-6); the backend that comes with Torchvision interpolates `crop="resized"` a little
-        differently.
+        Its pixels differ by rounding alone (1e-6); the backend that comes with Torchvision interpolates a little
+        differently where it has to resize.
         """
         from transformers import BitImageProcessor, ViTImageProcessor  # here, because it may warn of Torchvision
 
@@ -97,11 +96,19 @@ def load_image_data(
         progress (`bool`, *optional*, defaults to `True`): Whether decoding shows a bar.
 
     Raises:
-        `ValueError`: if a split or column is missing, or a label or the imbalance factor is not valid.
+        `ValueError`: if a split or column is missing, a label or the imbalance factor is not valid, or
+            `args.data_device` cannot be used.
         `FileNotFoundError`: if an image of a list does not exist.
     """
     if (mean is None) != (std is None):
         raise ValueError("Only one of mean and std is given: give both, or neither to take the training images' own.")
+    try:
+        device = torch.empty(0, device=args.data_device or "cpu").device
+    except (AssertionError, NotImplementedError, RuntimeError) as error:  # torch raises each of them
+        reason = str(error).splitlines()[0].split(". ")[0]
+        raise ValueError(
+            f"data_device={args.data_device!r} cannot be used ({reason}): leave it out to keep the images on the CPU."
+        ) from error
     splits = load_splits(args) if splits is None else splits
     eval_splits = PRESETS[args.benchmark].eval_splits if args.eval_split is None else (args.eval_split,)
     eval_split = next((name for name in eval_splits if name in splits), None)
@@ -143,8 +150,8 @@ def load_image_data(
             pixels = train_images.double() / 255
             mean, std = pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).tolist()
         augmentation["padding"] = args.crop_padding
-        train_data = ImageDataset(train_images, train_labels, mean=mean, std=std, **augmentation)
-        test_data = ImageDataset(test_images, test_labels, mean=mean, std=std)
+        train_data = ImageDataset(train_images, train_labels, mean=mean, std=std, device=device, **augmentation)
+        test_data = ImageDataset(test_images, test_labels, mean=mean, std=std, device=device)
     return ImageData(train_data, test_data, list(names), recipe, list(mean), list(std), args)
 
 
@@ -152,16 +159,13 @@ def decode_images(dataset: Dataset, image_column: str, image_size: int, *, progr
     """
     Decodes a column of images, once, into uint8 RGB of shape `[examples, 3, image_size, image_size]`.
 
-    Shrinking averages the pixels that fall together (PIL's box filter); enlarging is bicubic.
+    Images of another size are resized bilinearly by Pillow, as the saved image processor does.
     """
     images = np.empty((len(dataset), image_size, image_size, 3), dtype=np.uint8)
     column = dataset.select_columns([image_column]).with_format(None)
     for row, example in enumerate(tqdm(column, desc="Decoding images", unit="img", disable=not progress)):
         image = example[image_column].convert("RGB")
         if image.size != (image_size, image_size):
-            shrinks = min(image.size) >= image_size
-            image = image.resize(
-                (image_size, image_size), PILImage.Resampling.BOX if shrinks else PILImage.Resampling.BICUBIC
-            )
+            image = image.resize((image_size, image_size), PILImage.Resampling.BILINEAR)
         images[row] = np.asarray(image)
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()

@@ -10,7 +10,7 @@ from datasets import Dataset, Image
 from PIL import Image as PILImage
 from torch import Tensor
 
-from .augment import LabelledImages, splitmix64, uniform_integers
+from .augment import LabelledImages, splitmix64
 
 
 # The random resized crop of Szegedy et al., Going Deeper with Convolutions (2015), Sec. 6.
@@ -70,27 +70,32 @@ class LazyImageDataset(LabelledImages):
         )
         self.image_size = image_size
         self._images = dataset.select_columns([image_column]).with_format(None)
+        self._files = self._images.cast_column(image_column, Image(decode=False))
         self._image_column = image_column
 
-    def _crop(self, index: np.ndarray, bits: np.ndarray) -> Tensor:
-        pixels = np.empty((len(index), self.image_size, self.image_size, 3), dtype=np.uint8)
-        for row, example in enumerate(index.tolist()):
+    def _crop(self, index: np.ndarray, bits: np.ndarray, mirrored: np.ndarray) -> Tensor:
+        pixels = np.empty((len(index), 3, self.image_size, self.image_size), dtype=np.uint8)
+        files = self._files[index.tolist()][self._image_column]  # one look-up for the batch
+        decode = self._images.features[self._image_column].decode_example
+        for row, (example, file) in enumerate(zip(index.tolist(), files, strict=True)):
             try:
-                image = self._images[example][self._image_column].convert("RGB")
+                image = decode(file)
             except OSError as error:
                 raise ValueError(f"Image {example} cannot be decoded ({error}): repair or remove it.") from error
             if self.augment:
                 # Cropped before it is resized: resize(box=...) would blend in pixels from outside the box.
-                image = image.crop(random_resized_crop_box(image.width, image.height, bits[row]))
+                image = image.crop(random_resized_crop_box(image.width, image.height, bits[row])).convert("RGB")
                 image = image.resize((self.image_size, self.image_size), PILImage.Resampling.BILINEAR)
             else:
-                image = resize_and_center_crop(image, self.image_size)
-            pixels[row] = np.asarray(image)
-        return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+                image = resize_and_center_crop(image.convert("RGB"), self.image_size)
+            if mirrored[row]:
+                image = image.transpose(PILImage.Transpose.FLIP_LEFT_RIGHT)
+            pixels[row] = np.asarray(image).transpose(2, 0, 1)
+        return torch.from_numpy(pixels)
 
     def _image_content(self) -> Iterator[bytes]:
         """Images held as bytes by their content; files by path, size and time of change, so that none is read."""
-        for example in self._images.cast_column(self._image_column, Image(decode=False)):
+        for example in self._files:
             image = example[self._image_column]
             if image["bytes"] is None:
                 status = os.stat(image["path"])
@@ -106,19 +111,17 @@ def random_resized_crop_box(width: int, height: int, bits: np.uint64) -> tuple[i
     Of ten tries (area uniform in 8 % to 100 %, logarithm of the aspect ratio uniform in log 3/4 to log 4/3) the first
     that fits is placed uniformly; if none fits, it is the largest centred box with an allowed aspect ratio.
     """
-    words = splitmix64(bits + np.arange(TRIES + 1, dtype=np.uint64))
-    low, high = (words & np.uint64(2**32 - 1)) / 2**32, (words >> np.uint64(32)) / 2**32
-    area = width * height * (MIN_AREA + (1 - MIN_AREA) * low[:TRIES])
-    ratio = np.exp(math.log(MAX_RATIO) * (2 * high[:TRIES] - 1))
-    widths, heights = np.rint(np.sqrt(area * ratio)).astype(int), np.rint(np.sqrt(area / ratio)).astype(int)
-    fitting = np.flatnonzero((0 < widths) & (widths <= width) & (0 < heights) & (heights <= height))
-    if len(fitting):
-        w, h = int(widths[fitting[0]]), int(heights[fitting[0]])
-        left = int(uniform_integers(words[TRIES:], 0, width - w + 1))
-        top = int(uniform_integers(words[TRIES:], 21, height - h + 1))
-    else:
-        w, h = min(width, round(height * MAX_RATIO)), min(height, round(width * MAX_RATIO))
-        left, top = (width - w) // 2, (height - h) // 2
+    words = splitmix64(bits + np.arange(TRIES + 1, dtype=np.uint64)).tolist()
+    for word in words[:TRIES]:
+        area = width * height * (MIN_AREA + (1 - MIN_AREA) * ((word % 2**32) / 2**32))
+        ratio = math.exp(math.log(MAX_RATIO) * (2 * ((word >> 32) / 2**32) - 1))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left = words[TRIES] % 2**21 * (width - w + 1) >> 21
+            top = (words[TRIES] >> 21) % 2**21 * (height - h + 1) >> 21
+            return left, top, left + w, top + h
+    w, h = min(width, round(height * MAX_RATIO)), min(height, round(width * MAX_RATIO))
+    left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
 
 
