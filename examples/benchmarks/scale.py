@@ -118,7 +118,8 @@ def draw(rows: list[dict], path: str) -> None:
             row_of_axes[2].plot(sizes, [1e3 * r["step_seconds"][name] for r in part], "o-", color=color, label=label)
         fixed = "3 groups" if key == "classes" else f"{part[0]['classes']:,} classes"
         for axes, quantity in zip(row_of_axes, ("loss (ms)", "loss, peak memory (MB)", "step (ms)"), strict=True):
-            axes.set(xscale="log", yscale="log", xlabel=f"{key} ({fixed}, batch {BATCH})", ylabel=quantity)
+            axes.set(xscale="log", xlabel=f"{key} ({fixed}, batch {BATCH})", ylabel=quantity)
+            axes.set_yscale("log") if key == "classes" else axes.set_ylim(bottom=0)
             axes.grid(alpha=0.3)
             axes.spines[["top", "right"]].set_visible(False)
             axes.legend(frameon=False)

@@ -38,6 +38,9 @@ from hf_ltkd import (
 from hf_ltkd.utils import describe_machine, write_json
 
 
+BARE, PLAIN, CACHED = "bare loop", "cross-entropy", "cached teacher"
+
+
 @dataclass(frozen=True)
 class Case:
     teacher: str
@@ -59,6 +62,7 @@ CASES = [
 @dataclass
 class Arguments:
     cases: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "Which of the three, by number."})
+    loops: list[str] | None = field(default=None, metadata={"help": "Some of the loops, by name."})
     turns: int = field(default=5, metadata={"help": "Turns of each loop."})
     warm_up: int = field(default=3, metadata={"help": "Steps of a turn that do not count."})
     threads: int = field(default=1, metadata={"help": "Threads on a CPU."})
@@ -71,7 +75,7 @@ def main():
     args = HfArgumentParser(Arguments).parse_args_into_dataclasses()[0]
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(args.threads)
-    results = [measure(CASES[number], args) for number in args.cases]
+    results = [measure(CASES[number], args, args.loops) for number in args.cases]
 
     print("| teacher → student, pixels, batch | loop | examples per second | to the bare loop | to cross-entropy |")
     print("|---|---|---|---|---|")
@@ -79,10 +83,11 @@ def main():
         case, seconds = result["case"], result["seconds"]
         name = f"{case['teacher']} → {case['student']}, {case['pixels']}, {case['batch']}"
         for loop, value in seconds.items():
-            rate, bare, plain = case["batch"] / value, seconds["bare loop"] / value, seconds["cross-entropy"] / value
-            print(f"| {name} | {loop} | {rate:.0f} | {bare:.3f} | {plain:.3f} |")
-    print("\n| teacher | its cache, examples per second | pays off after |\n|---|---|---|")
-    for result in results:
+            ratios = [f"{seconds[other] / value:.3f}" if other in seconds else "" for other in (BARE, PLAIN)]
+            print(f"| {name} | {loop} | {case['batch'] / value:.0f} | {' | '.join(ratios)} |")
+    if args.loops is None:
+        print("\n| teacher | its cache, examples per second | pays off after |\n|---|---|---|")
+    for result in results if args.loops is None else []:
         build, seconds = result["build_seconds_per_batch"], result["seconds"]
         saved = seconds["live teacher"] - seconds["cached teacher"]
         pays = f"{build / saved:.2f} trainings of as many epochs as it has views" if saved > 0 else "never"
@@ -120,23 +125,23 @@ def measure(case: Case, args: Arguments, names: list[str] | None = None) -> dict
         return lambda student: trainer_loop(trainer_class, student, teacher, loss, data, case, args, now)
 
     loops: dict[str, Callable[[nn.Module], Iterable[float]]] = {
-        "bare loop": lambda student: bare_loop(student, live, groups, data, case, args, now),
+        BARE: lambda student: bare_loop(student, live, groups, data, case, args, now),
         "live teacher": trainer(ltkd, live),
         "Trainer": trainer(ltkd, live, PlainTrainer),
         "live teacher, channels_last": trainer(ltkd, teacher(memory_format=torch.channels_last)),
-        "cross-entropy": trainer(CrossEntropyLoss(), None),
+        PLAIN: trainer(CrossEntropyLoss(), None),
     }
     if args.device == "cuda" or args.bfloat16:
         loops["live teacher, bfloat16"] = trainer(ltkd, teacher(torch.bfloat16))
     build = None
     with tempfile.TemporaryDirectory() as folder:
-        if names is None:
+        if names is None or CACHED in names:
             begin = now()
             cache = TeacherCache.build(
                 folder, live, data, views=1, batch_size=case.batch, device=args.device, progress=False
             )
             build = (now() - begin) / batches
-            loops["cached teacher"] = trainer(ltkd, cache)
+            loops[CACHED] = trainer(ltkd, cache)
         loops = {name: loops[name] for name in names or loops}
         times: dict[str, list[float]] = {name: [] for name in loops}
         for _ in tqdm(
