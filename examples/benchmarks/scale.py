@@ -9,6 +9,7 @@ rank gets one thread.
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -43,6 +44,7 @@ class Arguments:
     device: str = field(default="cuda" if torch.cuda.is_available() else "cpu", metadata={"help": "cpu or cuda."})
     output_file: str | None = field(default=None, metadata={"help": "Where the figures go, as JSON."})
     picture: str | None = field(default=None, metadata={"help": "Where the plot goes."})
+    ranks_only: bool = field(default=False, metadata={"help": "Leave out classes and groups."})
     one_rank: bool = field(default=False, metadata={"help": "Be a rank of the last part; started by this script."})
 
 
@@ -57,7 +59,8 @@ def main():
 
     loss_args, step_args = LossArguments(turns=50, device=args.device), StepArguments(args.turns, device=args.device)
     rows = []
-    for classes, groups in tqdm(CLASSES + GROUPS[1:], desc="Sizes", leave=False):
+    sizes = [] if args.ranks_only else CLASSES + GROUPS[1:]
+    for classes, groups in tqdm(sizes, desc="Sizes", leave=False):
         loss = measure_loss((BATCH, classes, groups), loss_args, ["kl_div", "ltkd_loss"])
         case = Case("resnet8x2", "resnet8", classes, 8, BATCH, 10, groups)
         step = measure_step(case, step_args, ["bare loop", "live teacher"])["seconds"]
@@ -94,9 +97,9 @@ def main():
 def step_of_ranks(number: int, device: str) -> float:
     """Seconds of a step of so many ranks."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(number)]
-    run = subprocess.run(
-        [*command, str(Path(__file__)), "--one_rank", "--device", device], capture_output=True, text=True, check=True
-    )
+    command += [str(Path(__file__)), "--one_rank", "--device", device]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # torchrun sets it for several ranks alone
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return max(float(line) for line in run.stdout.splitlines())
 
 
