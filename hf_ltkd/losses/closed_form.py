@@ -165,12 +165,12 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 def _block_logits(sources: tuple[Tensor, ...], block: Block, temperature: float) -> Tensor:
     """The classes of a block out of each `[batch, classes]`, divided by the temperature: a new array."""
     logits = sources[0].new_empty(len(sources), len(sources[0]), len(block.classes))
-    for row, source in zip(logits, sources, strict=True):
+    for row, source in enumerate(sources):
         if block.first is None:
-            torch.index_select(source, 1, block.classes, out=row)
+            torch.index_select(source, 1, block.classes, out=logits[row])
         else:
-            torch.mul(source.narrow(1, block.first, len(block.classes)), 1 / temperature, out=row)
-    logits = logits.unflatten(2, block.shape)
+            torch.mul(source.narrow(1, block.first, len(block.classes)), 1 / temperature, out=logits[row])
+    logits = logits.view(*logits.shape[:2], *block.shape)
     if block.padding is not None:
         torch.add(block.padding, logits, alpha=1 / temperature, out=logits)
     elif block.first is None:
@@ -191,8 +191,7 @@ def _block_terms(
     probs = logits.softmax(block.dim)
     # The largest probability is exp(0) over the sum: its logarithm is the logsumexp of what is left, negated.
     minus_logsumexp = probs.amax(block.dim).log_()
-    student, teacher = logits
-    within = teacher.sub_(student).mul_(probs[1]).sum(block.dim)
+    within = logits[1].sub_(logits[0]).mul_(probs[1]).sum(block.dim)
     within.add_(minus_logsumexp[1]).sub_(minus_logsumexp[0])
     return probs, maxima.squeeze(block.dim).sub_(minus_logsumexp), within
 
@@ -210,7 +209,7 @@ def _gradient(probs: list[Tensor], of_student: Tensor, of_teacher: Tensor, layou
         of_teacher.split(groups, 1),
         strict=True,
     ):
-        part = part.unflatten(1, block.shape)
+        part = part.view(len(part), *block.shape)
         torch.mul(student_probs, of_s.unsqueeze(block.dim), out=part)
         part.addcmul_(teacher_probs, of_t.unsqueeze(block.dim), value=-1)
     return gradient if layout.place_of_class is None else gradient.index_select(1, layout.place_of_class)
