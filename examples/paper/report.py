@@ -1,0 +1,230 @@
+"""Turns result lines into the paper's tables and figures: Markdown, one HTML page with its pictures inside, and PNGs.
+
+python examples/paper/report.py paper_runs/*.jsonl reduced_runs/*.jsonl --output_dir report
+
+`results.jsonl` holds the runs; with `speeds.jsonl`, what `reproduce.py` measured for its plan, the report also says
+what the missing runs would cost. `--readme examples/paper/README.md` writes the table of what has been reproduced into
+that file, too.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from figures import draw_group_losses, draw_group_mass, draw_overview, draw_sensitivity
+from pages import Section, Table, markdown_table, to_html, to_markdown
+from recipes import FOLDER, Recipe, load_recipe, read_lines
+from results import METRICS, PUBLISHED, Grid, Outcome, Results, best_and_second, paper_accuracy
+from status import NOTE, status_table
+from trends import signed, trend_tables
+
+from hf_ltkd.report import duration
+
+
+TITLE = "Distilling Balanced Knowledge from a Biased Teacher: the paper's numbers and ours"
+START, END = "<!-- status, written by report.py -->", "<!-- end of status -->"
+PAPER_NOTE = (
+    "Each cell: ours, mean ± deviation over the seeds (number of seeds), of the last epoch; below, the paper's number "
+    "and ours less the paper's. A dash stands for what was not run, or is not in the paper. <b>Best</b> and "
+    "<u>second-best</u> method as the paper marks them, in ours and in the paper's numbers; Teacher and Student "
+    "(trained without a teacher) are not ranked."
+)
+OWN_NOTE = (
+    "This is not the paper's protocol: these numbers cannot be compared with the paper's, only their order. Accuracy "
+    "(%), mean ± deviation over the seeds (number of seeds), of the last epoch; <b>best</b> and <u>second-best</u> "
+    "student of each table."
+)
+
+
+def main():
+    description, _, details = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=description, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("results", nargs="+", type=Path, help="Files of result lines, and of speeds.")
+    parser.add_argument("--recipes", nargs="+", type=Path, default=[], help="Recipes beside those of this folder.")
+    parser.add_argument("--output_dir", type=Path, default=Path("report"), help="For report.md, report.html, PNGs.")
+    parser.add_argument("--readme", type=Path, help="A file in which to replace the table of what was reproduced.")
+    args = parser.parse_args()
+    for path in [*args.results, *args.recipes]:
+        if not path.is_file():
+            parser.error(f"there is no file {str(path)!r}: give results.jsonl of reproduce.py's --output_dir.")
+    results = Results([line for path in args.results for line in read_lines(path)])
+    paths = [path for pattern in ("table_*", "figure_*", "*") for path in sorted(FOLDER.glob(f"{pattern}.yaml"))]
+    recipes = [load_recipe(p) for p in dict.fromkeys([*paths, *args.recipes]) if p.name != "published.yaml"]
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+
+    status = status_table(recipes, results)
+    sections = [Section("What has been reproduced", [NOTE, status])]
+    grids = [grid for recipe in recipes for grid in results.grids(recipe)]
+    sections += [section_of(grid, args.output_dir) for grid in grids if is_shown(grid)]
+    sections.append(about_the_runs(grids, results))
+    (args.output_dir / "report.md").write_text(to_markdown(TITLE, sections), encoding="utf-8")
+    (args.output_dir / "report.html").write_text(to_html(TITLE, sections), encoding="utf-8")
+    if args.readme is not None:
+        before, _, rest = args.readme.read_text(encoding="utf-8").partition(START)
+        _, end, after = rest.partition(END)
+        if not end:
+            parser.error(f"{str(args.readme)!r} needs the lines {START} and {END} to write between.")
+        args.readme.write_text(f"{before}{START}\n\n{markdown_table(status)}\n\n{END}{after}", encoding="utf-8")
+    print(f"{len(results.lines)} runs: {args.output_dir / 'report.md'}, {args.output_dir / 'report.html'}")
+
+
+def is_shown(grid: Grid) -> bool:
+    """Tables of the paper also without any run, to show what is missing."""
+    has_runs = any(grid.lines(cell) for cell in grid.students)
+    return has_runs or (grid.is_papers and grid.recipe["name"].startswith("table"))
+
+
+def section_of(grid: Grid, folder: Path) -> Section:
+    title = grid.recipe["title"]
+    if grid.overrides:
+        title += ": another protocol, " + ", ".join(f"{name}={value}" for name, value in grid.overrides.items())
+    if grid.recipe.get("paper") == "figure_3":
+        return Section(title, group_mass(grid, folder))
+    if grid.recipe.get("paper") == "figure_4":
+        return Section(title, group_losses(grid, folder))
+    parts: list[str | Table | Path]
+    if grid.is_papers:
+        parts = [PAPER_NOTE, *paper_tables(grid)]
+    else:
+        parts = [OWN_NOTE, *own_tables(grid)]
+        if "trends" in grid.recipe and not grid.overrides:
+            parts += trend_tables(grid)
+            parts += [draw_overview(grid, factor, folder) for factor in grid.factors if grid.has_results(factor)]
+    if grid.recipe.get("paper") == "figure_5":
+        parts += draw_sensitivity(grid, folder)
+    return Section(title, parts)
+
+
+def paper_tables(grid: Grid) -> list[Table]:
+    """As the paper lays them out: several factors are columns of a table for each pair, else the pairs are columns."""
+    table, metrics = grid.recipe["paper"], grid.recipe.get("metrics", ["tail", "all"])
+    methods = ["Teacher", *grid.methods] if "Student" in grid.methods else grid.methods
+    if len(grid.factors) > 1:
+        blocks = {arrow(pair): {f"factor {f:g}": (pair, f) for f in grid.factors} for pair in grid.pairs}
+    else:
+        blocks = {
+            f"Imbalance factor {f:g}": {arrow(pair, "<br>"): (pair, f) for pair in grid.pairs} for f in grid.factors
+        }
+    tables = []
+    for caption, columns in blocks.items():
+        rows = [[""], *([method] for method in methods)]
+        for title, (pair, factor) in columns.items():
+            for metric in metrics:
+                values = {method: paper_accuracy(table, pair, factor, method) for method in methods}
+                paper = {method: value[metric] for method, value in values.items() if metric in value}
+                paper_texts = mark({method: f"{value:.2f}" for method, value in paper.items()}, paper, grid.recipe)
+                means = grid.means(methods, pair, factor, metric)
+                ours = {method: describe(grid.outcome(method, pair, factor), metric) for method in methods}
+                ours = mark(ours, means, grid.recipe)
+                rows[0].append(f"{title}<br>{metric}")
+                for row, method in zip(rows[1:], methods, strict=True):
+                    both = method in means and method in paper
+                    gap = f", {signed(means[method] - paper[method])}" if both else ""
+                    row.append(f"{ours[method]}<br><small>paper {paper_texts.get(method, '–')}{gap}</small>")
+        tables.append(Table(caption, rows))
+    return tables
+
+
+def own_tables(grid: Grid) -> list[Table]:
+    """For each pair a table of each list of methods under the recipe's `tables`, or one of all; no empty ones."""
+    tables = []
+    for caption, methods in grid.recipe.get("tables", {"All methods": grid.methods}).items():
+        for pair in grid.pairs:
+            rows = [[""], *([name] for name in ["Teacher", *methods])]
+            for factor in grid.factors:
+                for metric in METRICS:
+                    rows[0].append(f"factor {factor:g}<br>{metric}")
+                    texts = {name: describe(grid.outcome(name, pair, factor), metric) for name in methods}
+                    texts = mark(texts, grid.means(methods, pair, factor, metric), {"not_ranked": []})
+                    texts["Teacher"] = describe(grid.outcome("Teacher", pair, factor), metric)
+                    for row in rows[1:]:
+                        row.append(texts[row[0]])
+            if any(grid.outcome(name, pair, factor) for name in methods for factor in grid.factors):
+                tables.append(Table(f"{caption} ({arrow(pair)})", rows))
+    return tables
+
+
+def describe(outcome: Outcome | None, metric: str) -> str:
+    """`51.10 ± 0.21 (3)`"""
+    if outcome is None:
+        return "–"
+    if not outcome.seeds:
+        return f"diverged ({outcome.failed})"
+    values = outcome.accuracy[metric]
+    deviation = f" ± {values.std():.2f}" if len(values) > 1 else ""
+    return f"{values.mean():.2f}{deviation} ({len(values)}{f', {outcome.failed} diverged' * bool(outcome.failed)})"
+
+
+def mark(texts: dict[str, str], values: dict[str, float], recipe: Recipe) -> dict[str, str]:
+    """The texts with the best in bold and the second-best underlined, unless the recipe's `marks` are `[best]`."""
+    ranked = {n: v for n, v in values.items() if n not in recipe.get("not_ranked", ["Teacher", "Student"])}
+    if len(ranked) < 2:
+        return texts
+    best, second = best_and_second(ranked)
+    tags = dict.fromkeys(best, "b") | ({} if recipe.get("marks") == ["best"] else dict.fromkeys(second, "u"))
+    return {name: f"<{tags[name]}>{text}</{tags[name]}>" if name in tags else text for name, text in texts.items()}
+
+
+def group_mass(grid: Grid, folder: Path) -> list[str | Table | Path]:
+    """Fig. 3."""
+    rows = [["teacher, factor, temperature", "the full training set", "the long-tailed one"]]
+    pictures: list[Path] = []
+    for cell in grid.students:
+        for line in grid.lines(cell):
+            pictures += draw_group_mass(grid, cell, line, folder)
+            for temperature, sums in line["group_mass"].items():
+                means = [triple(np.mean(sums[name], 0)) for name in ("balanced", "long_tailed")]
+                rows.append([f"{cell.teacher}, {cell.imbalance_factor:g}, {temperature.split()[1]}", *means])
+    paper = PUBLISHED["figure_3"]
+    rows.append(["paper, one batch (Sec. 3.2)", triple(paper["balanced"]), triple(paper["long_tailed"])])
+    return [Table("The teacher's probability of head, medium and tail summed over a batch of 64", rows), *pictures]
+
+
+def group_losses(grid: Grid, folder: Path) -> list[str | Table | Path]:
+    """Fig. 4."""
+    parts: list[str | Table | Path] = [
+        "After each epoch, on the training images as the epoch showed them: KL(teacher ‖ student) of probabilities "
+        "softened alike for all methods, within each group of classes (Eq. 7), and of the images of its classes."
+    ]
+    for factor in grid.factors:
+        cells = [cell for cell in grid.students if cell.imbalance_factor == factor]
+        lines = {cell.method: line for cell in cells for line in grid.lines(cell)[:1] if "metrics" in line}
+        losses = {method: line["group_losses"] for method, line in lines.items()}
+        if not losses:
+            continue
+        names = [f"{what}<br>{group}" for what in ("within", "images of") for group in ("head", "medium", "tail")]
+        rows = [["last epoch", *names]]
+        for method, values in losses.items():
+            rows.append([method, *(f"{value:.3f}" for value in values["within"][-1] + values["by_label"][-1])])
+        parts += [Table(f"Imbalance factor {factor:g}", rows), draw_group_losses(losses, grid, factor, folder)]
+    return parts
+
+
+def about_the_runs(grids: list[Grid], results: Results) -> Section:
+    rows = [["started by", "runs", "training and evaluation", "on", "with"]]
+    for name in dict.fromkeys(line["recipe"] for line in results.lines):
+        lines = [line for line in results.lines if line["recipe"] == name]
+        time = duration(sum(line.get("seconds", 0) for line in lines))
+        machines = "; ".join(dict.fromkeys(line["device"] for line in lines))
+        versions = dict.fromkeys(", ".join(f"{k} {v}" for k, v in line["versions"].items()) for line in lines)
+        rows.append([f"`{name}.yaml`", str(len(lines)), time, machines, "; ".join(versions)])
+    parts: list[str | Table | Path] = [Table("", rows)]
+    shown = {id(line) for grid in grids for cell in grid.cells for line in grid.lines(cell)}
+    others = sum(id(line) not in shown for line in results.lines)
+    if others:
+        parts.append(f"{others} runs belong to no recipe as it is now, and are not shown.")
+    return Section("About the runs", parts)
+
+
+def arrow(pair: str, space: str = " ") -> str:
+    return pair.replace(":", f"{space}→ ")
+
+
+def triple(values) -> str:
+    return ", ".join(f"{value:.2f}" for value in values)
+
+
+if __name__ == "__main__":
+    main()
