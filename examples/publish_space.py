@@ -19,10 +19,9 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 import hf_ltkd.metrics
-from hf_ltkd import hub
+from hf_ltkd.hub import ADVICE
 
 
-ADVICE = hub.ADVICE | {402: "it wants a paid account for such a Space"}
 METRIC = Path(hf_ltkd.metrics.__file__).parent / "group_accuracy"
 GRADIO = "6.31.0"  # the version that both pages were tested with
 DEMO_REQUIREMENTS = "Pillow\ntorch>=2.6\ntransformers>=5.17\n"

@@ -27,8 +27,8 @@ from .checkpoints import TRAINER_STATE_NAME
 from .data.long_tail import RECIPE_NAME
 from .groups import CLASS_GROUPS_NAME
 from .losses.base import DistillationLoss
-from .losses.checks import IGNORED_LABEL
 from .metrics import group_accuracy
+from .metrics.group_accuracy.group_accuracy import class_accuracies
 from .model_card import (
     ONNX_FILES,
     PICTURES,
@@ -59,6 +59,7 @@ PUBLISHED = (
 )
 ADVICE = {
     401: "log in with `hf auth login`, or set HF_TOKEN to a token that is still valid",
+    402: "it wants a paid account for that",
     403: "the token may not write there: choose a repository of yours, or a token with write access to this one",
     404: "there is no such repository, or the token does not see it: check the name",
     409: "somebody else wrote to the repository at the same time, or it exists with another name: try again",
@@ -400,8 +401,4 @@ def _class_accuracy(output: EvalLoopOutput, groups) -> list[float | None] | None
         return None
     if predictions.shape != (*labels.shape, groups.num_classes):
         return None
-    counted = labels != IGNORED_LABEL
-    right, labels = (predictions.argmax(-1) == labels)[counted], labels[counted]
-    total = np.bincount(labels, minlength=groups.num_classes)
-    correct = np.bincount(labels[right], minlength=groups.num_classes)
-    return [int(c) / int(n) if n else None for c, n in zip(correct, total, strict=True)]
+    return class_accuracies(predictions.argmax(-1), labels, groups.num_classes)

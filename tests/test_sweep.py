@@ -28,6 +28,7 @@ from hf_ltkd.teacher import teacher_fingerprint
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 import sweep  # noqa: E402
+import sweep_report  # noqa: E402
 
 
 NAMES = ["red", "green", "blue", "yellow", "cyan", "magenta"]
@@ -129,9 +130,9 @@ def test_every_combination_and_seed_once(start, tmp_path, capsys):
 def test_every_loss_is_made_again_from_its_line():
     groups = ClassGroups.from_counts([30, 20, 10])
     for name in LOSSES:
-        loss_args = sweep.as_json(create_loss(name, groups, ce_weight=0.5).hyper_parameters())
+        loss_args = sweep_report.as_json(create_loss(name, groups, ce_weight=0.5).hyper_parameters())
         assert loss_args["ce_weight"] == 0.5
-        assert sweep.as_json(create_loss(name, groups, **loss_args).hyper_parameters()) == loss_args
+        assert sweep_report.as_json(create_loss(name, groups, **loss_args).hyper_parameters()) == loss_args
 
 
 def test_a_seed_has_its_initial_weights_and_order_for_every_loss(start, tmp_path, monkeypatch):
@@ -286,9 +287,11 @@ def test_table_and_pictures(start, tmp_path, monkeypatch, capsys):
     (tmp_path / "sensitivity.png").unlink()
     monkeypatch.setattr(sys, "argv", ["sweep.py", "--report_only", "--output_dir", str(tmp_path)])
     drawn = {}
-    plot = sweep.plot_sensitivity
+    plot = sweep_report.plot_sensitivity
     monkeypatch.setattr(
-        sweep, "plot_sensitivity", lambda *args, **kwargs: [drawn.update(args[0], **kwargs), plot(*args, **kwargs)]
+        sweep_report,
+        "plot_sensitivity",
+        lambda *args, **kwargs: [drawn.update(args[0], **kwargs), plot(*args, **kwargs)],
     )
     capsys.readouterr()
     sweep.main()

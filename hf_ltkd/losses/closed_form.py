@@ -143,7 +143,8 @@ class LTKDTerms(torch.autograd.Function):
         of_student = (difference * (cross_gradient * ctx.alpha)).add_(of_teacher)
         of_teacher = of_teacher.expand_as(of_student)
         if ctx.kernels is not None:
-            gradient = ctx.kernels.logit_gradient(*kept, of_student, of_teacher, *ctx.weights[:2])
+            groups, temperature = ctx.weights.groups, ctx.weights.temperature
+            gradient = ctx.kernels.logit_gradient(*kept, of_student, of_teacher, groups, temperature)
         else:
             gradient = _gradient(kept, of_student, of_teacher, layout_of(ctx.weights.groups, difference.device))
         return gradient, None, None
