@@ -116,7 +116,7 @@ class LTKDTerms(torch.autograd.Function):
             logsumexp, within = map(_joined, statistics)
             log_mass = None if log_mass is None else log_mass[layout.group_order]
 
-        student_cross, teacher_cross = logsumexp.log_softmax(-1)  # Eq. 3
+        student_cross, teacher_cross = logsumexp.log_softmax(-1).unbind()  # Eq. 3
         group_weights = None if weights.reweight else teacher_cross.exp()  # Eq. 13, or Eq. 12
         if weights.rebalance:
             # Eq. 9 to 11: p_avg is the same in every factor s_G and cancels in the normalisation over the groups.
@@ -140,9 +140,9 @@ class LTKDTerms(torch.autograd.Function):
         of_teacher = within_gradient * ctx.beta
         if group_weights is not None:
             of_teacher = group_weights * of_teacher
-        of_student = (difference * (cross_gradient * ctx.alpha)).add_(of_teacher)
-        of_teacher = of_teacher.expand_as(of_student)
+        of_student = torch.addcmul(of_teacher, difference, cross_gradient, value=ctx.alpha)
         if ctx.kernels is not None:
+            of_teacher = of_teacher.expand_as(of_student)
             groups, temperature = ctx.weights.groups, ctx.weights.temperature
             gradient = ctx.kernels.logit_gradient(*kept, of_student, of_teacher, groups, temperature)
         else:
@@ -159,18 +159,14 @@ def log_group_mass(teacher_logits: Tensor, groups: ClassGroups, temperature: flo
     return torch.empty_like(sums).index_copy_(0, layout.group_order, sums)
 
 
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts), -1)
-
-
 def _block_logits(sources: tuple[Tensor, ...], block: Block, temperature: float) -> Tensor:
     """The classes of a block out of each `[batch, classes]`, divided by the temperature: a new array."""
     logits = sources[0].new_empty(len(sources), len(sources[0]), len(block.classes))
-    for row, source in enumerate(sources):
+    for source, part in zip(sources, logits.unbind(), strict=True):
         if block.first is None:
-            torch.index_select(source, 1, block.classes, out=logits[row])
+            torch.index_select(source, 1, block.classes, out=part)
         else:
-            torch.mul(source.narrow(1, block.first, len(block.classes)), 1 / temperature, out=logits[row])
+            torch.mul(source.narrow(1, block.first, len(block.classes)), 1 / temperature, out=part)
     logits = logits.view(*logits.shape[:2], *block.shape)
     if block.padding is not None:
         torch.add(block.padding, logits, alpha=1 / temperature, out=logits)
@@ -192,28 +188,41 @@ def _block_terms(
     probs = logits.softmax(block.dim)
     # The largest probability is exp(0) over the sum: its logarithm is the logsumexp of what is left, negated.
     minus_logsumexp = probs.amax(block.dim).log_()
-    within = logits[1].sub_(logits[0]).mul_(probs[1]).sum(block.dim)
+    student, teacher = logits.unbind()
+    within = teacher.sub_(student).mul_(probs[1]).sum(block.dim)
     within.add_(minus_logsumexp[1]).sub_(minus_logsumexp[0])
     return probs, maxima.squeeze(block.dim).sub_(minus_logsumexp), within
 
 
 def _gradient(probs: list[Tensor], of_student: Tensor, of_teacher: Tensor, layout: Layout) -> Tensor:
-    """`of_student · p̃ˢ - of_teacher · p̃ᵀ`, `[batch, classes]`, from factors per group `[batch, groups]`."""
-    places = [len(block.classes) for block in layout.blocks]
-    groups = [block.shape[0 if block.dim == -1 else 1] for block in layout.blocks]
-    gradient = of_student.new_empty(len(of_student), sum(places))
-    for block, (student_probs, teacher_probs), part, of_s, of_t in zip(
-        layout.blocks,
-        probs,
-        gradient.split(places, 1),
-        of_student.split(groups, 1),
-        of_teacher.split(groups, 1),
-        strict=True,
-    ):
-        part = part.view(len(part), *block.shape)
-        torch.mul(student_probs, of_s.unsqueeze(block.dim), out=part)
-        part.addcmul_(teacher_probs, of_t.unsqueeze(block.dim), value=-1)
+    """`of_student · p̃ˢ - of_teacher · p̃ᵀ`, `[batch, classes]`, from factors per group, `[batch, groups]` or one."""
+    if len(layout.blocks) == 1:
+        gradient = _block_gradient(probs[0], of_student, of_teacher, layout.blocks[0])
+    else:
+        places = [len(block.classes) for block in layout.blocks]
+        groups = [block.shape[0 if block.dim == -1 else 1] for block in layout.blocks]
+        gradient = of_student.new_empty(len(of_student), sum(places))
+        of_teacher_parts = of_teacher.split(groups, 1) if of_teacher.ndim else [of_teacher] * len(groups)
+        for parts in zip(
+            probs, of_student.split(groups, 1), of_teacher_parts, layout.blocks, gradient.split(places, 1), strict=True
+        ):
+            _block_gradient(*parts)
     return gradient if layout.place_of_class is None else gradient.index_select(1, layout.place_of_class)
+
+
+def _block_gradient(
+    probs: Tensor, of_student: Tensor, of_teacher: Tensor, block: Block, out: Tensor | None = None
+) -> Tensor:
+    student_probs, teacher_probs = probs.unbind()
+    if out is not None:
+        out = out.view(student_probs.shape)
+    gradient = torch.mul(student_probs, of_student.unsqueeze(block.dim), out=out)
+    gradient.addcmul_(teacher_probs, of_teacher.unsqueeze(block.dim) if of_teacher.ndim else of_teacher, value=-1)
+    return gradient.flatten(1)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), -1)
 
 
 def _triton_kernels(logits: Tensor):
