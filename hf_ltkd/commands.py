@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import set_seed
 
-from .analysis import group_report
+from .analysis import group_report, loss_parts
 from .groups import CLASS_GROUPS_NAME, ClassGroups
 from .hub import push_folder
 from .inputs import check_classes, data_name, is_pretrained, load_classifier, load_images, make_groups, new_classifier
@@ -22,8 +22,17 @@ from .outputs import (
     save_split,
     without_prefix,
 )
-from .recommend import recommend_training, training_arguments
-from .report import describe_bias, describe_evaluation, describe_images, describe_training, group_table, say
+from .recommend import recommend_num_groups, recommend_training, recommend_weights, training_arguments
+from .report import (
+    describe_bias,
+    describe_evaluation,
+    describe_images,
+    describe_start,
+    describe_training,
+    group_table,
+    say,
+    share_table,
+)
 from .trainer import DistillationTrainer
 
 
@@ -98,7 +107,8 @@ def diagnose(
     teacher: str, images: dict[str, Any], eval_share: float, picture: str = BIAS_PICTURE, batch_size: int = 128
 ) -> None:
     """
-    How much of its probability a teacher gives to head, medium and tail; draws Fig. 3 of the paper.
+    How much of its probability a teacher gives to head, medium and tail, where the losses of KD and LTKD would go, and
+    what to start from; draws Fig. 3 of the paper and the losses.
 
     Args:
         teacher (`str`): A folder or a Hub id.
@@ -117,7 +127,13 @@ def diagnose(
     say("Evaluation", *describe_evaluation(data, groups, holdout))
     report = group_report(network, data.test, groups, batch_size=batch_size)
     say("Teacher", *describe_bias(report, groups))
-    draw_bias(network, data, groups, Path(picture))
+    weights = recommend_weights(groups.num_classes)
+    alpha, beta, temperature = (weights.values[name] for name in ("alpha", "beta", "temperature"))
+    parts = loss_parts(network, data.train, groups, temperature=temperature, max_batches=100)
+    shares = {"KD": parts.kd_shares(), f"LTKD({alpha:g}, {beta:g})": parts.ltkd_shares(alpha, beta)}
+    say("Loss", f"of a student that knows nothing yet, at temperature {temperature:g}", *share_table(shares, groups))
+    say("Start with", *describe_start(weights, recommend_num_groups(groups.num_classes)))
+    draw_bias(network, data, groups, Path(picture), shares)
     say("Files", f"the picture is {picture!r}")
 
 

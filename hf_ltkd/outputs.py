@@ -38,12 +38,18 @@ def save_split(trainer: DistillationTrainer, data: ImageData, holdout: Holdout |
             holdout.save_pretrained(trainer.args.output_dir)  # type: ignore[arg-type]
 
 
-def draw_bias(teacher: nn.Module, data: ImageData, groups: ClassGroups, path: Path) -> None:
-    """Fig. 3 from up to 30 batches of evaluation and of training images."""
+def draw_bias(
+    teacher: nn.Module,
+    data: ImageData,
+    groups: ClassGroups,
+    path: Path,
+    loss_shares: dict[str, list[float]] | None = None,
+) -> None:
+    """Fig. 3 from up to 30 batches of evaluation and of training images, and where the losses go."""
     evaluation, training = (
         teacher_group_mass(teacher, images, groups, max_batches=30) for images in (data.test, data.train)
     )
-    plot_teacher_bias(evaluation, training, groups, path)
+    plot_teacher_bias(evaluation, training, groups, path, loss_shares=loss_shares)
 
 
 def name_dataset(data: ImageData) -> str:

@@ -19,7 +19,12 @@ COLORS = ("#E69F00", "#009E73", "#0072B2", "#CC79A7", "#D55E00", "#56B4E9", "#99
 
 
 def plot_teacher_bias(
-    mass_balanced: Tensor, mass_long_tailed: Tensor, groups: ClassGroups, path: str | os.PathLike
+    mass_balanced: Tensor,
+    mass_long_tailed: Tensor,
+    groups: ClassGroups,
+    path: str | os.PathLike,
+    *,
+    loss_shares: Mapping[str, Sequence[float]] | None = None,
 ) -> None:
     """
     Fig. 3: the teacher's group probabilities per batch, on balanced (solid) and long-tailed data (dotted).
@@ -28,9 +33,19 @@ def plot_teacher_bias(
         mass_balanced, mass_long_tailed (`torch.Tensor` of shape `[batches, groups]`): From [`teacher_group_mass`].
         groups ([`ClassGroups`]): Their names go into the legend.
         path (`str` or `os.PathLike`): Where the picture goes; the ending chooses the format.
+        loss_shares (`Mapping`, *optional*): Loss name to what part of it is cross-group and within each group, from
+            [`LossParts`]: a bar each, below.
     """
-    figure = _figure(7.5, 4.2)
-    axes = figure.add_subplot()
+    figure = _figure(7.5, 4.2 if loss_shares is None else 6.2)
+    rows = 1 if loss_shares is None else 2
+    axes = figure.subplots(rows, 1, squeeze=False, height_ratios=[4.2, 1.6][:rows])[:, 0]
+    _draw_mass(axes[0], mass_balanced, mass_long_tailed, groups)
+    if loss_shares is not None:
+        _draw_shares(axes[1], loss_shares, groups)
+    _save(figure, path)
+
+
+def _draw_mass(axes: Axes, mass_balanced: Tensor, mass_long_tailed: Tensor, groups: ClassGroups) -> None:
     for group, name in enumerate(groups.names):
         color = COLORS[group % len(COLORS)]
         for mass, style, kind in ((mass_balanced, "-", "balanced"), (mass_long_tailed, ":", "long-tailed")):
@@ -42,7 +57,24 @@ def plot_teacher_bias(
     axes.set_title("The teacher's bias: probability it gives to each group")
     axes.set_ylim(bottom=0)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    _save(figure, path)
+
+
+def _draw_shares(axes: Axes, loss_shares: Mapping[str, Sequence[float]], groups: ClassGroups) -> None:
+    parts = [("between groups", "#999999")]
+    parts += [(f"within {_plain(name)}", COLORS[group % len(COLORS)]) for group, name in enumerate(groups.names)]
+    names, table = [_plain(name) for name in loss_shares], 100 * np.array(list(loss_shares.values()))
+    left = np.zeros(len(names))
+    for values, (label, color) in zip(table.T, parts, strict=True):
+        bars = axes.barh(names, values, left=left, color=color, label=label)
+        axes.bar_label(
+            bars, [f"{value:.0f}" if value >= 3 else "" for value in values], label_type="center", color="w"
+        )
+        left += values
+    axes.set_xlim(0, 100)
+    axes.invert_yaxis()
+    axes.set_xlabel("part of the loss (%)")
+    axes.set_title("Where the loss of a student goes")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
 
 
 def plot_group_accuracy(

@@ -3,7 +3,7 @@
 import math
 import os
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from transformers.training_args import OptimizerNames
@@ -14,6 +14,7 @@ from .data.images import ImageData
 from .estimate import Estimate
 from .groups import ClassGroups
 from .losses.base import DistillationLoss
+from .recommend import Recommendation
 from .training_args import DistillationTrainingArguments
 
 
@@ -96,6 +97,25 @@ def describe_bias(report: GroupReport, groups: ClassGroups) -> list[str]:
     else:
         verdict = f"It is biased: {due}"
     return [*lines, verdict]
+
+
+def share_table(shares: Mapping[str, Sequence[float]], groups: ClassGroups) -> list[str]:
+    """What part of each loss is cross-group and within each group, one loss a row."""
+    parts = ["between groups", *(f"within {name}" for name in groups.names)]
+    width = max(map(len, [*shares, "part of the loss"])) + 2
+    rows = [f"{'part of the loss':<{width}}" + "".join(f"{part:>{len(part) + 2}}" for part in parts)]
+    for name, values in shares.items():
+        cells = (f"{value:>{len(part) + 2}.1%}" for part, value in zip(parts, values, strict=True))
+        rows.append(f"{name:<{width}}" + "".join(cells))
+    return rows
+
+
+def describe_start(*recommendations: Recommendation) -> list[str]:
+    """Recommended values, and why."""
+    return [
+        f"{', '.join(f'{name} {value:g}' for name, value in recommendation.values.items())}: {recommendation.reason}"
+        for recommendation in recommendations
+    ]
 
 
 def describe_estimate(times: Estimate, plain_student: bool, cache_bytes: int | None, views: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -153,3 +154,19 @@ def test_quickstart(tmp_path):
     AutoModelForImageClassification.from_pretrained(tmp_path / "student")
     for picture in ("teacher_bias.png", "group_accuracy.png"):
         assert PILImage.open(tmp_path / picture).size[0] > 500
+
+
+def test_diagnosis(folder, tmp_path):
+    images = ["--data", folder, "--label_column", "fine_label", "--imbalance_factor", "4"]
+    images += ["--teacher", folder / "teacher"]
+    out = run(EXAMPLES / "diagnose_teacher.py", *images, "--picture", tmp_path / "bias.png").stdout
+    assert "3 classes, 39 training images" in out and "alpha 1, beta 1, temperature 4" in out and "num_groups 3" in out
+    # One class a group: within it there is nothing to learn.
+    assert re.search(r"KD +100.0% +0.0% +0.0% +0.0%", out) and re.search(r"LTKD\(1, 1\) +100.0% +0.0%", out)
+    assert PILImage.open(tmp_path / "bias.png").height > 800
+    two = run(EXAMPLES / "diagnose_teacher.py", *images, "--num_groups", "2", "--picture", tmp_path / "two.png").stdout
+    assert "within group_0" in two
+    same = ["--student", folder / "teacher", "--picture", tmp_path / "same.png"]
+    assert re.search(r"KD +0.0% +0.0%", run(EXAMPLES / "diagnose_teacher.py", *images, *same).stdout)
+    wrong = run(EXAMPLES / "diagnose_teacher.py", *images, "--teacher", tmp_path / "nothing", check=False)
+    assert "There is no image classifier" in wrong.stderr and wrong.returncode != 0
