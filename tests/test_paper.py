@@ -679,7 +679,7 @@ def test_figures_page_and_readme(tmp_path, monkeypatch):
     assert page.count('src="data:image/png;base64,') == 4 and "http" not in page and 'src="reduced' not in page
     text = readme.read_text()
     assert text.startswith(f"before\n{report.START}\n\n|  | the paper's protocol |") and text.endswith("\nafter\n")
-    assert "old" not in text and "| drawn |" in text
+    assert "old" not in text and "| 1 of 2 cells drawn |" in text and "| 3 of 12 cells drawn |" in text
     readme.write_text("nothing to write between")
     with pytest.raises(SystemExit):
         make_report(tmp_path, lines, monkeypatch, "--readme", readme)

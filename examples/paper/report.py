@@ -57,7 +57,8 @@ def main():
     status = status_table(recipes, results)
     sections = [Section("What has been reproduced", [NOTE, status])]
     grids = [grid for recipe in recipes for grid in results.grids(recipe)]
-    sections += [section_of(grid, args.output_dir) for grid in grids if is_shown(grid)]
+    shown = sorted(filter(is_shown, grids), key=lambda grid: not grid.has_runs)  # what was run comes first
+    sections += [section_of(grid, args.output_dir) for grid in shown]
     sections.append(about_the_runs(grids, results))
     (args.output_dir / "report.md").write_text(to_markdown(TITLE, sections), encoding="utf-8")
     (args.output_dir / "report.html").write_text(to_html(TITLE, sections), encoding="utf-8")
@@ -72,8 +73,7 @@ def main():
 
 def is_shown(grid: Grid) -> bool:
     """Tables of the paper also without any run, to show what is missing."""
-    has_runs = any(grid.lines(cell) for cell in grid.students)
-    return has_runs or (grid.is_papers and grid.recipe["name"].startswith("table"))
+    return grid.has_runs or (grid.is_papers and grid.recipe["name"].startswith("table"))
 
 
 def section_of(grid: Grid, folder: Path) -> Section:

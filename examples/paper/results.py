@@ -88,6 +88,10 @@ class Grid:
         return not self.overrides and self.recipe.get("paper") == self.recipe["name"]
 
     @property
+    def has_runs(self) -> bool:
+        return any(self.lines(cell) for cell in self.students)
+
+    @property
     def students(self) -> list[Cell]:
         return [cell for cell in self.cells if cell.pair is not None]
 

@@ -50,7 +50,8 @@ def paper_status(grid: Grid) -> str:
 
 def reduced_status(grid: Grid, item: str) -> str:
     if grid.recipe.get("paper") == item:
-        return "drawn" if any(grid.lines(cell) for cell in grid.students) else ""
+        runs = [bool(grid.lines(cell)) for cell in grid.students]
+        return f"{sum(runs)} of {len(runs)} cells drawn" if any(runs) else ""
     trends = find_trends(grid) if "trends" in grid.recipe else []
     verdicts = [verdict for trend in trends if trend.table == item for verdict in trend.verdicts.values()]
     return ", ".join(f"{verdicts.count(kind)} {kind}" for kind in VERDICTS if kind in verdicts)
