@@ -1,6 +1,7 @@
 """The console command as a user calls it, on made-up images of three colours."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -156,6 +157,8 @@ def test_diagnosis(folder, tmp_path, capsys):
         share = teacher(pixels).logits.softmax(1).mean(0)
     out = capsys.readouterr().out
     assert all(f"gets {float(part):>6.1%} of its probability" in out for part in share)
+    assert re.search(r"\n +KD +100.0% +0.0% +0.0%", out)  # three classes, three groups: nothing within them
+    assert "Start with  alpha 1, beta 1, temperature 4: 1 and 1 is what the quickstart" in out
     written = json.loads((folder / "student" / "comparison.json").read_text())["teacher_probability"]
     assert list(written.values()) == pytest.approx(share.tolist(), abs=1e-5)
 
