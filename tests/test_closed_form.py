@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from hf_ltkd import ClassGroups, ltkd_loss
+from hf_ltkd.losses import closed_form
 from hf_ltkd.losses.closed_form import LTKDTerms, Weights, layout_of, log_group_mass
 
 
@@ -61,7 +62,9 @@ def value_and_gradient(loss, student):
 @pytest.mark.parametrize("spread", [1.0, 30.0, 10_000.0])
 @pytest.mark.parametrize("shuffled", [False, True])
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
-def test_is_the_plain_formula(sizes, shuffled, spread):
+@pytest.mark.parametrize("few_logits", [0, 10**9])  # as many logits, and as few
+def test_is_the_plain_formula(sizes, shuffled, spread, few_logits, monkeypatch):
+    monkeypatch.setattr(closed_form, "FEW_LOGITS", few_logits)
     groups = groups_of(sizes, shuffled)
     generator = torch.manual_seed(len(sizes))
     student, teacher = (spread * torch.randn(5, sum(sizes), generator=generator) for _ in range(2))
@@ -172,3 +175,11 @@ def test_check_triton(sizes, spread):
 @pytest.mark.parametrize("sizes", [*SIZES.values(), [3000, 10]])
 def test_triton_kernels_on_a_gpu(sizes, spread):
     _compare_kernels(sizes, "cuda", spread)
+
+
+def test_a_weight_beyond_float32_gives_an_infinite_loss():
+    """It ends a training with the trainer's message instead of an error of torch's."""
+    student = torch.randn(3, 4, requires_grad=True)
+    loss = ltkd_loss(student, torch.randn(3, 4), groups_of([2, 2]), alpha=1e39)
+    loss.backward()
+    assert loss.item() == math.inf

@@ -2,13 +2,14 @@
 
 python examples/benchmarks/loss.py --output_file loss.json
 
-All losses get the same float32 logits and take turns; a figure is the median of their turns, the first left out. With
-one thread on a CPU (the default there) it is the CPU time of the thread, otherwise wall time. The floor is
+All losses get the same float32 logits and take turns in random order; a figure is the median of its turns, the first
+left out. With one thread on a CPU (the default there) it is the CPU time of the thread, otherwise wall time. The floor is
 `T² · kl_div(log_softmax(s / T), log_softmax(t / T), log_target=True)`. `--compiled` adds both compiled by
 `torch.compile`, the fairer floor on a GPU. Memory is what is allocated at the peak beyond the two logits, in units of
 one of them, the returned gradient included.
 """
 
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -99,9 +100,10 @@ def measure(size: tuple[int, int, int], args: Arguments, names: list[str] | None
 
     turns = max(10, min(args.turns, 2 * 10**8 // (batch * classes)))
     times: dict[str, list[float]] = {name: [] for name in losses}
+    order = random.Random(0)
     for _ in range(turns + 3):
-        for name, loss in losses.items():
-            times[name].append(run(loss))
+        for name in order.sample(list(losses), len(losses)):  # whoever comes before leaves other things in the caches
+            times[name].append(run(losses[name]))
     seconds = {name: statistics.median(values[3:]) for name, values in times.items()}
     return {
         **{"batch": batch, "classes": classes, "groups": num_groups, "turns": turns, "seconds": seconds},

@@ -33,6 +33,7 @@ from hf_ltkd.data.sources import load_splits
 from hf_ltkd.inputs import load_classifier, new_classifier
 from hf_ltkd.losses import DistillationLoss
 from hf_ltkd.outputs import without_prefix
+from hf_ltkd.teacher import teacher_fingerprint
 from hf_ltkd.utils import describe_machine
 
 
@@ -145,6 +146,7 @@ def train(job: Job, run: Run) -> dict[str, Any]:
         "hyper_parameters": {k: v for k, v in loss.hyper_parameters().items() if k != "teacher_log_prior"},
         "source": loss.source or None,
         "training_images": len(data.train),
+        "teacher_fingerprint": fingerprint(source),
         "running": job.running,
         **place(args.device),
     }
@@ -158,6 +160,7 @@ def train(job: Job, run: Run) -> dict[str, Any]:
     if run["role"] == "teacher":
         trainer.save_model()
         data.recipe.save_pretrained(folder)
+        result["teacher_fingerprint"] = fingerprint(trainer.model)
     metrics = trainer.evaluate()
     first_step = int(checkpoint.rpartition("-")[2]) if checkpoint else 0
     share = 1 - first_step / trainer.state.global_step  # of the training that this process did
@@ -218,6 +221,13 @@ def teacher_of(job: Job, run: Run, data: ImageData, args: DistillationTrainingAr
             num_workers=args.dataloader_num_workers,
             progress=False,
         )
+
+
+def fingerprint(teacher: Any) -> str | None:
+    """Which teacher it was: trained again on another machine, the same run gives other weights."""
+    if teacher is None:
+        return None
+    return teacher.manifest["teacher"] if isinstance(teacher, TeacherCache) else teacher_fingerprint(teacher)
 
 
 def logits_folder(job: Job, run: Run) -> Path:

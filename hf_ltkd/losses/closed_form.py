@@ -21,6 +21,7 @@ from ..groups import ClassGroups
 
 LARGE_GROUP = 1024  # classes: from here on the gain of a group without padding outweighs more launches
 SIMILAR_SIZE = 1.5  # largest to smallest group of a padded block
+FEW_LOGITS = 2**15  # of student and teacher: up to here fewer operations are faster, from here on fewer exponentials
 PADDING = -1e30  # a logit whose probability is 0, and whose difference to itself is 0
 
 
@@ -104,17 +105,18 @@ class LTKDTerms(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, student_logits: Tensor, teacher_logits: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
-        groups, temperature = weights.groups, weights.temperature
-        kernels, log_mass = _triton_kernels(student_logits), weights.log_mass
+        groups, temperature, log_mass = weights.groups, weights.temperature, weights.log_mass
+        kernels, layout = _triton_kernels(student_logits), None
         if kernels is not None:
             logsumexp, within = kernels.group_statistics(student_logits, teacher_logits, groups, temperature)
             kept = student_logits, teacher_logits, logsumexp
         else:
             layout = layout_of(groups, student_logits.device)
             parts = [_block_terms(student_logits, teacher_logits, block, temperature) for block in layout.blocks]
-            kept, *statistics = zip(*parts, strict=True)
-            logsumexp, within = map(_joined, statistics)
-            log_mass = None if log_mass is None else log_mass[layout.group_order]
+            kept, logsumexp, within = zip(*parts, strict=True)
+            logsumexp, within = _joined(logsumexp), _joined(within)
+            if log_mass is not None:
+                log_mass = log_mass[layout.group_order]
 
         student_cross, teacher_cross = logsumexp.log_softmax(-1).unbind()  # Eq. 3
         group_weights = None if weights.reweight else teacher_cross.exp()  # Eq. 13, or Eq. 12
@@ -128,7 +130,7 @@ class LTKDTerms(torch.autograd.Function):
 
         batch = max(len(student_logits), 1)
         alpha, beta = weights.alpha * temperature / batch, weights.beta * temperature / batch
-        ctx.kernels, ctx.weights, ctx.alpha, ctx.beta = kernels, weights, alpha, beta
+        ctx.kernels, ctx.layout, ctx.weights, ctx.alpha, ctx.beta = kernels, layout, weights, alpha, beta
         ctx.save_for_backward(student_cross.exp().sub_(teacher_probs), group_weights, *kept)
         return cross_term * (alpha * temperature), within_term * (beta * temperature)
 
@@ -140,13 +142,13 @@ class LTKDTerms(torch.autograd.Function):
         of_teacher = within_gradient * ctx.beta
         if group_weights is not None:
             of_teacher = group_weights * of_teacher
-        of_student = torch.addcmul(of_teacher, difference, cross_gradient, value=ctx.alpha)
+        of_student = torch.addcmul(of_teacher, difference, cross_gradient * ctx.alpha)
         if ctx.kernels is not None:
             of_teacher = of_teacher.expand_as(of_student)
             groups, temperature = ctx.weights.groups, ctx.weights.temperature
             gradient = ctx.kernels.logit_gradient(*kept, of_student, of_teacher, groups, temperature)
         else:
-            gradient = _gradient(kept, of_student, of_teacher, layout_of(ctx.weights.groups, difference.device))
+            gradient = _gradient(kept, of_student, of_teacher, ctx.layout)
         return gradient, None, None
 
 
@@ -161,13 +163,13 @@ def log_group_mass(teacher_logits: Tensor, groups: ClassGroups, temperature: flo
 
 def _block_logits(sources: tuple[Tensor, ...], block: Block, temperature: float) -> Tensor:
     """The classes of a block out of each `[batch, classes]`, divided by the temperature: a new array."""
-    logits = sources[0].new_empty(len(sources), len(sources[0]), len(block.classes))
-    for source, part in zip(sources, logits.unbind(), strict=True):
-        if block.first is None:
-            torch.index_select(source, 1, block.classes, out=part)
-        else:
+    if block.first is None:
+        logits = torch.cat(sources).index_select(1, block.classes)
+    else:
+        logits = sources[0].new_empty(len(sources), len(sources[0]), len(block.classes))
+        for source, part in zip(sources, logits.unbind(), strict=True):
             torch.mul(source.narrow(1, block.first, len(block.classes)), 1 / temperature, out=part)
-    logits = logits.view(*logits.shape[:2], *block.shape)
+    logits = logits.view(len(sources), len(sources[0]), *block.shape)
     if block.padding is not None:
         torch.add(block.padding, logits, alpha=1 / temperature, out=logits)
     elif block.first is None:
@@ -183,6 +185,11 @@ def _block_terms(
     `[2, batch, groups]`, and `KL(p̃ᵀ ‖ p̃ˢ)` (Eq. 7) `[batch, groups]`.
     """
     logits = _block_logits((student_logits, teacher_logits), block, temperature)
+    if logits.numel() <= FEW_LOGITS:
+        log_probs = logits.log_softmax(block.dim)
+        probs, logsumexp = log_probs.exp(), logits.amax(block.dim).sub_(log_probs.amax(block.dim))
+        student, teacher = log_probs.unbind()
+        return probs, logsumexp, teacher.sub_(student).mul_(probs[1]).sum(block.dim)
     maxima = logits.amax(block.dim, keepdim=True)
     logits.sub_(maxima)
     probs = logits.softmax(block.dim)
