@@ -1,4 +1,4 @@
-"""What [`DistillationTrainer`] checks before training: whether teacher, student, loss and data fit each other."""
+"""What [`DistillationTrainer`] checks: whether teacher, student, loss and data fit; and why a loss is not finite."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from .data.augment import ImageDataset, LabelledImages
 from .losses.base import DistillationLoss
-from .losses.checks import IGNORED_LABEL
+from .losses.checks import IGNORED_LABEL, logits_of
 from .teacher import check_same_classes
 from .teacher_cache import CachedTeacherDataset, TeacherCache
 from .training_args import DistillationTrainingArguments
@@ -47,6 +47,18 @@ def check_model(student: nn.Module, teacher: nn.Module | None, distillation_loss
         raise ValueError(
             f"The groups or counts of {type(distillation_loss).__name__} are for {num_classes} classes, the "
             f"student has {student.config.num_labels}: make them from the counts of all its classes."
+        )
+
+
+def check_overlap(device: torch.device, teacher: nn.Module | None) -> None:
+    """
+    Raises:
+        `ValueError`: if there is no GPU, or no live teacher, for the teacher's work to be done beside the student's.
+    """
+    if device.type != "cuda" or teacher is None:
+        raise ValueError(
+            f"overlap_teacher=True needs a live teacher on a GPU; this training runs on {device.type} with "
+            f"{'no live teacher' if teacher is None else 'one'}: leave overlap_teacher out."
         )
 
 
@@ -134,3 +146,20 @@ def check_optimizer(optimizer: torch.optim.Optimizer, distillation_loss: Distill
             f"The optimizer does not train {len(missing)} parameters of {type(distillation_loss).__name__}: "
             "give it distillation_loss.parameters() too, or let the trainer make the optimizer."
         )
+
+
+def blame(step: int, terms: dict[str, torch.Tensor], student_outputs: Any, teacher_outputs: Any) -> str:
+    """Why the loss of a step is not finite, and what to do about it."""
+    if teacher_outputs is not None and not torch.isfinite(logits_of(teacher_outputs)).all():
+        return (
+            f"The teacher's logits hold NaN or Inf at step {step}: check its weights and its input, or run it in "
+            "float32. The last checkpoint is untouched."
+        )
+    if not torch.isfinite(logits_of(student_outputs)).all():
+        culprit = "the student's logits hold NaN or Inf"
+    else:
+        culprit = "not finite: " + ", ".join(name for name, term in terms.items() if not torch.isfinite(term))
+    return (
+        f"The loss is not finite at step {step} ({culprit}): lower the learning rate or the loss weights, add "
+        "warmup_epochs, or resume from the last checkpoint, which is untouched."
+    )

@@ -2,10 +2,12 @@
 
 import hashlib
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 import transformers
 from torch import nn
+from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, PreTrainedModel
 
 from .engines import gather_teacher
@@ -97,3 +99,11 @@ def check_same_classes(student: nn.Module, teacher: nn.Module) -> None:
                 f"Class {class_id} is {teacher_name!r} for the teacher and {student_name!r} for the student: "
                 "create the student with the teacher's id2label and label2id, and map the labels of the data to them."
             )
+
+
+def hand_over(values: Any, source: torch.cuda.Stream, target: torch.cuda.Stream) -> None:
+    """One CUDA stream waits for values made on another, and keeps their memory until it is done with them."""
+    target.wait_stream(source)
+    for tensor in tree_leaves(values):
+        if isinstance(tensor, torch.Tensor) and tensor.is_cuda:
+            tensor.record_stream(target)

@@ -15,13 +15,22 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from .checkpoints import check_checkpoint, last_complete_checkpoint, load_loss, save_loss, write_manifest
-from .checks import check_cache, check_device, check_labels, check_loss_and_teacher, check_model, check_optimizer
+from .checks import (
+    blame,
+    check_cache,
+    check_device,
+    check_labels,
+    check_loss_and_teacher,
+    check_model,
+    check_optimizer,
+    check_overlap,
+)
 from .data.augment import SetEpochCallback
 from .engines import check_engine, make_shardable
 from .hub import HubTrainer
 from .losses.base import DistillationLoss
 from .losses.checks import IGNORED_LABEL, at_least_float32, logits_of, select_counted
-from .teacher import ask_teacher, load_teacher, teacher_fingerprint
+from .teacher import ask_teacher, hand_over, load_teacher, teacher_fingerprint
 from .teacher_cache import CachedTeacherDataset, TeacherCache
 from .training_args import DistillationTrainingArguments
 
@@ -129,6 +138,11 @@ class DistillationTrainer(HubTrainer):
             self.teacher_model.to(self.args.device)
             if self.args.torch_compile:
                 self.teacher_model.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
+        self._teacher_stream = None
+        if isinstance(self.args, DistillationTrainingArguments) and self.args.overlap_teacher:
+            check_overlap(self.args.device, self.teacher_model)
+            self._teacher_stream = torch.cuda.Stream(self.args.device)
+            self._teacher_stream.wait_stream(torch.cuda.current_stream())  # the teacher is on its way to the GPU
         if model is not None:
             self._prepare_loss(self.model)  # type: ignore[arg-type]
         self.distillation_loss.to(self.args.device)
@@ -178,6 +192,16 @@ class DistillationTrainer(HubTrainer):
     # ---- The step ----
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
+        if self._teacher_stream is None:
+            return self._get_step(epoch_iterator, num_batches, device)
+        # The student's backward pass may still run: it is on another stream, and nothing here waits for it.
+        training = torch.cuda.current_stream()
+        with torch.cuda.stream(self._teacher_stream):
+            batches, num_items_in_batch = self._get_step(epoch_iterator, num_batches, device)
+        hand_over([(batch, vars(batch[STEP_CONTEXT])) for batch in batches], self._teacher_stream, training)
+        return batches, num_items_in_batch
+
+    def _get_step(self, epoch_iterator, num_batches, device):
         """Asks the teacher for all micro-batches of the step first, because Eq. 9 sums over all of them."""
         self.distillation_loss.zero_grad()  # a step begins here; the Trainer zeroes the student's gradients alone
         batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -229,7 +253,8 @@ class DistillationTrainer(HubTrainer):
         terms = {name: context.weight * term for name, term in terms.items()}
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
-            raise FloatingPointError(self._blame(terms, outputs, context.teacher_outputs))
+            step = self.state.global_step + 1
+            raise FloatingPointError(blame(step, terms, outputs, context.teacher_outputs))
         for name, term in terms.items():
             self._train_terms[name] = self._train_terms.get(name, 0.0) + term.detach() / context.micro_batches
         self._train_steps += 1 / context.micro_batches
@@ -281,22 +306,6 @@ class DistillationTrainer(HubTrainer):
                 "let the dataset or the data collator name them so."
             )
         return inputs["labels"]
-
-    def _blame(self, terms: dict[str, Tensor], student_outputs: Any, teacher_outputs: Any) -> str:
-        step = self.state.global_step + 1
-        if teacher_outputs is not None and not torch.isfinite(logits_of(teacher_outputs)).all():
-            return (
-                f"The teacher's logits hold NaN or Inf at step {step}: check its weights and its input, or run it in "
-                "float32. The last checkpoint is untouched."
-            )
-        if not torch.isfinite(logits_of(student_outputs)).all():
-            culprit = "the student's logits hold NaN or Inf"
-        else:
-            culprit = "not finite: " + ", ".join(name for name, term in terms.items() if not torch.isfinite(term))
-        return (
-            f"The loss is not finite at step {step} ({culprit}): lower the learning rate or the loss weights, add "
-            "warmup_epochs, or resume from the last checkpoint, which is untouched."
-        )
 
     # ---- Checkpoints ----
 

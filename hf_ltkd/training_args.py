@@ -74,6 +74,13 @@ class DistillationTrainingArguments(TrainingArguments):
         metadata={"help": "Ask the teacher in evaluations too, and log the distillation terms as eval_<term>."},
     )
 
+    overlap_teacher: bool = field(
+        default=False,
+        metadata={
+            "help": "On a GPU, ask a live teacher for the next step while the student's backward pass still runs."
+        },
+    )
+
     # On by default: without the file only those who have installed hf_ltkd could load the student, and nobody runs it
     # who does not ask for it with trust_remote_code=True.
     hub_model_code: bool = field(

@@ -1,5 +1,6 @@
 """One optimizer step over the same 32 examples, however they are split: run alone or by torchrun (test_trainer.py)."""
 
+import faulthandler
 import json
 import sys
 from pathlib import Path
@@ -88,4 +89,5 @@ def main(output: str, names: str, batch_size: int, accumulation: int, world_size
 
 
 if __name__ == "__main__":
+    faulthandler.dump_traceback_later(150, exit=True)  # a rank that hangs says where
     main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))

@@ -3,8 +3,8 @@
 python examples/benchmarks/loss.py --output_file loss.json
 
 All losses get the same float32 logits and take turns in random order; a figure is the median of its turns, the first
-left out. With one thread on a CPU (the default there) it is the CPU time of the thread, otherwise wall time. The floor is
-`T² · kl_div(log_softmax(s / T), log_softmax(t / T), log_target=True)`. `--compiled` adds both compiled by
+left out. With one thread on a CPU (the default there) it is the CPU time of the thread, otherwise wall time. The floor
+is `T² · kl_div(log_softmax(s / T), log_softmax(t / T), log_target=True)`. `--compiled` adds both compiled by
 `torch.compile`, the fairer floor on a GPU. Memory is what is allocated at the peak beyond the two logits, in units of
 one of them, the returned gradient included.
 """
