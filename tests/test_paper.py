@@ -306,6 +306,8 @@ def test_result_lines(whole):
         assert line["metrics"]["tail_accuracy"] == pytest.approx(np.mean(accuracy[4:]))  # 33 % of 6 classes, not of 2
         assert line["training_images"] == sum(long_tailed_counts([20] * 6, 4))
         assert line["seconds"] > 0 and line["examples_per_second"] > 0 and line["best_epoch"] is None
+        has_teacher = line["method"] != "Student"
+        assert line["teacher_fingerprint"] == (lines[0]["teacher_fingerprint"] if has_teacher else None)
         assert line["versions"]["torch"] == torch.__version__ and "torch" in line["device"]
     assert len({str(line["class_accuracy"]) for line in lines}) > 3  # methods and seeds do something
     review = next(line for line in lines if line["method"] == "ReviewKD")
@@ -609,6 +611,16 @@ def test_nothing_of_one_protocol_in_anothers_table(tmp_path, monkeypatch):
     for name in (*other, reduced):
         assert "28.00" not in sections[name] and "This is not the paper's protocol" in sections[name]
         assert "<small>paper" not in sections[name]
+
+
+def test_the_same_run_twice():
+    """Of a student the first line counts; a teacher that was trained again is another teacher."""
+    first = made_up("table_1", {"Teacher": [(15, 45)], "LTKD": [(27, 50)]}, **PAIR)
+    second = made_up("table_1", {"Teacher": [(17, 47)], "LTKD": [(29, 52)]}, **PAIR)
+    second[0]["teacher_fingerprint"] = "of other weights"
+    grid = results.Grid(recipes.load_recipe(FOLDER / "table_1.yaml"), {}, results.Results(first + second))
+    outcomes = [grid.outcome(method, *PAIR["pairs"], 100.0) for method in ("Teacher", "LTKD")]
+    assert [sorted(outcome.accuracy["all"]) for outcome in outcomes] == [pytest.approx([45, 47]), pytest.approx([50])]
 
 
 def test_trends_beside_the_papers(tmp_path, monkeypatch):

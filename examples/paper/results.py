@@ -32,11 +32,17 @@ class Outcome:
 
 
 class Results:
-    """The lines of one or more files; where two have the same run, the first counts."""
+    """
+    The lines of one or more files; where two have the same run, the first counts. But a teacher that was trained again
+    on another machine has other weights and is another teacher: both count.
+    """
 
     def __init__(self, lines: list[Line]):
         self.all_lines = lines  # those with the speeds too
-        first = {digest(line["run"]): line for line in reversed(lines) if "run" in line}
+        first = {}
+        for line in reversed([line for line in lines if "run" in line]):
+            weights = line.get("teacher_fingerprint") if line["run"]["role"] == "teacher" else None
+            first[digest(line["run"]), weights] = line
         self.lines = sorted(first.values(), key=lambda line: line["seed"])
         self._of_setting: dict[str, list[Line]] = {}
         for line in self.lines:
