@@ -613,7 +613,7 @@ def test_nothing_of_one_protocol_in_anothers_table(tmp_path, monkeypatch):
         assert "<small>paper" not in sections[name]
 
 
-def test_the_same_run_twice():
+def test_the_same_run_twice(tmp_path, monkeypatch):
     """Of a student the first line counts; a teacher that was trained again is another teacher."""
     first = made_up("table_1", {"Teacher": [(15, 45)], "LTKD": [(27, 50)]}, **PAIR)
     second = made_up("table_1", {"Teacher": [(17, 47)], "LTKD": [(29, 52)]}, **PAIR)
@@ -621,6 +621,8 @@ def test_the_same_run_twice():
     grid = results.Grid(recipes.load_recipe(FOLDER / "table_1.yaml"), {}, results.Results(first + second))
     outcomes = [grid.outcome(method, *PAIR["pairs"], 100.0) for method in ("Teacher", "LTKD")]
     assert [sorted(outcome.accuracy["all"]) for outcome in outcomes] == [pytest.approx([45, 47]), pytest.approx([50])]
+    about = make_report(tmp_path, first + second, monkeypatch)["About the runs"]
+    assert "| `table_1.yaml` | 3 |" in about and "1 lines are of runs that an earlier line has already" in about
 
 
 def test_trends_beside_the_papers(tmp_path, monkeypatch):
@@ -635,10 +637,9 @@ def test_trends_beside_the_papers(tmp_path, monkeypatch):
     grid = results.Grid(recipe, {}, results.Results(lines))
     found = {(t.first, t.second, t.factor): t for t in trends.find_trends(grid)}
     both = found["LTKD", "KD", 20.0]
-    # Differences of the seeds: tail 10, 9, 11 (deviation 1, error 1 / sqrt(3)); all -1, 0.5, 2 (1.5, 1.5 / sqrt(3)).
-    assert both.ours["tail"] == pytest.approx((10, 1 / 3**0.5)) and both.ours["all"] == pytest.approx(
-        (0.5, 1.5 / 3**0.5)
-    )
+    # Differences of the seeds: tail 10, 9, 11 (deviation 1); all -1, 0.5, 2 (1.5). Student's t with 2 degrees: 4.3027.
+    assert both.ours["tail"] == pytest.approx((10, 4.3027 / 3**0.5), rel=1e-4)
+    assert both.ours["all"] == pytest.approx((0.5, 4.3027 * 1.5 / 3**0.5), rel=1e-4)
     assert both.paper == pytest.approx({"tail": 49.70 - 36.81, "all": 62.54 - 57.41})
     assert both.verdicts == {"tail": "as the paper", "all": "not settled"}
     assert found["LTKD", "Within", 20.0].verdicts == {"tail": "opposite (one seed)", "all": "as the paper (one seed)"}
@@ -647,7 +648,7 @@ def test_trends_beside_the_papers(tmp_path, monkeypatch):
     sections = make_report(tmp_path, lines, monkeypatch)
     reduced = sections["CIFAR-100-LT at 16 pixels, resnet20 -> resnet8, 30 epochs"]
     row = next(line for line in reduced.splitlines() if line.startswith("| LTKD less KD | table 5 | 20 |"))
-    assert "| +10.00 ± 0.58 | +12.89 | as the paper | +0.50 ± 0.87 | +5.13 | not settled |" in row
+    assert "| +10.00 ± 2.48 | +12.89 | as the paper | +0.50 ± 3.73 | +5.13 | not settled |" in row
     order = next(line for line in reduced.splitlines() if line.startswith("| tail, factor 20"))
     assert order == ("| tail, factor 20 | LTKD > DKD | LTKD > ReviewKD > DIST > DKD > CAT-KD > Student |")
     assert (tmp_path / "report" / "reduced_20.png").exists() and not (tmp_path / "report" / "reduced_100.png").exists()

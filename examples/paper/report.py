@@ -215,6 +215,9 @@ def about_the_runs(grids: list[Grid], results: Results) -> Section:
     others = sum(id(line) not in shown for line in results.lines)
     if others:
         parts.append(f"{others} runs belong to no recipe as it is now, and are not shown.")
+    repeated = sum("run" in line for line in results.all_lines) - len(results.lines)
+    if repeated:
+        parts.append(f"{repeated} lines are of runs that an earlier line has already; the first counts.")
     return Section("About the runs", parts)
 
 

@@ -13,8 +13,8 @@ NOTE = (
     "The paper's protocol: cells (a method on a pair at a factor) with at least one run, and ours less the paper's "
     "number on the tail and over all classes (mean, and from the lowest to the highest). A reduced protocol: of the "
     "differences between methods that this part of the paper shows, on the tail and over all classes, how many have "
-    "the paper's sign by more than twice their standard error. The cost is images per second, measured in finished "
-    "runs or in a few steps, times the images to train on."
+    "the paper's sign, settled at 95 % (Student's t over the seeds) or seen with one seed. The cost is images per "
+    "second, measured in finished runs or in a few steps, times the images to train on."
 )
 
 

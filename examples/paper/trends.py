@@ -6,6 +6,7 @@ import numpy as np
 from pages import Table
 from recipes import Recipe
 from results import Grid, Outcome, paper_accuracy
+from scipy.stats import t as student_t
 
 
 VERDICTS = ("as the paper", "as the paper (one seed)", "not settled", "opposite", "opposite (one seed)")
@@ -18,8 +19,8 @@ class Trend:
 
     Attributes:
         table, first, second (`str`), factor (`float`): What the paper compares, by our names of the methods.
-        ours (`dict`): By metric the mean over the seeds that both have, which start from the same weights, and its
-            standard error (`None` with one seed).
+        ours (`dict`): By metric the mean over the seeds that both have, which start from the same weights, and the
+            half width of its 95 % confidence interval by Student's t (`None` with one seed).
         paper (`dict`): By metric the paper's difference, where it has one for this factor.
     """
 
@@ -32,17 +33,17 @@ class Trend:
 
     @property
     def verdicts(self) -> dict[str, str]:
-        """By metric, where both have a difference; one of ours below twice its standard error has no sign."""
+        """By metric, where both have a difference; one of ours whose confidence interval holds 0 has no sign."""
         verdicts = {}
         for metric in ("tail", "all"):
             if metric not in self.ours or metric not in self.paper:
                 continue
-            mean, error = self.ours[metric]
-            if error is not None and abs(mean) <= 2 * error:
+            mean, margin = self.ours[metric]
+            if margin is not None and abs(mean) <= margin:
                 verdicts[metric] = "not settled"
             else:
                 verdict = "as the paper" if mean * self.paper[metric] > 0 else "opposite"
-                verdicts[metric] = verdict + (" (one seed)" if error is None else "")
+                verdicts[metric] = verdict + (" (one seed)" if margin is None else "")
         return verdicts
 
 
@@ -67,11 +68,11 @@ def differences(first: Outcome | None, second: Outcome | None) -> dict[str, tupl
     if first is None or second is None or not set(first.seeds) & set(second.seeds):
         return {}
     common = sorted(set(first.seeds) & set(second.seeds))
-    ours = {}
+    n, ours = len(common), {}
     for metric in ("tail", "all"):
         a, b = (o.accuracy[metric][[o.seeds.index(seed) for seed in common]] for o in (first, second))
-        error = float((a - b).std(ddof=1) / np.sqrt(len(common))) if len(common) > 1 else None
-        ours[metric] = (float((a - b).mean()), error)
+        margin = float(student_t.ppf(0.975, n - 1) * (a - b).std(ddof=1) / np.sqrt(n)) if n > 1 else None
+        ours[metric] = (float((a - b).mean()), margin)
     return ours
 
 
@@ -81,15 +82,15 @@ def trend_tables(grid: Grid) -> list[Table]:
     for trend in find_trends(grid):
         row = [f"{trend.first} less {trend.second}", trend.table.replace("_", " "), f"{trend.factor:g}"]
         for metric in ("tail", "all"):
-            mean, error = trend.ours.get(metric, (None, None))
-            ours = "–" if mean is None else signed(mean) + ("" if error is None else f" ± {error:.2f}")
+            mean, margin = trend.ours.get(metric, (None, None))
+            ours = "–" if mean is None else signed(mean) + ("" if margin is None else f" ± {margin:.2f}")
             paper = signed(trend.paper[metric]) if metric in trend.paper else "–"
             row += [ours, paper, trend.verdicts.get(metric, "")]
         rows.append(row)
     caption = (
         f"Differences beside the paper's for {grid.recipe['paper_pair'].replace(':', ' → ')}. Ours: the mean over the "
-        "seeds that both methods have ± its standard error; below twice that a difference is not settled. The paper "
-        "has no deviations."
+        "seeds that both methods have ± half of its 95 % confidence interval (Student's t), below which a difference "
+        "is not settled. The paper has no deviations."
     )
     return [Table(caption, rows), orders(grid)]
 
