@@ -83,7 +83,7 @@ def draw_overview(grid: Grid, factor: float, folder: Path) -> Path:
         )
     axes.set_yticks(range(len(ranking)), ranking)
     axes.set_xlabel("test accuracy (%)")
-    axes.set_title(f"{grid.recipe['title']}, imbalance factor {factor:g}", fontsize=10)
+    figure.suptitle(f"{grid.recipe['title']}, imbalance factor {factor:g}", fontsize=10)
     axes.grid(axis="y", color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
