@@ -39,8 +39,10 @@ def recommend_weights(num_classes: int, epochs: float | None = None) -> Recommen
         also = "so try --loss_args alpha=2 beta=2, too"
     else:
         weight, measured = 6.0, "the paper's 6 and 6 did better than 1 and 1 on CIFAR-100 (100 classes)"
-        also = "and 1 and 1 with a balanced softmax (--loss_args alpha=1 beta=1 ce=balanced_softmax), an extension of "
-        also += "ours, did better still there: try that, too"
+        also = (
+            "and temperature=1, or 1 and 1 with a balanced softmax (--loss_args alpha=1 beta=1 ce=balanced_softmax, "
+        )
+        also += "an extension of ours), did better still there: try these, too"
     values = {"alpha": weight, "beta": weight, "temperature": 4.0}
     if epochs is not None:
         values["warmup_epochs"] = round(epochs / 15, 1)
