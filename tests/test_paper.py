@@ -622,7 +622,7 @@ def test_the_same_run_twice(tmp_path, monkeypatch):
     outcomes = [grid.outcome(method, *PAIR["pairs"], 100.0) for method in ("Teacher", "LTKD")]
     assert [sorted(outcome.accuracy["all"]) for outcome in outcomes] == [pytest.approx([45, 47]), pytest.approx([50])]
     about = make_report(tmp_path, first + second, monkeypatch)["About the runs"]
-    assert "| `table_1.yaml` | 3 |" in about and "1 lines are of runs that an earlier line has already" in about
+    assert "| `table_1.yaml` | 3 |" in about and "Lines of runs that an earlier line has already: 1;" in about
 
 
 def test_trends_beside_the_papers(tmp_path, monkeypatch):

@@ -217,7 +217,7 @@ def about_the_runs(grids: list[Grid], results: Results) -> Section:
         parts.append(f"{others} runs belong to no recipe as it is now, and are not shown.")
     repeated = sum("run" in line for line in results.all_lines) - len(results.lines)
     if repeated:
-        parts.append(f"{repeated} lines are of runs that an earlier line has already; the first counts.")
+        parts.append(f"Lines of runs that an earlier line has already: {repeated}; the first counts.")
     return Section("About the runs", parts)
 
 
