@@ -26,7 +26,7 @@ from .groups import CLASS_GROUPS_NAME, ClassGroups
 
 
 if TYPE_CHECKING:
-    from .hub import HubTrainer
+    from .hub_trainer import HubTrainer
 
 RUN_NAME = "distillation.json"
 GROUP_PICTURE, CLASS_PICTURE = PICTURES = ("group_accuracy.png", "class_accuracy.png")

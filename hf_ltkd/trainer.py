@@ -27,7 +27,7 @@ from .checks import (
 )
 from .data.augment import SetEpochCallback
 from .engines import check_engine, make_shardable
-from .hub import HubTrainer
+from .hub_trainer import HubTrainer
 from .losses.base import DistillationLoss
 from .losses.checks import IGNORED_LABEL, at_least_float32, logits_of, select_counted
 from .teacher import ask_teacher, hand_over, load_teacher, teacher_fingerprint
