@@ -40,7 +40,7 @@ def recommend_weights(num_classes: int, epochs: float | None = None) -> Recommen
     else:
         weight, measured = 6.0, "the paper's 6 and 6 did better than 1 and 1 on CIFAR-100 (100 classes)"
         also = (
-            "and 1 and 1 at temperature 1 beside a balanced softmax, an extension of ours, did best of all there, at a "
+            "and 1 and 1 at temperature 1 beside a balanced softmax, an extension of ours, did best there at a "
             "reduced scale: try --loss_args alpha=1 beta=1 temperature=1 ce=balanced_softmax, too"
         )
     values = {"alpha": weight, "beta": weight, "temperature": 4.0}

@@ -180,7 +180,21 @@ def test_trends_beside_the_papers(tmp_path, monkeypatch):
     assert order == ("| tail, factor 20 | LTKD > DKD | LTKD > ReviewKD > DIST > DKD > CAT-KD > Student |")
     assert (tmp_path / "report" / "reduced_20.png").exists() and not (tmp_path / "report" / "reduced_100.png").exists()
     row = cells_of(sections["What has been reproduced"], "to train on.", "Table 5, the two terms on CIFAR-100-LT")
-    assert row[2] == "1 as the paper, 2 as the paper (one seed), 1 not settled, 2 opposite (one seed)"
+    assert row[2] == "`reduced`: 1 as the paper, 2 as the paper (one seed), 1 not settled, 2 opposite (one seed)"
+
+
+def test_trends_of_two_recipes_in_one_row(tmp_path, monkeypatch):
+    lines = made_up("reduced", {"Cross": [(5, 20)], "Biased cross": [(9, 18)]}, factors=[20])
+    lines += made_up("reduced_search", {"Cross, T 1": [(20, 30)], "Biased cross, T 1": [(10, 20)]}, factors=[20])
+    sections = make_report(tmp_path, lines, monkeypatch)
+    row = cells_of(
+        sections["What has been reproduced"], "to train on.", "Table 4, the cross-group term alone on CIFAR-100-LT"
+    )
+    one = "as the paper (one seed)"
+    assert row[2] == f"`reduced`: 1 {one}, 1 opposite (one seed); `reduced_search`: 2 {one}"
+    search = sections["A search around LTKD and KD in the reduced protocol"]
+    assert "| Cross, T 1 less Biased cross, T 1 | table 4 | 20 | +10.00 | +2.21 |" in search
+    assert "from best to worst" not in search
 
 
 def test_figures_page_and_readme(tmp_path, monkeypatch):

@@ -54,7 +54,8 @@ def reduced_status(grid: Grid, item: str) -> str:
         return f"{sum(runs)} of {len(runs)} cells drawn" if any(runs) else ""
     trends = find_trends(grid) if "trends" in grid.recipe else []
     verdicts = [verdict for trend in trends if trend.table == item for verdict in trend.verdicts.values()]
-    return ", ".join(f"{verdicts.count(kind)} {kind}" for kind in VERDICTS if kind in verdicts)
+    counts = [f"{verdicts.count(kind)} {kind}" for kind in VERDICTS if kind in verdicts]
+    return f"`{grid.recipe['name']}`: {', '.join(counts)}" if counts else ""
 
 
 def cost_of_missing(recipe: Recipe, results: Results) -> str:

@@ -77,7 +77,7 @@ def differences(first: Outcome | None, second: Outcome | None) -> dict[str, tupl
 
 
 def trend_tables(grid: Grid) -> list[Table]:
-    """The differences, and Table 1's methods from best to worst."""
+    """The differences; where Table 1 is among them, its methods from best to worst."""
     rows = [["first less second", "the paper's", "factor", *("tail: ours", "paper", ""), *("all: ours", "paper", "")]]
     for trend in find_trends(grid):
         row = [f"{trend.first} less {trend.second}", trend.table.replace("_", " "), f"{trend.factor:g}"]
@@ -92,7 +92,8 @@ def trend_tables(grid: Grid) -> list[Table]:
         "seeds that both methods have ± half of its 95 % confidence interval (Student's t), below which a difference "
         "is not settled. The paper has no deviations."
     )
-    return [Table(caption, rows), orders(grid)]
+    has_table_1 = any(table == "table_1" for table, *_ in grid.recipe["trends"])
+    return [Table(caption, rows), *([orders(grid)] if has_table_1 else [])]
 
 
 def orders(grid: Grid) -> Table:
