@@ -1,9 +1,10 @@
-"""No network, one thread, and where the real data lies."""
+"""No network, one thread, where the real data lies, and which tests share a process."""
 
 import os
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers, datasets and evaluate read it
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and for processes that tests start
 
 from pathlib import Path  # noqa: E402
 
@@ -19,3 +20,17 @@ def data_dir() -> Path:
     if "HF_LTKD_DATA" not in os.environ:
         pytest.skip("set HF_LTKD_DATA to the folder that holds cifar100/train.parquet")
     return Path(os.environ["HF_LTKD_DATA"])
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """With `--dist loadgroup`: a file is one process's, for its fixtures' sake, but for the tests of a group."""
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling  # here, because a session without -n does without xdist
+
+    class FilesAndGroups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            name, at, group = nodeid.rpartition("@")
+            return group if at and "]" not in group else nodeid.partition("::")[0]
+
+    return FilesAndGroups(config, log)
