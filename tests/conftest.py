@@ -10,6 +10,7 @@ from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from ranks import TwoRanks  # noqa: E402
 
 
 torch.set_num_threads(1)
@@ -20,6 +21,23 @@ def data_dir() -> Path:
     if "HF_LTKD_DATA" not in os.environ:
         pytest.skip("set HF_LTKD_DATA to the folder that holds cifar100/train.parquet")
     return Path(os.environ["HF_LTKD_DATA"])
+
+
+@pytest.fixture(scope="session")
+def two_ranks():
+    """Runs a function on two ranks: `two_ranks(function, *arguments)`, see ranks.py."""
+    ranks = TwoRanks()
+    yield ranks
+    if ranks.connections:
+        ranks.stop()
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "two_ranks" in item.fixturenames:
+            item.add_marker("distributed")
+            item.add_marker(pytest.mark.xdist_group("two_ranks"))  # one process has the ranks
 
 
 def pytest_xdist_make_scheduler(config, log):
