@@ -17,7 +17,7 @@ quickstart: $(VENV)/.quickstart
 	$(PYTHON) examples/quickstart.py --output_dir quickstart_output
 
 test: $(VENV)/.dev
-	$(PYTHON) -m pytest -n $(JOBS) --dist loadgroup $(TESTS)
+	$(PYTHON) -m pytest -n $(JOBS) --dist loadfile $(TESTS)
 
 lint: $(VENV)/.dev
 	$(PYTHON) -m ruff check .

@@ -23,7 +23,8 @@ def data_dir() -> Path:
     return Path(os.environ["HF_LTKD_DATA"])
 
 
-@pytest.fixture(scope="session")
+# The parameter puts "two_ranks" into the names of the tests, by which they are handed out below.
+@pytest.fixture(scope="session", params=["two_ranks"])
 def two_ranks():
     """Runs a function on two ranks: `two_ranks(function, *arguments)`, see ranks.py."""
     ranks = TwoRanks()
@@ -32,23 +33,18 @@ def two_ranks():
         ranks.stop()
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     for item in items:
         if "two_ranks" in item.fixturenames:
             item.add_marker("distributed")
-            item.add_marker(pytest.mark.xdist_group("two_ranks"))  # one process has the ranks
 
 
 def pytest_xdist_make_scheduler(config, log):
-    """With `--dist loadgroup`: a file is one process's, for its fixtures' sake, but for the tests of a group."""
-    if config.getvalue("dist") != "loadgroup":
-        return None
-    from xdist.scheduler import LoadScopeScheduling  # here, because a session without -n does without xdist
+    """With `--dist loadfile` a file goes to one process, for its fixtures' sake; so do all tests on two ranks."""
+    from xdist.scheduler import LoadFileScheduling
 
-    class FilesAndGroups(LoadScopeScheduling):
+    class FilesAndRanks(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            name, at, group = nodeid.rpartition("@")
-            return group if at and "]" not in group else nodeid.partition("::")[0]
+            return "two_ranks" if "two_ranks" in nodeid.partition("[")[2] else super()._split_scope(nodeid)
 
-    return FilesAndGroups(config, log)
+    return FilesAndRanks(config, log) if config.getvalue("dist") == "loadfile" else None

@@ -18,7 +18,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import ModuleType
@@ -135,7 +135,7 @@ class TwoRanks:
 # ---- One rank ----
 
 
-@lru_cache(maxsize=None)
+@cache
 def module_at(path: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     assert spec is not None and spec.loader is not None
