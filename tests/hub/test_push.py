@@ -153,7 +153,7 @@ results["constructor hangs"] = message_of(trainer_for, "early", push_to_hub=True
 messages = []
 handler = logging.Handler()
 handler.emit = lambda record: messages.append(record.getMessage())
-logging.getLogger("hf_ltkd.hub_trainer").addHandler(handler)
+logging.getLogger("hf_ltkd").addHandler(handler)
 fault()
 trainer = trainer_for("on_the_way", push_to_hub=True, hub_strategy="every_save")
 fault(["/commit/", 500])
