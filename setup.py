@@ -52,6 +52,7 @@ setup(
         "hf_ltkd": [
             "py.typed",
             "templates/*.md",
+            "losses/published.yaml",
             "metrics/group_accuracy/README.md",
             "metrics/group_accuracy/requirements.txt",
         ]
