@@ -55,7 +55,9 @@ def test_gradient_and_second_derivative(case):
 
 
 @pytest.mark.parametrize("splits", [[3, 1, 2], [1] * 6], ids=str)
-@pytest.mark.parametrize("case", [c for c in CASES.values() if c.splits], ids=[n for n, c in CASES.items() if c.splits])
+@pytest.mark.parametrize(
+    "case", [c for c in CASES.values() if c.splits], ids=[n for n, c in CASES.items() if c.splits]
+)
 def test_one_optimizer_step_is_one_batch(case, splits):
     """However a step is split, each part weighted by its share: the same loss, the same gradient."""
     loss, student_model, teacher_model = case.ready()

@@ -92,7 +92,10 @@ def test_group_mass_stands_for_more_than_this_batch():
 @pytest.mark.parametrize("switches", [{}, {"rebalance": False, "reweight": False}], ids=str)
 def test_weights_get_gradients(switches):
     """`gradcheck` compares with finite differences, of first and second order."""
-    inputs = [STUDENT[:2].clone(), *torch.tensor([2.0, 3.0, 1.5, 1.0, 2.0, 0.5], dtype=torch.float64).split([1, 1, 1, 3])]
+    inputs = [
+        STUDENT[:2].clone(),
+        *torch.tensor([2.0, 3.0, 1.5, 1.0, 2.0, 0.5], dtype=torch.float64).split([1, 1, 1, 3]),
+    ]
     inputs = [x.squeeze().requires_grad_() for x in inputs]
 
     def loss(student, alpha, beta, temperature, mass):
@@ -112,7 +115,7 @@ def test_a_weight_that_is_trained_with_the_student():
 
 
 def test_function_transforms():
-    def loss(student, temperature=torch.tensor(2.0)):
+    def loss(student, temperature=2.0):
         return ltkd_loss(student, TEACHER, GROUPS, temperature=temperature)
 
     student = STUDENT.clone().requires_grad_()

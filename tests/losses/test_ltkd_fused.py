@@ -29,7 +29,9 @@ every_size = pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
 def groups_of(sizes: list[int], shuffled: bool = False) -> ClassGroups:
     group_of_class = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     if shuffled:
-        group_of_class = group_of_class[torch.randperm(len(group_of_class), generator=torch.Generator().manual_seed(1))]
+        group_of_class = group_of_class[
+            torch.randperm(len(group_of_class), generator=torch.Generator().manual_seed(1))
+        ]
     return ClassGroups(group_of_class)
 
 
@@ -125,7 +127,19 @@ KERNEL_SIZES = [*SIZES.values(), [3000, 10]]
 def test_triton_kernels_in_the_interpreter():
     """Triton's interpreter runs the kernels on a CPU, in a process of its own: it has to be chosen before import."""
     pytest.importorskip("triton")
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "", "-k", "check_triton", __file__, "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        "",
+        "-k",
+        "check_triton",
+        __file__,
+        "-p",
+        "no:cacheprovider",
+    ]
     run = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert run.returncode == 0 and "skipped" not in run.stdout, run.stdout + run.stderr
 
