@@ -73,6 +73,7 @@ setup(
             "py.typed",
             "__init__.pyi",
             "hub/templates/*.md",
+            "losses/published.yaml",
             "metrics/group_accuracy/README.md",
             "metrics/group_accuracy/requirements.txt",
         ]
