@@ -62,12 +62,7 @@ def create_loss(
 
 
 def find_loss(name: str) -> type[DistillationLoss]:
-    """
-    The class of a loss by its name, as in [`create_loss`].
-
-    Raises:
-        `ValueError`: if there is none.
-    """
+    """The class of a loss by its name, as in [`create_loss`]; raises `ValueError` if there is none."""
     module, _, class_name = name.partition(":")
     try:
         return getattr(import_module(module), class_name) if class_name else LOSSES[name]

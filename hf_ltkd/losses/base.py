@@ -71,11 +71,9 @@ class DistillationLoss(nn.Module):
     ):
         super().__init__()
         check_not_negative(ce_weight=ce_weight, tau=tau, warmup_epochs=warmup_epochs)
-        self.ce_weight = ce_weight
         self.ce: str = ce
-        self.tau = tau
-        self.effective_number_beta = effective_number_beta
-        self.warmup_epochs = warmup_epochs
+        self.ce_weight, self.warmup_epochs = ce_weight, warmup_epochs
+        self.tau, self.effective_number_beta = tau, effective_number_beta
         self._cross_entropy: Callable[[Tensor, Tensor], Tensor] = plain_cross_entropy
         if ce == "cross_entropy":
             return
@@ -99,7 +97,7 @@ class DistillationLoss(nn.Module):
     def from_groups(cls, groups: ClassGroups, **arguments) -> "DistillationLoss":
         """
         The loss for these groups: how [`create_loss`] makes every loss. A loss that takes the groups themselves
-        overrides it; others get their class counts.
+        overrides it; the others get their class counts.
         """
         return cls(**{"class_counts": groups.class_counts, **arguments})
 
@@ -125,11 +123,9 @@ class DistillationLoss(nn.Module):
 
     def hyper_parameters(self) -> dict[str, Any]:
         """
-        The constructor's arguments by name with the values in force, the method's own first; for model cards and
-        result files, so numbers, words and lists of these: no groups, no counts.
-
-        A loss with arguments of its own overrides it: `return {"my_weight": self.my_weight,
-        **super().hyper_parameters()}`.
+        The constructor's arguments by name with the values in force, the method's own first: numbers, words and lists
+        of these, for model cards and result files, without groups and counts. A loss with arguments of its own
+        overrides it: `return {"my_weight": self.my_weight, **super().hyper_parameters()}`.
         """
         return {
             "ce_weight": self.ce_weight,

@@ -71,8 +71,7 @@ class BKDLoss(DistillationLoss):
         check_not_negative(bkd_weight=bkd_weight)
         self.class_weights = class_balanced_weights(check_class_counts(class_counts), beta=effective_number_beta)
         self.num_classes = len(self.class_weights)
-        self.temperature = temperature
-        self.bkd_weight = bkd_weight
+        self.temperature, self.bkd_weight = temperature, bkd_weight
 
     def hyper_parameters(self) -> dict[str, Any]:
         return values_of(temperature=self.temperature, bkd_weight=self.bkd_weight, **super().hyper_parameters())

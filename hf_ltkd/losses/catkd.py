@@ -71,9 +71,7 @@ class CATKDLoss(DistillationLoss):
         check_not_negative(cat_weight=cat_weight)
         if resolution < 1:
             raise ValueError(f"resolution={resolution} is not valid: it must be 1 or more.")
-        self.cat_weight = cat_weight
-        self.resolution = resolution
-        self.normalize = normalize
+        self.cat_weight, self.resolution, self.normalize = cat_weight, resolution, normalize
         # A tuple, not submodules: the heads belong to the models, not to the loss.
         self._heads: tuple[nn.Linear, nn.Linear] | None = None
 

@@ -64,10 +64,7 @@ class DISTLoss(DistillationLoss):
         super().__init__(**kwargs)
         check_not_negative(beta=beta, gamma=gamma, dist_weight=dist_weight)
         check_temperature(temperature)
-        self.beta = beta
-        self.gamma = gamma
-        self.temperature = temperature
-        self.dist_weight = dist_weight
+        self.beta, self.gamma, self.temperature, self.dist_weight = beta, gamma, temperature, dist_weight
 
     def hyper_parameters(self) -> dict[str, Any]:
         return values_of(

@@ -58,9 +58,7 @@ class DKDLoss(DistillationLoss):
         super().__init__(**kwargs)
         check_not_negative(alpha=alpha, beta=beta)
         check_temperature(temperature)
-        self.alpha = alpha
-        self.beta = beta
-        self.temperature = temperature
+        self.alpha, self.beta, self.temperature = alpha, beta, temperature
 
     def hyper_parameters(self) -> dict[str, Any]:
         return values_of(alpha=self.alpha, beta=self.beta, temperature=self.temperature, **super().hyper_parameters())

@@ -70,11 +70,10 @@ class KDLoss(DistillationLoss):
         super().__init__(**kwargs)
         check_temperature(temperature)
         check_not_negative(kd_weight=kd_weight)
-        self.temperature = temperature
-        self.kd_weight = kd_weight
+        self.temperature, self.kd_weight = temperature, kd_weight
         self.teacher_log_prior = None
         if teacher_log_prior is not None:
-            self.teacher_log_prior = torch.as_tensor(teacher_log_prior).detach()
+            self.teacher_log_prior = torch.as_tensor(teacher_log_prior, dtype=torch.float64).detach()
             self.num_classes = len(self.teacher_log_prior)
             if not torch.isfinite(self.teacher_log_prior).all():
                 raise ValueError("teacher_log_prior holds NaN or Inf: make it with log_class_prior(class_counts).")

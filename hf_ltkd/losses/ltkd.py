@@ -16,11 +16,11 @@ from .base import DistillationLoss, values_of
 from .checks import check_logits, check_not_negative, check_temperature, logits_of, placed_with
 
 
-# ---- The formula: Eq. 3 to 14, differentiable in both logits, alpha, beta and temperature ----
-
-
 def ltkd_terms(student_logits: Tensor, teacher_logits: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
-    """The two summands of Eq. 14, each times `T²` and averaged over the batch."""
+    """
+    The two summands of Eq. 14, each times `T²` and averaged over the batch: the formula, differentiable in all of its
+    tensors.
+    """
     groups, alpha, beta, temperature, rebalance, reweight, log_mass = weights
     student, teacher, within = _decompose(student_logits, teacher_logits, groups, temperature)
     target = teacher
@@ -63,9 +63,6 @@ def _sum_by_group(values: Tensor, groups: ClassGroups) -> Tensor:
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     """The summands of `KL(p ‖ q)`; 0 where `p` underflows, since its logarithm is finite."""
     return log_p.exp() * (log_p - log_q)
-
-
-# ---- What users call ----
 
 
 class KLDecomposition(NamedTuple):
@@ -206,13 +203,9 @@ class LTKDLoss(DistillationLoss):
         super().__init__(**kwargs)
         check_not_negative(alpha=alpha, beta=beta)
         check_temperature(temperature)
-        self.groups = groups
-        self.num_classes = groups.num_classes
-        self.alpha = alpha
-        self.beta = beta
-        self.temperature = temperature
-        self.rebalance = rebalance
-        self.reweight = reweight
+        self.groups, self.num_classes = groups, groups.num_classes
+        self.alpha, self.beta, self.temperature = alpha, beta, temperature
+        self.rebalance, self.reweight = rebalance, reweight
         if not 0 <= group_mass_momentum < 1:
             raise ValueError(f"group_mass_momentum={group_mass_momentum} is not valid: it must be 0 or more, below 1.")
         self.group_mass_momentum = group_mass_momentum

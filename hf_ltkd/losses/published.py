@@ -9,16 +9,9 @@ import yaml
 
 
 class PublishedValues(NamedTuple):
-    """
-    Attributes:
-        arguments (`dict`): Arguments of the loss that differ from its defaults.
-        source (`str`): Where they are published.
-        by_authors (`bool`): Whether the method's authors published them, or somebody else.
-    """
-
-    arguments: dict[str, Any]
-    source: str
-    by_authors: bool = True
+    arguments: dict[str, Any]  # of the loss, as far as they differ from its defaults
+    source: str  # where they are published
+    by_authors: bool = True  # of the method, or by somebody else
 
 
 @cache
@@ -28,7 +21,7 @@ def published_table() -> dict[str, dict[tuple[str, str, str], PublishedValues]]:
     return {
         loss: {
             (entry["dataset"], *pair.split()): PublishedValues(
-                {**entry["arguments"], **(of_pair or {})}, entry["source"], entry.get("by_authors", True)
+                {**entry.get("arguments", {}), **(of_pair or {})}, entry["source"], entry.get("by_authors", True)
             )
             for entry in of_loss
             for pair, of_pair in entry["pairs"].items()

@@ -127,10 +127,8 @@ class ReviewKDLoss(DistillationLoss):
                 f"student_stages={list(student_stages)} and teacher_stages={list(teacher_stages)} must be equally "
                 "many: each stage of the one is compared with a stage of the other."
             )
-        self.review_weight = review_weight
-        self.student_stages = student_stages
-        self.teacher_stages = teacher_stages
-        self.student_relu = student_relu
+        self.review_weight, self.student_relu = review_weight, student_relu
+        self.student_stages, self.teacher_stages = student_stages, teacher_stages
         self.fusion = nn.ModuleList()  # shallow to deep; made by prepare()
 
     def hyper_parameters(self) -> dict[str, Any]:

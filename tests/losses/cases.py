@@ -55,8 +55,8 @@ class Case:
     Attributes:
         make: Makes the loss, for 10 classes.
         scale: No term is above this times the largest log probability.
-        by_loops: `(student rows, teacher rows, labels)` to terms by name; `None` for methods on feature maps: their own
-            tests do it.
+        by_loops: `(student rows, teacher rows, labels)` to terms by name; methods on feature maps have loops in their
+            own tests.
         splits: Whether the loss of an optimizer step is the same however it is split into micro-batches.
     """
 
