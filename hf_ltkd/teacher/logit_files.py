@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..utils import listed, write_json
+from ..utils import file_crc32, listed, write_json
 
 
 MANIFEST = "manifest.json"
@@ -137,13 +137,8 @@ class LogitFiles:
             `ValueError`: if its content is not that which was written.
         """
         for view, expected in self.manifest["crc32"].items():
-            path, crc32 = self.path(int(view)), 0
-            if not path.exists():
-                continue
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    crc32 = zlib.crc32(block, crc32)
-            if crc32 != expected:
+            path = self.path(int(view))
+            if path.exists() and (crc32 := file_crc32(path)) != expected:
                 raise self._damaged(int(view), f"its CRC-32 is {crc32:08x}, when it was written it was {expected:08x}")
 
     def _damaged(self, view: int, problem: str) -> ValueError:
