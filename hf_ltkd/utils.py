@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,15 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
     """What `path` holds; an empty dict if there is no such file."""
     path = Path(path)
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def file_crc32(path: str | os.PathLike) -> int:
+    """The CRC-32 of a file, which any damage changes but one in 4 billion; about 1 GB a second."""
+    crc32 = 0
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            crc32 = zlib.crc32(block, crc32)
+    return crc32
 
 
 def parse_values(flag: str, items: Sequence[str]) -> dict[str, Any]:

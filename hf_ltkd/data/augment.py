@@ -1,6 +1,7 @@
 """Labelled images, augmented a whole batch at a time, the same for any number of workers."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -50,12 +51,19 @@ class LabelledImages(torch.utils.data.Dataset):
         # (x / 255 - mean) / std as one multiplication and one addition
         self._scale = (1 / (255 * torch.tensor(std, dtype=torch.float32))).view(1, -1, 1, 1).to(device)
         self._offset = (-torch.tensor(mean, dtype=torch.float32) / torch.tensor(std)).view(1, -1, 1, 1).to(device)
+        self._share_view(0)
+
+    def _share_view(self, view: int) -> None:
         # Shared memory, so that workers that outlive an epoch see the next one too.
-        self._view = torch.zeros((), dtype=torch.long).share_memory_()
+        self._view = torch.full((), view, dtype=torch.long).share_memory_()
+        self._view_of = os.getpid()
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the view of every example."""
-        self._view.fill_(epoch)
+        if self._view_of == os.getpid():
+            self._view.fill_(epoch)
+        else:  # a rank that was forked with the dataset: the others may be at another view
+            self._share_view(epoch)
 
     @property
     def view(self) -> int:
