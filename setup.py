@@ -24,12 +24,13 @@ INSTALL_REQUIRES = [
     "Jinja2",
     "numpy",
     "Pillow",
+    "psutil",
     "scikit-learn",
     "matplotlib",
     "tqdm",
 ]
 
-ONNX = ["onnx", "onnxruntime", "onnxscript"]  # examples/export_onnx.py
+ONNX = ["onnx", "onnxruntime", "onnxscript"]  # hf-ltkd export
 DEMO = ["gradio>=6.0"]  # examples/app.py
 EXTRAS_REQUIRE = {
     "onnx": ONNX,
