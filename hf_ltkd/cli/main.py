@@ -185,13 +185,14 @@ class Parser(HfArgumentParser):
         self.add_argument("--help_all", action="help", help="Show the arguments of TrainingArguments, too.")
         hidden = {f.name for f in fields(DistillationTrainingArguments)} - set(SHOWN)
         hidden = hidden if DistillationTrainingArguments in command.arguments and not show_all else set()
+        own_help = OWN_HELP if len(command.arguments) > 1 else {}
         for action in self._actions:
             text = (action.help or "").replace("%%", "%").replace("%", "%%")  # argparse formats it
             if isinstance(action.default, str | float) and action.default not in ("", argparse.SUPPRESS):
                 text += f" (default: {action.default})"
             if action.option_strings[0].startswith("--no_"):
                 text = f"Turns --{action.dest} off."
-            action.help = argparse.SUPPRESS if action.dest in hidden else OWN_HELP.get(action.dest, text)
+            action.help = argparse.SUPPRESS if action.dest in hidden else own_help.get(action.dest, text)
             action.default = argparse.SUPPRESS
             action.option_strings = action.option_strings[:1]  # --dry-run is taken too, but not shown
 

@@ -197,10 +197,8 @@ def describe_export(measured: Mapping[str, Any]) -> list[str]:
     )
     if varies:
         lines.append("The times vary a lot: something else ran at the same time, measure again when it is idle.")
-    return [
-        *lines,
-        f"to the card and the Hub: hf-ltkd push --model {Path(measured['path']).parents[1]} --to OWNER/NAME",
-    ]
+    student = shlex.quote(str(Path(measured["path"]).parents[1]))
+    return [*lines, f"to the card and the Hub: hf-ltkd push --model {student} --to OWNER/NAME"]
 
 
 def duration(seconds: float) -> str:

@@ -241,7 +241,8 @@ class HubTrainer(Trainer):
         self, folder: Path, files: Iterable[Path], message: str | None, token=None, revision=None, **kwargs
     ) -> Future:
         """Sends the files of a folder in the background, after the pushes that are not done yet."""
-        earlier = [job for job in (self.push_in_progress.jobs if self.push_in_progress else []) if not job.done()]
+        jobs: list[Future] = self.push_in_progress.jobs if self.push_in_progress else []
+        earlier = [job for job in jobs if not job.done()]
 
         def upload() -> CommitInfo:
             wait(earlier)

@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,8 @@ def export(
             }
         first = {who: batch[:1] for who, batch in pixels.items()}
         with torch.inference_mode():
-            onnx_times = measure({who: lambda w=who: exported[w](first[w]) for who in models}, runs)
-            torch_times = measure({who: lambda w=who: models[w](pixel_values=first[w]) for who in models}, runs)
+            onnx_times = measure({who: partial(exported[who], batch) for who, batch in first.items()}, runs)
+            torch_times = measure({w: partial(models[w], pixel_values=batch) for w, batch in first.items()}, runs)
         for who in models:
             networks[who] |= {"onnxruntime_ms": onnx_times[who], "pytorch_ms": torch_times[who]}
         difference, largest = differences["student"]
@@ -209,7 +210,7 @@ def write_onnx(name: str, model: PreTrainedModel, pixels: torch.Tensor, path: Pa
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.onnx.export(
+            program: Any = torch.onnx.export(
                 network.eval(),
                 (pixels[:2],),
                 dynamo=True,
