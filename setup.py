@@ -25,6 +25,7 @@ INSTALL_REQUIRES = [
     "matplotlib",
     "numpy",
     "Pillow",
+    "psutil",
     "pyarrow",
     "PyYAML",
     "tqdm",
@@ -33,7 +34,7 @@ INSTALL_REQUIRES = [
 
 EXAMPLES = ["scikit-learn"]  # the quickstart's images
 EXPERIMENTS = ["filelock", "optuna", "scipy"]  # examples/experiments
-ONNX = ["onnx", "onnxruntime", "onnxscript"]
+ONNX = ["onnx", "onnxruntime", "onnxscript"]  # hf-ltkd export
 DEMO = ["gradio>=6.0"]  # a page in the browser
 TIMM = ["timm", "torchvision"]  # teachers and image processors of timm
 EXTRAS_REQUIRE = {

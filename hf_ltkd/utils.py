@@ -69,6 +69,11 @@ def parse_values(flag: str, items: Sequence[str]) -> dict[str, Any]:
     return values
 
 
+def one_line(text: Any) -> str:
+    """Any text on one line, without characters that cannot be printed."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+
+
 def listed(items: Sequence[Any], limit: int = 5) -> str:
     """The first `limit` items for an error message: `"3, 7, 8"`, `"0, 1, 2, 3, 4, ..."`."""
     return ", ".join(str(item) for item in items[:limit]) + (", ..." if len(items) > limit else "")

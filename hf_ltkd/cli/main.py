@@ -18,7 +18,11 @@ from ..data.arguments import DataArguments
 from ..trainer.training_args import DistillationTrainingArguments
 from ..workflow import commands
 from ..workflow.distill import DistillArguments, distill
+from ..workflow.export import export
+from ..workflow.hub_arguments import ExportArguments, PushArguments
 from ..workflow.inputs import find_data
+from ..workflow.push import push
+from .text import describe_export, say
 
 
 HELP = """\
@@ -32,6 +36,7 @@ From a biased teacher and a long-tailed folder of images to a small student.
   diagnose        whom a teacher favours: head, medium or tail
   evaluate        accuracy of a saved model for head, medium and tail
   push            send a student's folder to the Hub
+  export          write a student as ONNX, check and measure it
 
 example (leave out --dry_run to do it):
   hf-ltkd distill --teacher me/big-vit --student microsoft/resnet-18 \\
@@ -95,13 +100,6 @@ class DiagnoseArguments:
     batch_size: int = field(default=128, metadata={"help": "Images that the teacher is asked for at once."})
 
 
-@dataclass
-class PushArguments:
-    model: str = field(metadata={"help": "The student's folder."})
-    to: str = field(metadata={"help": "Its place on the Hub, as owner/name; made if it does not exist."})
-    private: bool = field(default=False, metadata={"help": "Make a new repository private."})
-
-
 @dataclass(frozen=True)
 class Command:
     """What a command does, its argument classes, and how it is called."""
@@ -158,7 +156,13 @@ COMMANDS = {
         "Sends a student's folder to the Hub, with its model card.",
         "hf-ltkd push --model student --to me/small",
         (PushArguments,),
-        lambda values: commands.push(**values[PushArguments]),
+        lambda values: say("Pushed", push(**values[PushArguments]).commit_url),
+    ),
+    "export": Command(
+        "Exports a student to ONNX, checks its logits, and measures it beside its teacher; needs hf_ltkd[onnx].",
+        "hf-ltkd export --model student --teacher teacher --images ./photos",
+        (ExportArguments,),
+        lambda values: say("ONNX", *describe_export(export(**values[ExportArguments]))),
     ),
 }
 
@@ -181,13 +185,14 @@ class Parser(HfArgumentParser):
         self.add_argument("--help_all", action="help", help="Show the arguments of TrainingArguments, too.")
         hidden = {f.name for f in fields(DistillationTrainingArguments)} - set(SHOWN)
         hidden = hidden if DistillationTrainingArguments in command.arguments and not show_all else set()
+        own_help = OWN_HELP if len(command.arguments) > 1 else {}
         for action in self._actions:
             text = (action.help or "").replace("%%", "%").replace("%", "%%")  # argparse formats it
             if isinstance(action.default, str | float) and action.default not in ("", argparse.SUPPRESS):
                 text += f" (default: {action.default})"
             if action.option_strings[0].startswith("--no_"):
                 text = f"Turns --{action.dest} off."
-            action.help = argparse.SUPPRESS if action.dest in hidden else OWN_HELP.get(action.dest, text)
+            action.help = argparse.SUPPRESS if action.dest in hidden else own_help.get(action.dest, text)
             action.default = argparse.SUPPRESS
             action.option_strings = action.option_strings[:1]  # --dry-run is taken too, but not shown
 

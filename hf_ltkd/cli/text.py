@@ -2,8 +2,11 @@
 
 import math
 import os
+import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers.training_args import OptimizerNames
@@ -170,6 +173,32 @@ def describe_training(args: DistillationTrainingArguments) -> str:
         f"{length} in batches of {args.train_batch_size * args.world_size * args.gradient_accumulation_steps}, "
         f"{OptimizerNames(args.optim).value}, learning rate {args.learning_rate:g}, weight decay {args.weight_decay:g}"
     )
+
+
+def describe_export(measured: Mapping[str, Any]) -> list[str]:
+    """What was exported, how equal its logits are, and sizes and times of both networks."""
+    lines = [
+        f"{measured['path']}: logits equal within {measured['max_difference']:.1e} (largest "
+        f"{measured['max_logit']:.3g}), on {measured['examples']} in batches of "
+        + ", ".join(map(str, measured["batch_sizes"])),
+        f"{'':<8} {'input':>14} {'ONNX, MB':>9} {'onnxruntime, ms':>18} {'PyTorch, ms':>18}",
+    ]
+    varies = False
+    for who, network in measured["networks"].items():
+        times = network["onnxruntime_ms"], network["pytorch_ms"]
+        varies |= any(t["p90"] > 2 * t["median"] for t in times)
+        lines.append(
+            f"{who:<8} {'×'.join(map(str, network['input'])):>14} {network['onnx_bytes'] / 1e6:>9.2f}"
+            + "".join(f"{t['median']:>11.3f} ({t['p90']:.3f})" for t in times)
+        )
+    lines.append(
+        f"one image, {measured['threads']} thread(s) of {measured['cpu']}: median (90th percentile) of "
+        f"{measured['runs']} runs"
+    )
+    if varies:
+        lines.append("The times vary a lot: something else ran at the same time, measure again when it is idle.")
+    student = shlex.quote(str(Path(measured["path"]).parents[1]))
+    return [*lines, f"to the card and the Hub: hf-ltkd push --model {student} --to OWNER/NAME"]
 
 
 def duration(seconds: float) -> str:

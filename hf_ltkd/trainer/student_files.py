@@ -6,7 +6,8 @@ import os
 import platform
 import shutil
 import tempfile
-from concurrent.futures import Future
+from collections.abc import Iterable
+from concurrent.futures import Future, wait
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,16 @@ import hf_ltkd
 from ..hub.card import write_model_card
 from ..hub.describe import describe_model
 from ..hub.names import ARGUMENTS_NAME, RUN_NAME
-from ..hub.push import add_code, explained, explanation, files_to_publish, upload_patterns
+from ..hub.push import (
+    add_code,
+    explained,
+    explanation,
+    files_to_publish,
+    in_background,
+    time_limit,
+    upload_patterns,
+    within,
+)
 from ..losses.base import DistillationLoss
 from ..metrics import group_accuracy, without_prefix
 from ..metrics.group_accuracy.group_accuracy import class_accuracies
@@ -143,7 +153,7 @@ class StudentFilesMixin(Trainer):
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         with self._explained(trained=not self.args.push_to_hub):  # with it, the constructor asks for the repository
-            super().init_hf_repo(token, private)
+            within(time_limit(self._argument("hub_timeout")), super().init_hf_repo, token, private)
 
     def push_to_hub(  # type: ignore[override]
         self,
@@ -178,14 +188,11 @@ class StudentFilesMixin(Trainer):
             self.create_model_card(**kwargs)  # now with the owner's name
         self._finish_current_push()
         folder = Path(str(self.args.output_dir))
-        return self._upload(
-            folder,
-            commit_message,
-            token,
-            revision,
-            run_as_future=not blocking,
-            **upload_patterns(folder, files_to_publish(folder)),
-        )
+        names = files_to_publish(folder)
+        files, patterns = [folder / name for name in names], upload_patterns(folder, names)
+        future = self._upload(folder, files, commit_message, token, revision, **patterns)
+        with self._explained():
+            return future.result() if blocking else future
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """
@@ -210,7 +217,7 @@ class StudentFilesMixin(Trainer):
             state = json.loads((copy / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
             write_json(copy / TRAINER_STATE_NAME, {**state, "best_model_checkpoint": None})  # a path of this machine
 
-        future = self._upload(staged, f"Training in progress, step {self.state.global_step}", run_as_future=True)
+        future = self._upload(staged, staged.rglob("*"), f"Training in progress, step {self.state.global_step}")
 
         def finish(future: Future) -> None:
             shutil.rmtree(staged, ignore_errors=True)
@@ -223,8 +230,15 @@ class StudentFilesMixin(Trainer):
         else:
             self.push_in_progress.jobs.append(future)
 
-    def _upload(self, folder: str | Path, message: str | None, token=None, revision=None, **kwargs) -> Any:
-        with self._explained():
+    def _upload(
+        self, folder: Path, files: Iterable[Path], message: str | None, token=None, revision=None, **kwargs
+    ) -> Future:
+        """Sends the files of a folder in the background, after the pushes that are not done yet."""
+        jobs: list[Future] = self.push_in_progress.jobs if self.push_in_progress else []
+        earlier = [job for job in jobs if not job.done()]
+
+        def upload() -> CommitInfo:
+            wait(earlier)
             return hf_api().upload_folder(
                 repo_id=str(self.hub_model_id),
                 folder_path=folder,
@@ -233,6 +247,10 @@ class StudentFilesMixin(Trainer):
                 revision=revision or self.args.hub_revision,
                 **kwargs,
             )
+
+        limit = time_limit(self._argument("hub_timeout"), files)
+        with self._explained():
+            return in_background((1 + len(earlier)) * limit, upload)
 
     def _explained(self, trained: bool = True):
         folder = str(self.args.output_dir)

@@ -1,6 +1,5 @@
 """What `hf-ltkd` does beside distilling: train a teacher, evaluate, diagnose, push."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,12 @@ from ..cli.text import (
     share_table,
 )
 from ..groups import CLASS_GROUPS_NAME, ClassGroups
-from ..hub.card import write_model_card
-from ..hub.names import BIAS_PICTURE, COMPARISON_NAME
-from ..hub.push import push_folder
+from ..hub.names import BIAS_PICTURE
 from ..losses import CrossEntropyLoss
 from ..metrics import group_accuracy
 from ..trainer.trainer import DistillationTrainer
 from .inputs import check_classes, data_name, is_pretrained, load_classifier, load_images, make_groups, new_classifier
 from .outputs import (
-    card_arguments,
     check_output_dir,
     draw_bias,
     save_split,
@@ -134,24 +130,3 @@ def diagnose(
     say("Start with", *describe_start(weights, recommend_num_groups(groups.num_classes)))
     draw_bias(network, data, groups, Path(picture), shares)
     say("Files", f"the picture is {picture!r}")
-
-
-def push(model: str, to: str, private: bool | None = None) -> None:
-    """
-    Sends a student's folder to the Hub, with a model card from what was measured.
-
-    Args:
-        model (`str`): The folder.
-        to (`str`): `"owner/name"`; made if it does not exist.
-        private (`bool`, *optional*): Whether a new repository is private.
-
-    Raises:
-        `ValueError`: if the folder holds no image classifier.
-        `OSError`: if the Hub cannot be reached or refuses; it says what to do.
-    """
-    folder = Path(model)
-    load_classifier(model)  # says early that it is no student's folder
-    comparison = folder / COMPARISON_NAME
-    card = card_arguments(json.loads(comparison.read_text(encoding="utf-8"))) if comparison.is_file() else {}
-    write_model_card(folder, repo_id=to, **card)
-    say("Pushed", push_folder(folder, to, private=private).commit_url)
