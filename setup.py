@@ -14,7 +14,9 @@ if VERSION is None:
 
 INSTALL_REQUIRES = [
     "torch>=2.6",
-    "transformers>=5.17,<6",  # the trainer overrides methods of its Trainer
+    # DistillationTrainer overrides Trainer._push_from_checkpoint and sets Trainer._signature_columns: another major
+    # version may have neither.
+    "transformers>=5.17,<6",
     "datasets>=4.0",
     "accelerate>=1.15",
     "evaluate>=0.4.6",
