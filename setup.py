@@ -52,6 +52,7 @@ setup(
         "hf_ltkd": [
             "py.typed",
             "__init__.pyi",
+            "data/__init__.pyi",
             "hub/templates/*.md",
             "metrics/group_accuracy/README.md",
             "metrics/group_accuracy/requirements.txt",
