@@ -75,6 +75,7 @@ setup(
         "hf_ltkd": [
             "py.typed",
             "__init__.pyi",
+            "data/__init__.pyi",
             "hub/templates/*.md",
             "losses/published.yaml",
             "metrics/group_accuracy/README.md",

@@ -106,6 +106,7 @@ def hold_out(
 def load_or_hold_out(
     args: DataArguments,
     *,
+    splits: DatasetDict | None = None,
     eval_fraction: float = 0.2,
     mean: list[float] | None = None,
     std: list[float] | None = None,
@@ -120,6 +121,7 @@ def load_or_hold_out(
     Args:
         args ([`DataArguments`]): What to load. `args.split_seed` chooses the images that are held out, too; they are
             taken before `args.imbalance_factor` cuts the rest.
+        splits (`datasets.DatasetDict`, *optional*): The splits, where they are loaded already.
         eval_fraction (`float`, *optional*, defaults to 0.2): As in [`hold_out`].
         mean, std, seed, progress: As in [`load_image_data`].
 
@@ -129,9 +131,9 @@ def load_or_hold_out(
     Raises:
         `ValueError`: as [`load_image_data`] and [`hold_out`].
     """
-    full = _training_images_alone(args)
+    full = _training_images_alone(args, splits)
     if full is None:
-        return load_image_data(args, mean=mean, std=std, seed=seed, progress=progress), None
+        return load_image_data(args, splits=splits, mean=mean, std=std, seed=seed, progress=progress), None
     train, test, holdout = hold_out(
         full, label_column=args.label_column, eval_fraction=eval_fraction, seed=args.split_seed
     )
@@ -140,7 +142,7 @@ def load_or_hold_out(
     return load_image_data(args, splits=splits, mean=mean, std=std, seed=seed, progress=progress), holdout
 
 
-def _training_images_alone(args: DataArguments) -> Dataset | None:
+def _training_images_alone(args: DataArguments, splits: DatasetDict | None) -> Dataset | None:
     """The training images, if there are no others to evaluate on."""
     if args.eval_split is not None or args.train_list is not None:
         return None
@@ -160,7 +162,7 @@ def _training_images_alone(args: DataArguments) -> Dataset | None:
                 )
             if images is not None:
                 return images.rename_column("label", args.label_column) if args.label_column != "label" else images
-    splits = load_splits(args)
+    splits = load_splits(args) if splits is None else splits
     has_eval_split = any(name in splits for name in PRESETS[args.benchmark].eval_splits)
     return splits["train"] if "train" in splits and not has_eval_split else None
 

@@ -93,7 +93,7 @@ def recommend_training(num_images: int, student: str, is_pretrained: bool) -> Re
     if is_pretrained:
         values |= {"learning_rate": 1e-4, "weight_decay": 0.05, "lr_scheduler_type": "cosine", "warmup_steps": 0.1}
         return Recommendation(values, f"AdamW, to fine-tune trained weights, for about {steps:,} steps")
-    slow = student.startswith(("shufflenet", "mobilenet"))
+    slow = "shufflenet" in student.lower() or "mobilenet" in student.lower()
     values |= {"preset": "paper", "learning_rate": 0.01 if slow else 0.05}
     return Recommendation(values, f"the paper's preset for fresh weights, for about {steps:,} steps")
 
@@ -110,11 +110,22 @@ def merge_training(recommended: Recommendation, given: dict[str, Any]) -> dict[s
 
 def training_arguments(given: dict[str, Any], recommended: Recommendation, crop: str) -> DistillationTrainingArguments:
     """The training's arguments; images that are decoded each time (`crop="resized"`) get worker processes."""
-    given = {"dataloader_pin_memory": torch.cuda.is_available(), **given}
-    if crop == "resized" and (os.cpu_count() or 1) > 2:
-        workers = {"dataloader_num_workers": min(8, os.cpu_count() or 1), "dataloader_persistent_workers": True}
-        given = {**workers, **given}
-    return DistillationTrainingArguments(**merge_training(recommended, given))
+    values = {"dataloader_pin_memory": torch.cuda.is_available(), **merge_training(recommended, given)}
+    if recommended.values and crop == "resized" and (os.cpu_count() or 1) > 2:
+        values = {
+            "dataloader_num_workers": min(8, os.cpu_count() or 1),
+            "dataloader_persistent_workers": True,
+            **values,
+        }
+    return DistillationTrainingArguments(**values)
+
+
+def epochs_of(args: DistillationTrainingArguments, num_images: int) -> float:
+    """Epochs of the training, also where `max_steps` sets its length."""
+    if args.max_steps <= 0:
+        return args.num_train_epochs
+    per_epoch = math.ceil(num_images / (args.train_batch_size * args.world_size))
+    return args.max_steps * args.gradient_accumulation_steps / per_epoch
 
 
 def recommend_images(
