@@ -14,6 +14,7 @@ from ..data.images import ImageData
 from ..groups import ClassGroups
 from ..losses.base import DistillationLoss
 from ..trainer.training_args import DistillationTrainingArguments
+from ..utils import listed
 from ..workflow.estimate import Estimate
 from ..workflow.recommend import Recommendation
 
@@ -48,6 +49,7 @@ def describe_images(data: ImageData, groups: ClassGroups) -> list[str]:
         if data.args.group_rule == "thresholds":
             rule = "classes of more than 100, and of fewer than 20 training images (--group_rule)"
     lines.append(f"Groups: {rule}")
+    lines += data.sources
     if ratio < 2:
         lines.append("There is hardly a tail: --loss kd is made for such data, LTKD has little to gain.")
     return lines
@@ -63,14 +65,15 @@ def describe_evaluation(data: ImageData, groups: ClassGroups, holdout: Holdout |
         )
         lines = [f"{counts.sum():,} images of the data's own split, {each}"]
     else:
-        part = holdout.per_class / min(holdout.full_class_counts)
-        lines = [
-            f"{counts.sum():,} images, {holdout.per_class} of every class, split off the training images (there is no "
-            "test split):",
-            f"{part:.0%} of the smallest class, at most {holdout.eval_fraction:.0%} (--eval_fraction), chosen with "
-            f"seed {holdout.seed} (--split_seed)",
-        ]
-    smallest = int(np.bincount(groups.group_of_class.numpy(), counts).min())
+        lines = holdout.describe(data.class_names)
+    if holdout is None and counts.min() == 0:
+        without = [name for name, count in zip(data.class_names, counts, strict=True) if count == 0]
+        lines.append(f"Not evaluated are {len(without)} classes without an image there: {listed(without, 10)}")
+    of_group = np.bincount(groups.group_of_class.numpy(), counts, groups.num_groups)
+    for name, number in zip(groups.names, of_group, strict=True):
+        if number == 0:
+            lines.append(f"The {name} has no image there: its accuracy is not measured.")
+    smallest = int(of_group[of_group > 0].min())
     lines.append(
         f"A group has {smallest:,} of them or more: one standard error of its accuracy is at most "
         f"{50 / math.sqrt(max(smallest, 1)):.1f} points"
@@ -83,12 +86,17 @@ def describe_evaluation(data: ImageData, groups: ClassGroups, holdout: Holdout |
 def describe_bias(report: GroupReport, groups: ClassGroups) -> list[str]:
     """Whom a teacher favours, and how right it is."""
     total = sum(report.images)
-    lines = [
-        f"{name:<8}gets {share:>6.1%} of its probability for {images / total:>6.1%} of the images, accuracy "
-        f"{report.accuracy[f'{name}_accuracy']:.1%}"
-        for name, share, images in zip(groups.names, report.probability, report.images, strict=True)
-    ]
+    lines = []
+    for name, share, images in zip(groups.names, report.probability, report.images, strict=True):
+        accuracy = report.accuracy[f"{name}_accuracy"]
+        said = "no test image: not measured" if accuracy is None else f"accuracy {accuracy:.1%}"
+        lines.append(
+            f"{name:<8}gets {share:>6.1%} of its probability for {images / total:>6.1%} of the images, {said}"
+        )
     first, last = report.favour[0], report.favour[-1]
+    if first is None or last is None:
+        missing = groups.names[0] if first is None else groups.names[-1]
+        return [*lines, f"Whether it is biased is not known: there is no test image of the {missing}."]
     due = f"the {groups.names[-1]} gets {last:.0%} of its due, the {groups.names[0]} {first:.0%}."
     if last >= 0.95:
         verdict = f"It is not biased against the {groups.names[-1]}: LTKD has little to correct."
@@ -139,21 +147,26 @@ def describe_estimate(times: Estimate, plain_student: bool, cache_bytes: int | N
     return lines
 
 
-def group_table(results: Mapping[str, Mapping[str, float]], groups: ClassGroups) -> list[str]:
+def group_table(results: Mapping[str, Mapping[str, float | None]], groups: ClassGroups) -> list[str]:
     """Accuracy in percent, one model a row."""
     width = max(map(len, results)) + 2
     columns = [*groups.names, "all"]
     rows = [f"{'accuracy (%)':<{max(width, 14)}}" + "".join(f"{column:>9}" for column in columns)]
     for name, metrics in results.items():
         values = [metrics[f"{group}_accuracy"] for group in groups.names] + [metrics["accuracy"]]
-        rows.append(f"{name:<{max(width, 14)}}" + "".join(f"{100 * value:>9.1f}" for value in values))
+        rows.append(f"{name:<{max(width, 14)}}" + "".join(f"{_percent(value):>9}" for value in values))
     return rows
 
 
-def changes(ours: Mapping[str, float], others: Mapping[str, float], groups: ClassGroups) -> str:
+def _percent(value: float | None) -> str:
+    return "no image" if value is None else f"{100 * value:.1f}"
+
+
+def changes(ours: Mapping[str, float | None], others: Mapping[str, float | None], groups: ClassGroups) -> str:
     """`+5.1 tail, -0.3 head` and so on, in points."""
     names = {**{group: f"{group}_accuracy" for group in groups.names}, "all": "accuracy"}
-    return ", ".join(f"{100 * (ours[metric] - others[metric]):+.1f} {name}" for name, metric in names.items())
+    both = {name: (ours[metric], others[metric]) for name, metric in names.items()}
+    return ", ".join(f"{100 * (a - b):+.1f} {name}" for name, (a, b) in both.items() if None not in (a, b))
 
 
 def describe_loss(loss: DistillationLoss) -> str:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict
@@ -262,11 +263,10 @@ def _held_out_groups(
 def load_or_hold_out(
     args: DataArguments,
     *,
+    splits: DatasetDict | None = None,
     eval_fraction: float = 0.2,
-    mean: list[float] | None = None,
-    std: list[float] | None = None,
-    seed: int = 0,
     progress: bool = True,
+    **pixels: Any,
 ) -> tuple[ImageData, Holdout | None]:
     """
     [`load_image_data`] for a dataset with or without a split to evaluate on; without, one is held out.
@@ -274,8 +274,10 @@ def load_or_hold_out(
     Args:
         args ([`DataArguments`]): What to load. `args.split_seed` chooses the images that are held out, too; they are
             taken before `args.imbalance_factor` cuts the rest.
+        splits (`datasets.DatasetDict`, *optional*): The splits that `args` names, where they are loaded already.
         eval_fraction (`float`, *optional*, defaults to 0.2): As in [`hold_out`].
-        mean, std, seed, progress: As in [`load_image_data`].
+        progress (`bool`, *optional*, defaults to `True`): Whether there are bars.
+        pixels: Further arguments of [`load_image_data`], such as `mean`, `std` and `seed`.
 
     Returns:
         `(ImageData, Holdout)`, or `(ImageData, None)` where the dataset has a split of its own.
@@ -283,7 +285,7 @@ def load_or_hold_out(
     Raises:
         `ValueError`: as [`load_image_data`] and [`hold_out`].
     """
-    source, report = prepare(args, progress=progress)
+    source, report = prepare(args, splits=splits, progress=progress)
     splits, holdout = source.splits, None
     if "train" in splits and source.eval_split is None and args.eval_split is None:
         full, digests = splits["train"], None if report is None else report.digests["train"]
@@ -304,7 +306,7 @@ def load_or_hold_out(
         splits = DatasetDict({name: full.select(np.flatnonzero(r)) for name, r in zip(names, rows, strict=True)})
     elif args.group_column is not None and "train" in splits:
         source.said += _groups_in_both(splits, args.group_column)
-    data = load_image_data(args, splits=splits, mean=mean, std=std, seed=seed, progress=progress)
+    data = load_image_data(args, splits=splits, progress=progress, **pixels)
     data.sources = source.said
     return data, holdout
 

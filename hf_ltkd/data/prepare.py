@@ -3,7 +3,7 @@
 import warnings
 
 import numpy as np
-from datasets import ClassLabel
+from datasets import ClassLabel, DatasetDict
 
 from ..utils import listed
 from .arguments import DataArguments
@@ -15,12 +15,15 @@ from .sources import Source, find_source
 OTHER = "other"  # the class that rare ones are merged into
 
 
-def prepare(args: DataArguments, *, progress: bool = True) -> tuple[Source, ImageReport | None]:
+def prepare(
+    args: DataArguments, *, splits: DatasetDict | None = None, progress: bool = True
+) -> tuple[Source, ImageReport | None]:
     """
     [`find_source`], and what `args` says of damaged images and rare classes.
 
     Args:
         args ([`DataArguments`]): Which images; `check_images`, `skip_damaged`, `min_class_images` and `rare`.
+        splits (`datasets.DatasetDict`, *optional*): The splits that `args` names, where they are loaded already.
         progress (`bool`, *optional*, defaults to `True`): Whether looking at the images shows a bar.
 
     Returns:
@@ -29,7 +32,7 @@ def prepare(args: DataArguments, *, progress: bool = True) -> tuple[Source, Imag
     Raises:
         `ValueError`: as [`find_source`], or if an image is damaged and `skip_damaged` is not set.
     """
-    source, report = find_source(args), None
+    source, report = find_source(args, splits), None
     if "train" not in source.splits:
         return source, None
     if args.check_images:

@@ -55,7 +55,7 @@ def read_class_part(folder: Path, split: str, args: DataArguments, said: list[st
     if inside and len(found.nested) == len(found.names) and all(split_of(inner, is_folder=True) for inner in inside):
         some, one = found.nested[0], sorted(inside)[0]
         raise ValueError(
-            f"The class folders of {str(folder)!r} hold splits ({some}/{one}/): put the splits outside ({one}/{some}/)."
+            f"The class folders of {str(folder)!r} hold splits ({some}/{one}/): put them outside ({one}/{some}/)."
         )
     if found.nested:
         said.append(f"{name}: images in folders inside those of {listed(found.nested)} belong to these classes")

@@ -69,16 +69,20 @@ def load_splits(args: DataArguments) -> DatasetDict:
     return find_source(args).splits
 
 
-def find_source(args: DataArguments) -> Source:
+def find_source(args: DataArguments, splits: DatasetDict | None = None) -> Source:
     """
     The images that `args` names, with what has to be said of them.
+
+    Args:
+        args ([`DataArguments`]): Which images, and their columns.
+        splits (`datasets.DatasetDict`, *optional*): The splits that `args` names, where they are loaded already.
 
     Raises:
         `ValueError`: if `data_dir` is not a folder or holds no images in a layout that is known, the split to evaluate
             on or a column is missing, or labels cannot be told into the same classes.
         `FileNotFoundError`: if an image of a list does not exist.
     """
-    parts, said = _read(args)
+    parts, said = _read(args) if splits is None else (from_splits(splits, args.eval_split), [])
     train = _only_training_part(parts)
     if train is None:
         return Source(DatasetDict({part.split: part.datasets[0] for part in parts if part.datasets}), {}, said, "")

@@ -22,6 +22,7 @@ from .callbacks import SetEpochCallback
 from .checkpoints import check_checkpoint, last_complete_checkpoint, load_loss, save_loss, write_manifest
 from .checks import (
     blame,
+    check_best_metric,
     check_cache,
     check_device,
     check_labels,
@@ -133,6 +134,7 @@ class DistillationTrainer(HubTrainer):
             for part in dataset.values() if isinstance(dataset, dict) else [dataset]:
                 check_labels(name, part, self.model)  # type: ignore[arg-type]
                 check_device(name, part, self.args)
+        check_best_metric(self.args, compute_metrics, eval_dataset)
         check_engine(self, distillation_loss)
         if self.teacher_model is not None:
             self.teacher_model.to(self.args.device)

@@ -63,6 +63,8 @@ def card_arguments(comparison: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def without_prefix(metrics: dict[str, float], groups: ClassGroups) -> dict[str, float]:
-    """The accuracies of a Trainer's metrics."""
-    return {name: metrics[f"eval_{name}"] for name in ("accuracy", *(f"{group}_accuracy" for group in groups.names))}
+def without_prefix(metrics: dict[str, float], groups: ClassGroups) -> dict[str, float | None]:
+    """The accuracies of a Trainer's metrics; `None` for a group without a test image."""
+    return {
+        name: metrics.get(f"eval_{name}") for name in ("accuracy", *(f"{group}_accuracy" for group in groups.names))
+    }
