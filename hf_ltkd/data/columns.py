@@ -44,7 +44,8 @@ def as_images(dataset: Dataset, wanted: str | None, root: str | os.PathLike | No
     if _is_text(feature) and root is not None:
         paths = dataset.select_columns([column]).with_format("arrow")[:][column].to_pylist()
         if all(path and is_image(path) for path in paths):
-            images = list_dataset(paths, root, f"column {column}", {}).rename_column("image", column)
+            images = list_dataset(paths, root, f"column {column}", {})
+            images = images if column == "image" else images.rename_column("image", column)
             return concatenate_datasets([dataset.remove_columns(column), images], axis=1), column
     elif _may_be_images(feature):
         return dataset.cast_column(column, Image()), column
@@ -90,7 +91,9 @@ def is_labelled(dataset: Dataset, column: str) -> bool:
     if column not in dataset.column_names or len(dataset) == 0:
         return False
     labels = dataset.select_columns([column]).with_format("arrow")[:][column]
-    return labels.null_count < len(labels) and set(labels.unique().to_pylist()) != {-1}
+    if labels.null_count == len(labels):
+        return False
+    return not pa.types.is_integer(labels.type) or set(labels.unique().to_pylist()) != {-1}
 
 
 def encode_labels(parts: Sequence[tuple[str, Dataset]], column: str) -> tuple[list[Dataset], list[str]]:

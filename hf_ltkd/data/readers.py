@@ -1,6 +1,7 @@
 """Reads the images of one split: class folders, parquet files, WebDataset shards, tables, saved datasets."""
 
 import os
+import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,7 +99,7 @@ def read_rows(folder: Path, names: Sequence[str], split: str, args: DataArgument
         kind = "webdataset" if features is None else "parquet"
         try:
             dataset = load_dataset(kind, data_files={"train": files}, features=features, split="train")
-        except (DatasetGenerationError, pa.ArrowException, OSError, ValueError, KeyError) as error:
+        except (DatasetGenerationError, pa.ArrowException, tarfile.TarError, OSError, ValueError, KeyError) as error:
             cause = str(error.__cause__ or error).splitlines()[0]
             raise ValueError(f"{listed(files, 2)} cannot be read: {cause}") from error
         part.datasets.append(_flat_labels(dataset) if features is None else dataset)

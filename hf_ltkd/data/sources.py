@@ -83,6 +83,7 @@ def find_source(args: DataArguments, splits: DatasetDict | None = None) -> Sourc
         `FileNotFoundError`: if an image of a list does not exist.
     """
     parts, said = _read(args) if splits is None else (from_splits(splits, args.eval_split), [])
+    parts.sort(key=lambda part: part.split != "train")
     train = _only_training_part(parts)
     if train is None:
         return Source(DatasetDict({part.split: part.datasets[0] for part in parts if part.datasets}), {}, said, "")
