@@ -1,6 +1,7 @@
 """Small helpers that several modules share."""
 
 import json
+import math
 import os
 import platform
 import re
@@ -30,9 +31,17 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def write_json(path: str | os.PathLike, values: Any) -> None:
-    """Writes `values` to `path`, atomically."""
+    """Writes `values` to `path`, atomically; NaN and infinite numbers, which JSON has not, as null."""
     with replacing(path) as file:
-        file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        file.write_text(json.dumps(_as_json(values), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _as_json(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {name: _as_json(value) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_as_json(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def read_json(path: str | os.PathLike) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """How biased a teacher is (Sec. 3.2 and Fig. 3 of the LTKD paper), and where a student's loss goes (Eq. 8)."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -21,20 +22,23 @@ class GroupReport:
     A model's answers to a set of images, by group.
 
     Attributes:
-        accuracy (`dict[str, float]`): `accuracy` and `{group}_accuracy`, fractions.
+        accuracy (`dict`): `accuracy` and `{group}_accuracy`, fractions; `None` for a group without an image.
         probability (`list[float]`): The share of the model's probability that each group gets; they sum to 1.
         images (`list[int]`): Images of each group.
     """
 
-    accuracy: dict[str, float]
+    accuracy: dict[str, float | None]
     probability: list[float]
     images: list[int]
 
     @property
-    def favour(self) -> list[float]:
-        """`probability` over the group's share of the images: 1 without a bias, below 1 where too little is given."""
+    def favour(self) -> list[float | None]:
+        """
+        `probability` over the group's share of the images: 1 without a bias, below 1 where too little is given; `None`
+        for a group without an image.
+        """
         total = sum(self.images)
-        return [p * total / max(n, 1) for p, n in zip(self.probability, self.images, strict=True)]
+        return [p * total / n if n else None for p, n in zip(self.probability, self.images, strict=True)]
 
 
 def group_report(model: nn.Module, dataset: Dataset, groups: ClassGroups, *, batch_size: int = 64) -> GroupReport:
@@ -59,7 +63,8 @@ def group_report(model: nn.Module, dataset: Dataset, groups: ClassGroups, *, bat
         torch.cat(predictions).numpy(), references.numpy(), group_of_class.numpy(), groups.names
     )
     images = torch.bincount(group_of_class[references], minlength=groups.num_groups)
-    return GroupReport(accuracy, (mass / mass.sum()).tolist(), images.tolist())
+    measured = {name: value if math.isfinite(value) else None for name, value in accuracy.items()}
+    return GroupReport(measured, (mass / mass.sum()).tolist(), images.tolist())
 
 
 def teacher_group_mass(

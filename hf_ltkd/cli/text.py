@@ -15,6 +15,7 @@ from ..groups import ClassGroups
 from ..hub.names import COMPARISON_NAME
 from ..losses.base import DistillationLoss
 from ..trainer.training_args import DistillationTrainingArguments
+from ..utils import listed
 from ..workflow.diagnose import Diagnosis
 from ..workflow.estimate import Estimate
 from ..workflow.evaluate import Evaluation
@@ -134,6 +135,7 @@ def describe_images(images: Images) -> list[str]:
         if args.group_rule == "thresholds":
             rule = "classes of more than 100, and of fewer than 20 training images (--group_rule)"
     lines.append(f"Groups: {rule}")
+    lines += images.data.sources
     if ratio < 2:
         lines.append("There is hardly a tail: --loss kd is made for such data, LTKD has little to gain.")
     return lines
@@ -141,8 +143,8 @@ def describe_images(images: Images) -> list[str]:
 
 def describe_evaluation(images: Images) -> list[str]:
     """What is evaluated on, and how far its figures can be trusted."""
-    groups, holdout = images.groups, images.holdout
-    counts = np.bincount(images.data.test.labels.numpy(), minlength=groups.num_classes)
+    data, groups, holdout = images.data, images.groups, images.holdout
+    counts = np.bincount(data.test.labels.numpy(), minlength=groups.num_classes)
     if holdout is None:
         balanced = counts.min() == counts.max()
         each = (
@@ -150,14 +152,15 @@ def describe_evaluation(images: Images) -> list[str]:
         )
         lines = [f"{counts.sum():,} images of the data's own split, {each}"]
     else:
-        part = holdout.per_class / min(holdout.full_class_counts)
-        lines = [
-            f"{counts.sum():,} images, {holdout.per_class} of every class, split off the training images (there is no "
-            "test split):",
-            f"{part:.0%} of the smallest class, at most {holdout.eval_fraction:.0%} (--eval_fraction), chosen with "
-            f"seed {holdout.seed} (--split_seed)",
-        ]
-    smallest = int(np.bincount(groups.group_of_class.numpy(), counts).min())
+        lines = holdout.describe(data.class_names)
+    if holdout is None and counts.min() == 0:
+        without = [name for name, count in zip(data.class_names, counts, strict=True) if count == 0]
+        lines.append(f"Not evaluated are {len(without)} classes without an image there: {listed(without, 10)}")
+    of_group = np.bincount(groups.group_of_class.numpy(), counts, groups.num_groups)
+    for name, number in zip(groups.names, of_group, strict=True):
+        if number == 0:
+            lines.append(f"The {name} has no image there: its accuracy is not measured.")
+    smallest = int(of_group[of_group > 0].min())
     lines.append(
         f"A group has {smallest:,} of them or more: one standard error of its accuracy is at most "
         f"{50 / math.sqrt(max(smallest, 1)):.1f} points"
@@ -182,12 +185,17 @@ def _seen_by_teacher(plan: DistillPlan) -> list[str]:
 def describe_bias(report: GroupReport, groups: ClassGroups) -> list[str]:
     """Whom a teacher favours, and how right it is."""
     total = sum(report.images)
-    lines = [
-        f"{name:<8}gets {share:>6.1%} of its probability for {images / total:>6.1%} of the images, accuracy "
-        f"{report.accuracy[f'{name}_accuracy']:.1%}"
-        for name, share, images in zip(groups.names, report.probability, report.images, strict=True)
-    ]
+    lines = []
+    for name, share, images in zip(groups.names, report.probability, report.images, strict=True):
+        accuracy = report.accuracy[f"{name}_accuracy"]
+        said = "no test image: not measured" if accuracy is None else f"accuracy {accuracy:.1%}"
+        lines.append(
+            f"{name:<8}gets {share:>6.1%} of its probability for {images / total:>6.1%} of the images, {said}"
+        )
     first, last = report.favour[0], report.favour[-1]
+    if first is None or last is None:
+        missing = groups.names[0] if first is None else groups.names[-1]
+        return [*lines, f"Whether it is biased is not known: there is no test image of the {missing}."]
     due = f"the {groups.names[-1]} gets {last:.0%} of its due, the {groups.names[0]} {first:.0%}."
     if last >= 0.95:
         verdict = f"It is not biased against the {groups.names[-1]}: LTKD has little to correct."

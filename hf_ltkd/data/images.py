@@ -1,7 +1,7 @@
 """From a Hub dataset, parquet files, image folders or lists to training and test images."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from .arguments import IMAGENET_MEAN, IMAGENET_STD, PRESETS, DataArguments
 from .augment import ImageDataset, LabelledImages
 from .lazy import CROP_FRACTION, LazyImageDataset
 from .long_tail import LongTailSplit, class_counts, read_labels
-from .sources import load_splits
+from .prepare import prepare
 
 
 @dataclass
@@ -31,6 +31,7 @@ class ImageData:
         split ([`LongTailSplit`]): How the training split was cut; `split.class_counts` are its images per class.
         mean, std (`list[float]`): The normalisation.
         args ([`DataArguments`]): What was loaded, with the benchmark's values filled in.
+        sources (`list[str]`): Which files are used for what, and what is left out, in plain sentences.
     """
 
     train: LabelledImages
@@ -40,6 +41,7 @@ class ImageData:
     mean: list[float]
     std: list[float]
     args: DataArguments
+    sources: list[str] = field(default_factory=list)
 
     @property
     def recipe(self) -> LongTailSplit:
@@ -116,7 +118,10 @@ def load_image_data(
         raise ValueError(
             f"data_device={args.data_device!r} cannot be used ({reason}): leave it out to keep the images on the CPU."
         ) from error
-    splits = load_splits(args) if splits is None else splits
+    sources: list[str] = []
+    if splits is None:
+        source, _ = prepare(args, progress=progress)
+        splits, sources = source.splits, source.said
     eval_splits = PRESETS[args.benchmark].eval_splits if args.eval_split is None else (args.eval_split,)
     eval_split = next((name for name in eval_splits if name in splits), None)
     if "train" not in splits or eval_split is None:
@@ -159,7 +164,7 @@ def load_image_data(
         augmentation["padding"] = args.crop_padding
         train_data = ImageDataset(train_images, train_labels, mean=mean, std=std, device=device, **augmentation)
         test_data = ImageDataset(test_images, test_labels, mean=mean, std=std, device=device)
-    return ImageData(train_data, test_data, list(names), split, list(mean), list(std), args)
+    return ImageData(train_data, test_data, list(names), split, list(mean), list(std), args, sources)
 
 
 def decode_images(dataset: Dataset, image_column: str, image_size: int, *, progress: bool = True) -> torch.Tensor:

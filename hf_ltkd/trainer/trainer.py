@@ -24,6 +24,7 @@ from .callbacks import CheckpointCallback, SetEpochCallback
 from .checkpoints import check_checkpoint, check_loss_state, last_complete_checkpoint, save_loss, write_manifest
 from .checks import (
     blame,
+    check_best_metric,
     check_cache,
     check_device,
     check_labels,
@@ -138,6 +139,7 @@ class DistillationTrainer(StudentFilesMixin):
             for part in dataset.values() if isinstance(dataset, dict) else [dataset]:
                 check_labels(name, part, self.model)  # type: ignore[arg-type]
                 check_device(name, part, self.args)
+        check_best_metric(self.args, compute_metrics, eval_dataset)
         check_engine(self, distillation_loss)
         # What remove_unused_columns keeps: the Trainer would look at the student's forward alone.
         networks = [self.model] if self.teacher_model is None else [self.model, self.teacher_model]

@@ -41,7 +41,7 @@ class Comparison:
     dataset_split: str
     teacher_name: str | None = None
     teacher_probability: dict[str, float] | None = None
-    accuracy: dict[str, dict[str, float]]
+    accuracy: dict[str, dict[str, float | None]]
     output_dir: Path
     pushed: str | None = None
 
@@ -76,7 +76,7 @@ class Comparison:
         }
 
 
-def train_and_save(trainer: DistillationTrainer, plan: TrainingPlan) -> dict[str, float]:
+def train_and_save(trainer: DistillationTrainer, plan: TrainingPlan) -> dict[str, float | None]:
     """Trains, writes the model, its split and its metrics, and returns its accuracies."""
     result = trainer.train(resume_from_checkpoint=plan.args.resume_from_checkpoint)
     trainer.save_model()  # first of all
@@ -90,9 +90,11 @@ def train_and_save(trainer: DistillationTrainer, plan: TrainingPlan) -> dict[str
     return accuracies(metrics, plan.images.groups)
 
 
-def accuracies(metrics: Mapping[str, float], groups: ClassGroups) -> dict[str, float]:
-    """Those of a Trainer's metrics."""
-    return {name: metrics[f"eval_{name}"] for name in ("accuracy", *(f"{group}_accuracy" for group in groups.names))}
+def accuracies(metrics: Mapping[str, float], groups: ClassGroups) -> dict[str, float | None]:
+    """Those of a Trainer's metrics; `None` for a group without a test image."""
+    return {
+        name: metrics.get(f"eval_{name}") for name in ("accuracy", *(f"{group}_accuracy" for group in groups.names))
+    }
 
 
 def draw_bias(
