@@ -4,15 +4,18 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
+from transformers.image_processing_utils import BaseImageProcessor
 
 from ..utils import write_json
 from .arguments import PRESETS, DataArguments
 from .image_files import IMAGE_SUFFIXES, read_class_folders
 from .images import ImageData, load_image_data
 from .long_tail import read_labels
+from .pixels import Pixels
 from .sources import load_splits
 
 
@@ -109,6 +112,8 @@ def load_or_hold_out(
     eval_fraction: float = 0.2,
     mean: list[float] | None = None,
     std: list[float] | None = None,
+    processor: BaseImageProcessor | Pixels | None = None,
+    teacher_processor: BaseImageProcessor | Pixels | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> tuple[ImageData, Holdout | None]:
@@ -121,7 +126,7 @@ def load_or_hold_out(
         args ([`DataArguments`]): What to load. `args.split_seed` chooses the images that are held out, too; they are
             taken before `args.imbalance_factor` cuts the rest.
         eval_fraction (`float`, *optional*, defaults to 0.2): As in [`hold_out`].
-        mean, std, seed, progress: As in [`load_image_data`].
+        mean, std, processor, teacher_processor, seed, progress: As in [`load_image_data`].
 
     Returns:
         `(ImageData, Holdout)`, or `(ImageData, None)` where the dataset has a split of its own.
@@ -129,15 +134,16 @@ def load_or_hold_out(
     Raises:
         `ValueError`: as [`load_image_data`] and [`hold_out`].
     """
+    pixels: dict[str, Any] = {"mean": mean, "std": std, "processor": processor, "teacher_processor": teacher_processor}
     full = _training_images_alone(args)
     if full is None:
-        return load_image_data(args, mean=mean, std=std, seed=seed, progress=progress), None
+        return load_image_data(args, **pixels, seed=seed, progress=progress), None
     train, test, holdout = hold_out(
         full, label_column=args.label_column, eval_fraction=eval_fraction, seed=args.split_seed
     )
     eval_split = PRESETS[args.benchmark].eval_splits[0]
     splits = DatasetDict({"train": train, eval_split: test})
-    return load_image_data(args, splits=splits, mean=mean, std=std, seed=seed, progress=progress), holdout
+    return load_image_data(args, splits=splits, **pixels, seed=seed, progress=progress), holdout
 
 
 def _training_images_alone(args: DataArguments) -> Dataset | None:

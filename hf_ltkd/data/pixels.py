@@ -29,6 +29,8 @@ def to_rgb(image: PILImage.Image, on_white: bool = True) -> PILImage.Image:
         on_white (`bool`, *optional*, defaults to `True`):
             Whether what is transparent shows white; otherwise it shows the colours that its transparency hides.
     """
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
     if image.mode[0] in "IF":
         return PILImage.fromarray(_to_bytes(np.asarray(image))).convert("RGB")
     if "A" in image.getbands() or "transparency" in image.info:

@@ -115,7 +115,8 @@ def resized(pixels: Pixels, image_size: int) -> Pixels:
         if sizes:
             now = {"height": pixels.size[0], "width": pixels.size[1]}
             scaled = {
-                edge: round(value * image_size / now.get(edge, min(pixels.size))) for edge, value in sizes.items()
+                edge: round(value * image_size / now.get(edge, min(pixels.size)))
+                for edge, value in dict(sizes).items()
             }
             setattr(processor, name, type(sizes)(**scaled))
     changed = pixels_of(processor)

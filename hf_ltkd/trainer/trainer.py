@@ -18,6 +18,7 @@ from ..losses.base import DistillationLoss
 from ..losses.checks import IGNORED_LABEL, at_least_float32, logits_of, select_valid
 from ..teacher.cache import CachedTeacherDataset, TeacherCache
 from ..teacher.live import ask_teacher, hand_over, load_teacher, teacher_fingerprint
+from ..utils import student_inputs, teacher_inputs
 from .callbacks import SetEpochCallback
 from .checkpoints import check_checkpoint, last_complete_checkpoint, load_loss, save_loss, write_manifest
 from .checks import (
@@ -47,6 +48,7 @@ class StepContext:
 
 STEP_CONTEXT = "distillation_step_context"
 CACHED_LOGITS = "teacher_logits"  # the teacher's answer travels in the batch where it is cached
+TEACHER_PIXELS = "teacher_pixel_values"  # the same view as the teacher's image processor makes it, where that differs
 
 
 class DistillationTrainer(HubTrainer):
@@ -179,7 +181,7 @@ class DistillationTrainer(HubTrainer):
     def _set_signature_columns_if_needed(self):
         super()._set_signature_columns_if_needed()
         if CACHED_LOGITS not in self._signature_columns:  # type: ignore[operator]  # just set
-            self._signature_columns.append(CACHED_LOGITS)  # type: ignore[attr-defined]
+            self._signature_columns += [CACHED_LOGITS, TEACHER_PIXELS]  # type: ignore[operator]
 
     def training_step(self, *args, **kwargs) -> Tensor:
         loss = super().training_step(*args, **kwargs)
@@ -234,7 +236,8 @@ class DistillationTrainer(HubTrainer):
         """The sum of the loss's terms in training; the student's cross-entropy in evaluation."""
         context = inputs.get(STEP_CONTEXT)
         labels = self._labels_of(inputs)
-        outputs = model(**self._model_inputs(inputs, with_features=model.training or self._evaluates_with_teacher))
+        seen = student_inputs(inputs)
+        outputs = model(**self._model_inputs(seen, with_features=model.training or self._evaluates_with_teacher))
         self.distillation_loss.train(model.training)
         if not model.training:
             loss = self._evaluation_loss(inputs, outputs, labels)
@@ -288,12 +291,11 @@ class DistillationTrainer(HubTrainer):
             return inputs[CACHED_LOGITS]
         if self.teacher_model is None:
             return None
-        return ask_teacher(self.teacher_model, self._model_inputs(inputs, True), self.accelerator.autocast())
+        seen = teacher_inputs(inputs)
+        return ask_teacher(self.teacher_model, self._model_inputs(seen, True), self.accelerator.autocast())
 
     def _model_inputs(self, inputs: dict, with_features: bool) -> dict:
-        model_inputs = {
-            name: value for name, value in inputs.items() if name not in ("labels", CACHED_LOGITS, STEP_CONTEXT)
-        }
+        model_inputs = {name: value for name, value in inputs.items() if name not in ("labels", STEP_CONTEXT)}
         if with_features and self.distillation_loss.needs_hidden_states:
             model_inputs["output_hidden_states"] = True
         return model_inputs

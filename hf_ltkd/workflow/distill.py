@@ -121,7 +121,9 @@ def distill(args: DistillArguments, images: dict[str, Any], training: dict[str, 
     seed = training.get("seed", 42)
     set_seed(seed)
     teacher = load_classifier(args.teacher)
-    data, holdout = load_images(images, args.teacher, eval_fraction=eval_fraction, seed=seed, progress=True)
+    data, holdout = load_images(
+        images, args.teacher, student=args.student, eval_fraction=eval_fraction, seed=seed, progress=True
+    )
     check_classes(teacher, args.teacher, data)
     groups = make_groups(data, args.num_groups)
     say("Images", *describe_images(data, groups))

@@ -15,6 +15,7 @@ from ..data.augment import LabelledImages
 from ..losses.base import DistillationLoss
 from ..teacher.live import ask_teacher
 from ..trainer.training_args import DistillationTrainingArguments
+from ..utils import student_inputs, teacher_inputs
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,15 @@ def estimate(
         if batch is None:
             batches = iter(loader)
             batch = next(batches)
-        inputs = {"pixel_values": batch["pixel_values"].to(device), **features}
+        labels = batch.pop("labels").to(device)
+        batch = {name: value.to(device) for name, value in batch.items()}
         made = _now(device)
         autocast = torch.autocast(device.type, dtype=dtype, enabled=args.bf16 or args.fp16)
-        answer = None if teacher is None else ask_teacher(teacher, inputs, autocast)
+        answer = None if teacher is None else ask_teacher(teacher, teacher_inputs(batch) | features, autocast)
         asked = _now(device)
         with torch.autocast(device.type, dtype=dtype, enabled=args.bf16 or args.fp16):
-            outputs = student(**inputs)
-            terms = loss(outputs, answer, batch["labels"].to(device))
+            outputs = student(**student_inputs(batch), **features)
+            terms = loss(outputs, answer, labels)
         torch.stack(list(terms.values())).sum().backward()
         student.zero_grad()
         times.append((made - start, asked - made, _now(device) - asked))

@@ -9,9 +9,11 @@ from transformers.image_processing_utils import BaseImageProcessor
 from ..data.arguments import PRESETS, DataArguments
 from ..data.holdout import Holdout, load_or_hold_out
 from ..data.images import ImageData
+from ..data.processors import choose_pixels, pixels_of
 from ..groups import ClassGroups
 from ..models import create_model
-from .recommend import normalisation, recommend_images
+from ..utils import read_json
+from .recommend import recommend_images
 
 
 def find_data(name: str) -> dict[str, str]:
@@ -54,22 +56,43 @@ def load_classifier(name: str, **kwargs: Any) -> PreTrainedModel:
 
 
 def load_processor(name: str) -> BaseImageProcessor | None:
-    """The image processor saved with a model, if there is one."""
+    """
+    The image processor saved with a model, if there is one; models of timm have theirs in `config.json`.
+
+    Raises:
+        `ValueError`: if a library is missing that it needs.
+    """
     files = ("preprocessor_config.json", "processor_config.json")
     if os.path.isdir(name) and not any(os.path.exists(os.path.join(name, file)) for file in files):
-        return None
-    return AutoImageProcessor.from_pretrained(name)
+        config = read_json(os.path.join(name, "config.json"))
+        if "pretrained_cfg" not in config:
+            return None
+    try:
+        return AutoImageProcessor.from_pretrained(name)
+    except ImportError as error:
+        reason = str(error).strip().split(". ")[0]
+        raise ValueError(
+            f"The image processor of {name!r} cannot be loaded ({reason}): pip install timm torchvision"
+        ) from error
 
 
 def load_images(
-    given: dict[str, Any], model: str | None, *, eval_fraction: float, seed: int, progress: bool
+    given: dict[str, Any],
+    model: str | None,
+    *,
+    student: str | None = None,
+    eval_fraction: float,
+    seed: int,
+    progress: bool,
 ) -> tuple[ImageData, Holdout | None]:
     """
-    The images, in the size and with the normalisation that a model was trained with.
+    The images as a model's own image processor makes them, and for a teacher and its student as each has it.
 
     Args:
         given (`dict`): Fields of `DataArguments` that the user set; they win over the model's.
         model (`str`, *optional*): Folder or Hub id of the model; `None` or a name of [`create_model`] says nothing.
+        student (`str`, *optional*): The same of a student that is to learn from `model`. One without an image
+            processor of its own sees what the teacher sees, in `image_size` if that is given.
         eval_fraction (`float`): As in [`hold_out`].
         seed (`int`): Of the augmentation.
         progress (`bool`): Whether decoding shows a bar.
@@ -77,13 +100,22 @@ def load_images(
     Raises:
         `ValueError`: as [`load_or_hold_out`], or if the Hub has no such dataset.
     """
-    processor = config = None
+    config, measured = None, []
+    for name in (model, student):
+        processor = load_processor(name) if name is not None and is_pretrained(name) else None
+        measured.append(None if processor is None else pixels_of(processor))
     if model is not None and is_pretrained(model):
-        config, processor = AutoConfig.from_pretrained(model), load_processor(model)
-    args = DataArguments(**{**recommend_images(processor, config, given.get("image_size")), **given})
+        config = AutoConfig.from_pretrained(model)
+    pixels, teacher_pixels = choose_pixels(*measured, image_size=given.get("image_size"))
+    args = DataArguments(**{**recommend_images(pixels, config, given.get("image_size"), teacher_pixels), **given})
     try:
         return load_or_hold_out(
-            args, eval_fraction=eval_fraction, seed=seed, progress=progress, **normalisation(processor)
+            args,
+            eval_fraction=eval_fraction,
+            processor=pixels,
+            teacher_processor=teacher_pixels,
+            seed=seed,
+            progress=progress,
         )
     except (ConnectionError, FileNotFoundError) as error:
         if args.dataset_name is None:
