@@ -51,7 +51,6 @@ from hf_ltkd.inputs import check_classes, load_classifier, load_processor, make_
 from hf_ltkd.losses import LOSSES
 from hf_ltkd.metrics import group_accuracy
 from hf_ltkd.outputs import without_prefix
-from hf_ltkd.recommend import normalisation
 from hf_ltkd.report import duration, say, size
 from hf_ltkd.teacher import teacher_fingerprint
 from hf_ltkd.training_args import public_arguments
@@ -183,7 +182,7 @@ def load_sweep(args: SweepArguments, data_args: DataArguments, training_args: Di
     """Teacher and images; the students see the very pixels that the teacher was trained on."""
     teacher = None if args.teacher is None else load_classifier(args.teacher)
     processor = None if args.teacher is None else load_processor(args.teacher)
-    options: dict[str, Any] = {"seed": training_args.seed, **normalisation(processor)}
+    options: dict[str, Any] = {"seed": training_args.seed, "processor": processor}
     if args.evaluate_on == "test":
         data, holdout = load_or_hold_out(data_args, share=args.eval_share, **options)
     else:

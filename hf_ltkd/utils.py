@@ -88,6 +88,17 @@ def listed(items: Sequence[Any], limit: int = 5) -> str:
     return ", ".join(str(item) for item in items[:limit]) + (", ..." if len(items) > limit else "")
 
 
+def student_inputs(batch: dict[str, Any]) -> dict[str, Any]:
+    """What of a batch the student sees: all that is not named `teacher_*`."""
+    return {name: value for name, value in batch.items() if not name.startswith("teacher_")}
+
+
+def teacher_inputs(batch: dict[str, Any]) -> dict[str, Any]:
+    """What of a batch the teacher sees: `teacher_pixel_values` instead of the student's `pixel_values`, and so on."""
+    own = {name.removeprefix("teacher_"): value for name, value in batch.items() if name.startswith("teacher_")}
+    return {**student_inputs(batch), **own}
+
+
 def cpu_name() -> str:
     """The processor's model; `platform.processor()` is empty on Linux."""
     facts = Path("/proc/cpuinfo")

@@ -14,6 +14,7 @@ from ..groups import ClassGroups
 from ..losses.checks import logits_of
 from ..losses.ltkd import kl_decomposition, ltkd_loss
 from ..metrics.group_accuracy.group_accuracy import group_accuracies
+from ..utils import student_inputs, teacher_inputs
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ def group_report(model: nn.Module, dataset: Dataset, groups: ClassGroups, *, bat
     Args:
         model (`torch.nn.Module`): A teacher or a student; its mode is left in eval.
         dataset (`torch.utils.data.Dataset`): Gives the model's inputs and `labels`, for instance [`ImageDataset`].
+            Where items hold pixels for both, the teacher's are taken: give `dataset.for_student()` for a student.
         groups ([`ClassGroups`]): The groups of the classes.
         batch_size (`int`, *optional*, defaults to 64): Images that the model is asked for at once.
     """
@@ -180,11 +182,13 @@ def _shuffled(dataset: Dataset, batch_size: int, seed: int) -> DataLoader:
 
 @torch.no_grad()
 def _answers(models: Sequence[nn.Module], loader: DataLoader) -> Iterator[tuple[Tensor, list[Tensor]]]:
-    """Labels of each batch, and the logits of each model."""
+    """Labels of each batch, and the logits of each model: a teacher, and perhaps its student."""
     for model in models:
         model.eval()
     for batch in loader:
         labels = batch.pop("labels")
-        devices = [next(model.parameters()).device for model in models]
-        inputs = [{name: value.to(device) for name, value in batch.items()} for device in devices]
-        yield labels, [logits_of(model(**given)) for model, given in zip(models, inputs, strict=True)]
+        logits = []
+        for model, seen in zip(models, (teacher_inputs(batch), student_inputs(batch)), strict=False):
+            device = next(model.parameters()).device
+            logits.append(logits_of(model(**{name: value.to(device) for name, value in seen.items()})))
+        yield labels, logits

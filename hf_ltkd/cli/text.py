@@ -157,8 +157,8 @@ def describe_evaluation(images: Images) -> list[str]:
         without = [name for name, count in zip(data.class_names, counts, strict=True) if count == 0]
         lines.append(f"Not evaluated are {len(without)} classes without an image there: {listed(without, 10)}")
     of_group = np.bincount(groups.group_of_class.numpy(), counts, groups.num_groups)
-    for name, number in zip(groups.names, of_group, strict=True):
-        if number == 0:
+    for name, images_of_group in zip(groups.names, of_group, strict=True):
+        if images_of_group == 0:
             lines.append(f"The {name} has no image there: its accuracy is not measured.")
     smallest = int(of_group[of_group > 0].min())
     lines.append(

@@ -277,7 +277,7 @@ def load_or_hold_out(
         splits (`datasets.DatasetDict`, *optional*): The splits that `args` names, where they are loaded already.
         eval_fraction (`float`, *optional*, defaults to 0.2): As in [`hold_out`].
         progress (`bool`, *optional*, defaults to `True`): Whether there are bars.
-        pixels: Further arguments of [`load_image_data`], such as `mean`, `std` and `seed`.
+        pixels: Further arguments of [`load_image_data`], such as `mean`, `std`, `processor` and `seed`.
 
     Returns:
         `(ImageData, Holdout)`, or `(ImageData, None)` where the dataset has a split of its own.

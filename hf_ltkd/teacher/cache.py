@@ -105,6 +105,7 @@ class TeacherCache:
                 f"dataset is empty or of another kind ({type(dataset).__name__}): give an ImageDataset or a "
                 "LazyImageDataset, which hand out the same pixels whenever they are asked for a view."
             )
+        dataset = dataset.for_teacher()
         for name, value in {"views": views, "batch_size": batch_size}.items():
             if value < 1:
                 raise ValueError(f"{name}={value} is not valid: it must be 1 or more.")
@@ -252,7 +253,7 @@ class CachedTeacherDataset(Dataset):
 
     def __init__(self, dataset: LabelledImages, cache: TeacherCache):
         cache.check(dataset=dataset)
-        self.dataset = dataset
+        self.dataset = dataset.for_student()
         self.cache = cache
 
     @property

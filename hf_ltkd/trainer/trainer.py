@@ -20,6 +20,7 @@ from ..losses.base import DistillationLoss
 from ..losses.checks import IGNORED_LABEL, at_least_float32, logits_of, select_valid
 from ..teacher.cache import CachedTeacherDataset, TeacherCache
 from ..teacher.live import ask_teacher, hand_over, load_teacher, teacher_fingerprint
+from ..utils import student_inputs, teacher_inputs
 from .callbacks import CheckpointCallback, SetEpochCallback
 from .checkpoints import check_checkpoint, check_loss_state, last_complete_checkpoint, save_loss, write_manifest
 from .checks import (
@@ -51,6 +52,7 @@ class StepContext:
 
 STEP_CONTEXT = "distillation_step_context"
 CACHED_LOGITS = "teacher_logits"  # the teacher's answer travels in the batch where it is cached
+TEACHER_PIXELS = "teacher_pixel_values"  # the same view as the teacher's image processor makes it, where that differs
 
 
 class DistillationTrainer(StudentFilesMixin):
@@ -144,7 +146,8 @@ class DistillationTrainer(StudentFilesMixin):
         # What remove_unused_columns keeps: the Trainer would look at the student's forward alone.
         networks = [self.model] if self.teacher_model is None else [self.model, self.teacher_model]
         names = [name for network in networks for name in forward_names(network) or ()]  # type: ignore[arg-type]
-        self._signature_columns = [*dict.fromkeys([*names, *self.label_names, "label", "label_ids", CACHED_LOGITS])]
+        own = ["label", "label_ids", CACHED_LOGITS, TEACHER_PIXELS]
+        self._signature_columns = [*dict.fromkeys([*names, *self.label_names, *own])]
         if self.teacher_model is not None:
             self.teacher_model.to(self.args.device)
             if self.args.torch_compile:
@@ -241,7 +244,7 @@ class DistillationTrainer(StudentFilesMixin):
         context = inputs.get(STEP_CONTEXT)
         labels = self._labels_of(inputs)
         with_features = model.training or self._evaluates_with_teacher
-        outputs = model(**self._inputs_of(self.model, inputs, with_features))
+        outputs = model(**self._inputs_of(self.model, student_inputs(inputs), with_features))
         self.distillation_loss.train(model.training)
         if not model.training:
             loss = self._evaluation_loss(inputs, outputs, labels)
@@ -310,9 +313,8 @@ class DistillationTrainer(StudentFilesMixin):
             return inputs[CACHED_LOGITS]
         if self.teacher_model is None:
             return None
-        return ask_teacher(
-            self.teacher_model, self._inputs_of(self.teacher_model, inputs), self.accelerator.autocast()
-        )
+        inputs = self._inputs_of(self.teacher_model, teacher_inputs(inputs))
+        return ask_teacher(self.teacher_model, inputs, self.accelerator.autocast())
 
     def _inputs_of(self, model: Any, inputs: dict, with_features: bool = True) -> dict:
         own = (CACHED_LOGITS, STEP_CONTEXT)
