@@ -1,76 +1,143 @@
-"""What has been reproduced, by how much, and what the rest would cost."""
+"""Which runs there are, which are done, and what the others will cost."""
 
-import numpy as np
-from pages import Table
-from recipes import Recipe, digest, plan, read_rates, work_of
-from results import Grid, Results, paper_accuracy
-from trends import VERDICTS, find_trends, signed
+from statistics import median
+from typing import Any
 
-from hf_ltkd.report import duration
+import torch
+from experiment import Experiment
+from job import Job, append, read_json_lines
+from methods import make_loss
+from plan import Cell, Run, digest
 
-
-NOTE = (
-    "The paper's protocol: cells (a method on a pair at a factor) with at least one run, and ours less the paper's "
-    "number on the tail and over all classes (mean, and from the lowest to the highest). A reduced protocol: of the "
-    "differences between methods that this part of the paper shows, on the tail and over all classes, how many have "
-    "the paper's sign, settled at 95 % (Student's t over the seeds) or seen with one seed. The cost is images per "
-    "second, measured in finished runs or in a few steps, times the images to train on."
-)
-
-
-def status_table(recipes: list[Recipe], results: Results) -> Table:
-    """A row for each table and figure of the paper."""
-    rows = [["", "the paper's protocol", "a reduced protocol", "what is missing of the paper's"]]
-    for recipe in recipes:
-        if recipe.get("paper") != recipe["name"]:
-            continue
-        others = [Grid(other, {}, results) for other in recipes if other is not recipe]
-        reduced = "; ".join(filter(None, (reduced_status(grid, recipe["name"]) for grid in others)))
-        full = paper_status(Grid(recipe, {}, results))
-        rows.append([recipe["title"], full, reduced or "not yet run", cost_of_missing(recipe, results)])
-    return Table("", rows)
+from hf_ltkd import DistillationTrainingArguments, create_model
+from hf_ltkd.cli.text import duration, say
+from hf_ltkd.data import ImageDataset, long_tailed_counts
+from hf_ltkd.utils import describe_machine
+from hf_ltkd.workflow.estimate import epochs_of, estimate
+from hf_ltkd.workflow.inputs import is_pretrained, load_classifier, make_groups, new_classifier
 
 
-def paper_status(grid: Grid) -> str:
-    found = [cell for cell in grid.students if grid.lines(cell)]
-    if not found:
-        return "not yet run"
-    text = f"{len(found)} of {len(grid.students)} cells"
-    for metric in ("tail", "all"):
-        gaps = []
-        for cell in found if grid.recipe["name"] not in ("figure_3", "figure_4") else []:
-            paper = paper_accuracy(grid.recipe["name"], cell.pair or "", cell.imbalance_factor, cell.method)
-            outcome = grid.results.outcome(cell.run)
-            if metric in paper and outcome is not None and outcome.seeds:
-                gaps.append(outcome.accuracy[metric].mean() - paper[metric])
-        if gaps:
-            text += f"; {metric} {signed(float(np.mean(gaps)))} ({signed(min(gaps))} to {signed(max(gaps))})"
-    return text
+def describe(job: Job, cells: list[Cell]) -> None:
+    """Says which runs there are, which are done, and what the others will cost."""
+    done = job.finished()
+    missing = [cell for cell in cells if digest(cell.run) not in done]
+    say("Experiment", f"{job.experiment.name}: {job.experiment.title}")
+    if job.overrides:
+        say("", f"with {job.overrides}: another protocol than the experiment's")
+    say("Runs", f"{len(cells)}, of which {len(cells) - len(missing)} are done (their seeds in brackets)")
+    for name in dict.fromkeys((cell.imbalance_factor, cell.teacher, cell.student) for cell in cells):
+        runs: dict[str, list[str]] = {}  # seeds to do and, in brackets, done, to the methods that have them
+        for method in dict.fromkeys(cell.method for cell in cells):
+            some = [c for c in cells if (c.imbalance_factor, c.teacher, c.student, c.method) == (*name, method)]
+            seeds = " ".join(str(c.seed) if c in missing else f"({c.seed})" for c in some)
+            runs.setdefault(seeds, []).append(method)
+        what = f"factor {name[0]:g}, {' -> '.join(filter(None, name[1:]))}"
+        parts = [f"seed {seeds} of {', '.join(methods)}" for seeds, methods in runs.items() if seeds]
+        say("", f"{what}: {'; '.join(parts)}")
+    if missing:
+        describe_cost(job, missing)
 
 
-def reduced_status(grid: Grid, item: str) -> str:
-    if grid.recipe.get("paper") == item:
-        runs = [bool(grid.lines(cell)) for cell in grid.students]
-        return f"{sum(runs)} of {len(runs)} cells drawn" if any(runs) else ""
-    trends = find_trends(grid) if "trends" in grid.recipe else []
-    verdicts = [verdict for trend in trends if trend.table == item for verdict in trend.verdicts.values()]
-    counts = [f"{verdicts.count(kind)} {kind}" for kind in VERDICTS if kind in verdicts]
-    return f"`{grid.recipe['name']}`: {', '.join(counts)}" if counts else ""
-
-
-def cost_of_missing(recipe: Recipe, results: Results) -> str:
-    """Time on each machine whose speed is known for every kind of work that is missing."""
-    done = {digest(line["run"]) for line in results.lines}
-    missing = [cell.run for cell in plan(recipe) if digest(cell.run) not in done]
-    if not missing:
-        return "nothing"
-    work = work_of(recipe, missing)
+def describe_cost(job: Job, missing: list[Cell]) -> None:
+    """Images per second × the images that are to be trained on, or that a teacher is to be asked for."""
+    work = work_of(job.experiment, [cell.run for cell in missing], job)
     if not work:
-        return f"{len(missing)} runs, which train nothing"
-    costs = []
-    for machine in dict.fromkeys(line["device"] for line in results.all_lines):
-        rates = read_rates(results.all_lines, recipe["data"], machine)
-        if work.keys() <= rates.keys():
-            seconds = sum(images / rates[kind] for kind, (_, images) in work.items())
-            costs.append(f"{duration(seconds)} on one process of {machine}")
-    return f"{len(missing)} runs, " + ("; ".join(costs) or "whose speed has not been measured")
+        return
+    speeds = job.folder / "speeds.jsonl"
+    run = next(iter(work.values()))[0]
+    machine = describe_machine(job.training_arguments(run).device.type)
+    finished_rates = read_rates(read_json_lines(job.results), job.experiment.data, machine)
+    rates = read_rates(read_json_lines(speeds), job.experiment.data, machine)
+    seconds = 0.0
+    for number, (kind, (run, images)) in enumerate(work.items()):
+        if kind in finished_rates:
+            rate, source = finished_rates[kind], "in finished runs"
+        else:
+            if kind not in rates:
+                measured = measure_rates(job, run)
+                rates |= measured
+                where = {"data": job.experiment.data, "device": machine}
+                append(speeds, [{"kind": k, **where, "examples_per_second": v} for k, v in measured.items()])
+            rate, source = rates[kind], "in a few steps"
+        seconds += images / rate
+        what = f"{kind}: {rate:,.0f} images/s {source}, {duration(images / rate)} in all"
+        say("" if number else "Speed", what)
+    say("Cost", f"about {duration(seconds)} on one process here ({machine})")
+
+
+def kind_of(run: Run) -> str:
+    """Runs of one kind train equally many images a second, but for small differences between losses on logits."""
+    kind = f"{run['role']} {run['model']}"
+    if run["teacher"] is not None and run["teacher_logits"] == "live":
+        kind += f" by {run['loss']} from {run['teacher']['model']}"
+    elif run["teacher"] is not None:
+        kind += " by logits"
+    return f"{kind}, batch {run['training'].get('per_device_train_batch_size', 'size of the preset')}"
+
+
+def work_of(experiment: Experiment, runs: list[Run], job: Job | None = None) -> dict[str, tuple[Run, float]]:
+    """
+    The images that runs train on, by kind, each kind with one of its runs. A kind `logits of ...` is the images that a
+    teacher is asked for, once for all students; they are counted with the teacher's own run.
+    """
+    work: dict[str, tuple[Run, float]] = {}
+    asked = {digest(run["teacher"]) for run in runs if run.get("teacher") and run["teacher"]["role"] == "given"}
+    asked |= {digest(run) for run in runs if run["role"] == "teacher"}
+    for run in runs:
+        if run["role"] == "measure":
+            continue
+        images = sum(counts_of(experiment, run, job))
+        epochs = run["training"].get("num_train_epochs") or epochs_of(
+            DistillationTrainingArguments(**run["training"], report_to="none"), images
+        )
+        images *= epochs
+        kinds = [kind_of(run)]
+        if run["teacher"] is not None and run["teacher_logits"] != "live" and digest(run["teacher"]) in asked:
+            asked.remove(digest(run["teacher"]))
+            kinds.append(f"logits of {run['teacher']['model']}")
+        for kind in kinds:
+            work[kind] = (run, work.get(kind, (run, 0.0))[1] + images)
+    return work
+
+
+def counts_of(experiment: Experiment, run: Run, job: Job | None) -> list[int]:
+    """Training images per class; they are loaded where the experiment does not say how many there are."""
+    if experiment.classes and experiment.images_per_class:
+        return long_tailed_counts([experiment.images_per_class] * experiment.classes, run["imbalance_factor"])
+    return job.data_of(run).split.class_counts if job is not None else []
+
+
+def read_rates(lines: list[dict[str, Any]], data: dict[str, Any], machine: str) -> dict[str, float]:
+    """Images per second by kind, in finished runs or from a few steps, on a machine and on such images."""
+    rates: dict[str, list[float]] = {}
+    for line in lines:
+        run = line.get("run", line)
+        if line.get("device") == machine and run["data"] == data and line.get("examples_per_second"):
+            rates.setdefault(line.get("kind") or kind_of(run), []).append(line["examples_per_second"])
+    return {kind: median(values) for kind, values in rates.items()}
+
+
+def measure_rates(job: Job, run: Run) -> dict[str, float]:
+    """Images per second of a run, and of its teacher being asked."""
+    args = job.training_arguments(run)
+    if args.device.type == "cpu":  # where larger batches are not faster, but may not fit
+        args = job.training_arguments(run, per_device_train_batch_size=min(args.per_device_train_batch_size, 16))
+    names, batch = [run["model"], *([run["teacher"]["model"]] if run["teacher"] else [])], args.train_batch_size
+    counts = counts_of(job.experiment, run, job)
+    if job.experiment.classes and not any(map(is_pretrained, names)):  # images made up in memory do
+        data, groups = job.data_arguments(run["imbalance_factor"]), None
+        images = torch.randint(0, 256, (2 * batch, 3, data.image_size, data.image_size), dtype=torch.uint8)
+        normal: dict[str, Any] = {"mean": [0.5] * 3, "std": [0.25] * 3, "padding": data.crop_padding, "augment": True}
+        dataset = ImageDataset(images, torch.arange(2 * batch) % len(counts), device=data.data_device, **normal)
+        student, *teachers = [create_model(name, len(counts), data.image_size) for name in names]
+    else:
+        loaded = job.data_of(run)
+        dataset, groups, student = loaded.train, make_groups(loaded), new_classifier(run["model"], loaded)
+        teachers = [load_classifier(n) if is_pretrained(n) else new_classifier(n, loaded) for n in names[1:]]
+    teacher = teachers[0] if teachers else None
+    times = estimate(student, teacher, make_loss(run, counts, groups), dataset, args, steps=3)
+    live = teacher is not None and run["teacher_logits"] == "live"
+    rates = {kind_of(run): batch / (times.student + times.images + (times.teacher if live else 0.0))}
+    if teacher is not None and not live:
+        rates[f"logits of {run['teacher']['model']}"] = batch / (times.teacher + times.images)
+    return rates

@@ -1,53 +1,87 @@
-"""From a recipe to its runs. A run is a dict of all that its result depends on; two equal ones are the same run."""
+"""An experiment: a YAML file of runs, checked before anything runs."""
 
-import hashlib
-import json
-from dataclasses import dataclass, fields
+import difflib
+import warnings
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import yaml
+from methods import FOLDER, check_keys, check_method, expand
 
-from hf_ltkd.data.long_tail import long_tailed_counts
-from hf_ltkd.losses import LOSSES
+from hf_ltkd.data import DataArguments
 from hf_ltkd.training_args import DistillationTrainingArguments
-from hf_ltkd.utils import parse_values
 
 
-FOLDER = Path(__file__).parent
-
-# Training arguments that change when and where something is computed, not what comes out (but for rounding).
-NEUTRAL = (
-    *("eval_strategy", "eval_steps", "per_device_eval_batch_size", "save_strategy", "save_steps", "use_cpu"),
-    *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"),
-    *("torch_compile", "torch_compile_backend", "torch_compile_mode"),
+TRAINING_KEYS = sorted({f.name for f in fields(DistillationTrainingArguments)} - {"seed", "output_dir"} | {"preset"})
+OWN_DATA_KEYS = ("class_order_seed", "evaluate_on", "eval_fraction")
+DATA_KEYS = (
+    *sorted({f.name for f in fields(DataArguments)} - {"data_dir", "data_device", "imbalance_factor"}),
+    *OWN_DATA_KEYS,
 )
-
-# What a recipe tells the report: a recipe that extends it does not take it over.
+# What an experiment tells the report: one that extends it does not take it over.
 FOR_THE_REPORT = ("paper", "metrics", "marks", "tables", "trends", "paper_pair", "names_in_paper")
-
-Recipe = dict[str, Any]
-Run = dict[str, Any]
 
 
 @dataclass
-class Cell:
-    """A run and its place in a table; `method` is `"Teacher"` for a teacher, whose `student` is `None`."""
+class Experiment:
+    """
+    A YAML file of runs: each method on each pair of networks, for each imbalance factor and seed.
 
-    method: str
-    teacher: str | None
-    student: str | None
-    imbalance_factor: float
-    seed: int
-    run: Run
+    Attributes:
+        name, title (`str`): That of the file, and what stands above its tables.
+        pairs (`list[str]`): `teacher:student`, each a network that the experiment trains, or a folder or Hub id of a
+            trained one; `student` alone if no method needs a teacher.
+        methods (`dict`): Name to `loss`, `arguments`, `published` (`true`, or the pair whose published values it
+            takes), `num_groups`, `adjust_teacher` and `training`. A `grid` of argument to values stands for as many
+            methods; `search`, with `trials`, `space` and `metric`, for as many trials of Optuna. Or `measure`.
+        data (`dict`): Fields of `DataArguments`; `class_order_seed` numbers the classes in another order;
+            `evaluate_on: validation` holds out `eval_fraction` of the training images to choose settings by.
+        imbalance_factors (`list[float]`), seeds (`list[int]`):
+            A seed sets the initial weights and the order of the images.
+        teacher_seed (`int`): Of the one teacher that teaches the students of all seeds.
+        teacher_logits (`str`): `float32` or `float16` asks it once, for a view of each image for every epoch (or for
+            `teacher_views`, which come round again); `live` in every step.
+        training, teacher_training, student_training, training_of_students (`dict`): Training arguments of all runs, of
+            teachers, of students, and of a student by its network.
+        running (`dict`): Training arguments that change the speed alone.
+        classes, images_per_class (`int`, *optional*): To plan the cost without loading the images.
+        group_losses (`dict`, *optional*):
+            `temperature`, at which the parts of Eq. 8 are noted after each epoch (Fig. 4).
+        paper, paper_pair, metrics, marks, names_in_paper, tables, trends: For the report; see README.md.
+    """
 
-    @property
-    def pair(self) -> str | None:
-        return f"{self.teacher}:{self.student}" if self.student else None
+    name: str
+    pairs: list[str]
+    methods: dict[str, dict[str, Any]]
+    title: str = ""
+    data: dict[str, Any] = field(default_factory=dict)
+    imbalance_factors: list[float] = field(default_factory=lambda: [1])
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    teacher_seed: int = 0
+    teacher_logits: str = "float32"
+    teacher_views: int | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    teacher_training: dict[str, Any] = field(default_factory=dict)
+    student_training: dict[str, Any] = field(default_factory=dict)
+    training_of_students: dict[str, dict[str, Any]] = field(default_factory=dict)
+    running: dict[str, Any] = field(default_factory=dict)
+    classes: int | None = None
+    images_per_class: int | None = None
+    group_losses: dict[str, Any] | None = None
+    paper: str | None = None
+    paper_pair: str | None = None
+    metrics: list[str] = field(default_factory=lambda: ["tail", "all"])
+    marks: list[str] = field(default_factory=lambda: ["best", "second"])
+    names_in_paper: dict[str, dict[str, str]] = field(default_factory=dict)
+    tables: dict[str, list[str]] = field(default_factory=dict)
+    trends: list[list[str]] = field(default_factory=list)
 
 
-def find_recipe(table: int | None, figure: int | None, recipe: str | None) -> Path:
+KEYS = [f.name for f in fields(Experiment) if f.name != "name"]
+
+
+def find_experiment(table: int | None, figure: int | None, experiment: str | None) -> Path:
     """
     The file that the command line names.
 
@@ -55,182 +89,95 @@ def find_recipe(table: int | None, figure: int | None, recipe: str | None) -> Pa
         `ValueError`: if it names none or several, or there is no such file.
     """
     given = [f"table_{table}.yaml"] * (table is not None) + [f"figure_{figure}.yaml"] * (figure is not None)
-    given += [] if recipe is None else [recipe]
+    given += [] if experiment is None else [experiment]
     if len(given) != 1:
-        raise ValueError("Give one of --table 1..6, --figure 3..5 and --recipe FILE.yaml.")
+        raise ValueError("Give one of --table 1..6, --figure 3..5, --experiment FILE.yaml, or --losses for a sweep.")
     path = next((path for path in (Path(given[0]), FOLDER / given[0]) if path.is_file()), None)
     if path is None:
-        names = ", ".join(sorted(path.name for path in FOLDER.glob("*.yaml") if path.name != "published.yaml"))
-        raise ValueError(f"There is no recipe {given[0]!r}: give a YAML file, or one of {names}.")
+        names = ", ".join(path.name for path in experiment_files())
+        raise ValueError(f"There is no experiment {given[0]!r}: give a YAML file, or one of {names}.")
     return path
 
 
-def load_recipe(path: Path) -> Recipe:
-    """A recipe as it was written, on top of the one that it `extends`; its `name` is that of the file."""
-    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    below = load_recipe(path.parent / recipe["extends"]) if "extends" in recipe else {}
-    below = {name: value for name, value in below.items() if name not in FOR_THE_REPORT}
-    return {**below, **recipe, "name": path.stem}
+def experiment_files() -> list[Path]:
+    """Those of this folder, tables and figures of the paper first."""
+    paths = [path for pattern in ("table_*", "figure_*", "*") for path in sorted(FOLDER.glob(f"{pattern}.yaml"))]
+    return [path for path in dict.fromkeys(paths) if not path.name.startswith("published")]
 
 
-def split_overrides(items: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def load_experiment(path: Path) -> Experiment:
     """
-    `--training name=value ...` as what makes another protocol of a recipe, and what does not ([`NEUTRAL`]).
+    An experiment as it was written, on top of the one that it `extends`; its `name` is that of the file.
 
     Raises:
-        `ValueError`: if an item has another form, or there is no such training argument, or it has a flag of its own.
+        `ValueError`: if a key is misspelt or missing, or a method's loss is not there; before anything runs.
     """
-    values = parse_values("--training", items)
-    known = {field.name for field in fields(DistillationTrainingArguments)} - {"seed", "output_dir"}
-    for name in values:
-        if name not in known:
+    return make_experiment(_read(path), path.stem, path.parent)
+
+
+def make_experiment(values: dict[str, Any], name: str, folder: Path) -> Experiment:
+    """The experiment of these keys, checked; `folder` is where losses of one's own are looked for."""
+    where = f"The experiment {name}"
+    check_keys(where, values, KEYS)
+    for key in ("pairs", "methods"):
+        if not values.get(key):
+            raise ValueError(f"{where} has no {key}: add the key {key}.")
+    for key in ("pairs", "imbalance_factors", "seeds", "trends", "metrics", "marks"):
+        if not isinstance(values.get(key, []), list):
+            raise ValueError(f"{where}: {key} must be a list, not {values[key]!r}.")
+    check_keys(f"data of {where}", values.get("data", {}), DATA_KEYS)
+    check_keys(f"group_losses of {where}", values.get("group_losses") or {}, ("temperature",))
+    for method, entry in values["methods"].items():
+        check_method(f"The method {method} of {where}", entry, folder)
+    trainings = [(key, values, key) for key in ("training", "teacher_training", "student_training", "running")]
+    trainings += [(f"training of {m}", entry, "training") for m, entry in values["methods"].items()]
+    of_students = values.get("training_of_students", {})
+    trainings += [(f"training_of_students {student}", of_students, student) for student in of_students]
+    for what, parent, key in trainings:
+        if key in parent:
+            parent[key] = check_training(f"{what} of {where}", parent[key])
+    experiment = Experiment(**{"title": name, **values, "name": name, "methods": expand(values["methods"])})
+    named = [m for methods in experiment.tables.values() for m in methods] + [
+        m for t in experiment.trends for m in t[-2:]
+    ]
+    for method in named:
+        if method not in experiment.methods:
+            known = ", ".join(experiment.methods)
+            raise ValueError(f"{where} has no method {method!r} for its tables and trends: use any of {known}.")
+    return experiment
+
+
+def check_training(where: str, training: dict[str, Any]) -> dict[str, Any]:
+    """
+    These training arguments by their names of today.
+
+    Raises:
+        `ValueError`: if there is no such argument.
+    """
+    training = dict(training)
+    if "recipe" in training:
+        warnings.warn(f"{where}: write preset: paper instead of recipe: paper.", FutureWarning, stacklevel=2)
+        training["preset"] = training.pop("recipe")
+    for name in training:
+        if name not in TRAINING_KEYS:
+            near = difflib.get_close_matches(name, TRAINING_KEYS, 3) or TRAINING_KEYS
             raise ValueError(
-                f"--training {name} is no argument of DistillationTrainingArguments, or one that reproduce.py sets "
-                "itself (--seeds, --output_dir)."
+                f"{where} has the key {name!r}, which is no argument of DistillationTrainingArguments, or is set by "
+                f"run.py itself (seed, output_dir): use e.g. {', '.join(near)}."
             )
-    neutral = {name: value for name, value in values.items() if name in NEUTRAL}
-    return {name: value for name, value in values.items() if name not in NEUTRAL}, neutral
+    return training
 
 
-def plan(
-    recipe: Recipe,
-    overrides: dict[str, Any] | None = None,
-    *,
-    pairs: list[str] | None = None,
-    factors: list[float] | None = None,
-    methods: list[str] | None = None,
-    seeds: list[int] | None = None,
-) -> list[Cell]:
-    """
-    The cells of a recipe in the order in which they are to be computed: teachers first, then seed by seed.
-
-    Args:
-        recipe (`dict`): From [`load_recipe`].
-        overrides (`dict`, *optional*): Training arguments that win over the recipe's.
-        pairs, factors, methods, seeds (`list`, *optional*): Instead of the recipe's.
-
-    Raises:
-        `ValueError`: if a pair is not of the form `teacher:student`, or the recipe has no such method.
-    """
-    overrides, all_methods = overrides or {}, recipe["methods"]
-    for name in methods or []:
-        if name not in all_methods:
-            raise ValueError(f"The recipe {recipe['name']} has no method {name!r}: use any of {[*all_methods]}.")
-    names = [pair.split(":") for pair in pairs or recipe["pairs"]]
-    for pair in names:
-        if len(pair) != 2:
-            raise ValueError(f"The pair {':'.join(pair)!r} must be two networks, e.g. resnet32x4:resnet8x4.")
-    factors = [float(factor) for factor in factors or recipe["imbalance_factors"]]
-    teachers, students = [], []
-    for factor in factors:
-        for teacher in dict.fromkeys(teacher for teacher, _ in names):
-            run = _run(recipe, factor, teacher, recipe["teacher_seed"], overrides, role="teacher")
-            teachers.append(Cell("Teacher", teacher, None, factor, run["seed"], run))
-    for seed in seeds or recipe["seeds"]:
-        for factor in factors:
-            for teacher, student in names:
-                for name in methods or all_methods:
-                    run = student_run(recipe, factor, teacher, student, all_methods[name], seed, overrides)
-                    students.append(Cell(name, teacher, student, factor, seed, run))
-    if not any(cell.run["teacher"] for cell in students):
-        teachers = []
-    return teachers + students
-
-
-def student_run(
-    recipe: Recipe,
-    factor: float,
-    teacher: str,
-    student: str,
-    method: dict[str, Any],
-    seed: int,
-    overrides: dict[str, Any],
-) -> Run:
-    """The run of a student, or what is measured of a teacher; without a teacher in it where the loss needs none."""
-    if "measure" in method:
-        run: Run = {"role": "measure", **method, "imbalance_factor": factor, "seed": seed, "data": recipe["data"]}
-        return {**run, "teacher": _run(recipe, factor, teacher, recipe["teacher_seed"], overrides, role="teacher")}
-    loss = LOSSES[method["loss"]]
-    run = _run(recipe, factor, student, seed, {**method.get("training", {}), **overrides}, role="student")
-    run |= {name: method[name] for name in ("loss", "arguments", "num_groups", "adjust_teacher") if name in method}
-    if method.get("published"):
-        run["published_for"] = [teacher, student]
-    if loss.needs_teacher:
-        run["teacher"] = _run(recipe, factor, teacher, recipe["teacher_seed"], overrides, role="teacher")
-        run["teacher_logits"] = "live" if loss.needs_hidden_states else recipe["teacher_logits"]
-    if recipe.get("group_losses"):
-        run["group_losses"] = recipe["group_losses"]
-    return run
-
-
-def _run(recipe: Recipe, factor: float, model: str, seed: int, overrides: dict[str, Any], *, role: str) -> Run:
-    training = {
-        **recipe["training"],
-        **recipe.get(f"{role}_training", {}),
-        **(recipe.get("training_of_students", {}).get(model, {}) if role == "student" else {}),
-        **overrides,
-    }
-    return {
-        "role": role,
-        "data": recipe["data"],
-        "imbalance_factor": factor,
-        "model": model,
-        "training": training,
-        "seed": seed,
-        "loss": "ce",
-        "arguments": {},
-        "published_for": None,
-        "num_groups": 3,
-        "adjust_teacher": False,
-        "teacher": None,
-    }
-
-
-def digest(run: Run) -> str:
-    """A name for the run's files."""
-    return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def kind_of(run: Run) -> str:
-    """Runs of one kind train equally many images a second, but for small differences between losses on logits."""
-    kind = f"{run['role']} {run['model']}"
-    if run["teacher"] is not None and run["teacher_logits"] == "live":
-        kind += f" by {run['loss']} from {run['teacher']['model']}"
-    elif run["teacher"] is not None:
-        kind += " by logits"
-    return f"{kind}, batch {run['training']['per_device_train_batch_size']}"
-
-
-def work_of(recipe: Recipe, runs: list[Run]) -> dict[str, tuple[Run, float]]:
-    """
-    The images that runs train on, by kind, each kind with one of its runs. A kind `logits of ...` is the images that a
-    teacher is asked for, once for all students; they are counted with the teacher's own run.
-    """
-    work: dict[str, tuple[Run, float]] = {}
-    teachers = {digest(run) for run in runs if run["role"] == "teacher"}
-    for run in runs:
-        if run["role"] == "measure":
-            continue
-        counts = long_tailed_counts([recipe["images_per_class"]] * recipe["classes"], run["imbalance_factor"])
-        images = sum(counts) * run["training"]["num_train_epochs"]
-        kinds = [kind_of(run)]
-        if run["teacher"] is not None and run["teacher_logits"] != "live" and digest(run["teacher"]) in teachers:
-            teachers.remove(digest(run["teacher"]))
-            kinds.append(f"logits of {run['teacher']['model']}")
-        for kind in kinds:
-            work[kind] = (run, work.get(kind, (run, 0.0))[1] + images)
-    return work
-
-
-def read_rates(lines: list[dict[str, Any]], data: dict[str, Any], machine: str) -> dict[str, float]:
-    """Images per second by kind, in finished runs or from a few steps, on a machine and on such images."""
-    rates: dict[str, list[float]] = {}
-    for line in lines:
-        run = line.get("run", line)
-        if line.get("device") == machine and run["data"] == data and line.get("examples_per_second"):
-            rates.setdefault(line.get("kind") or kind_of(run), []).append(line["examples_per_second"])
-    return {kind: median(values) for kind, values in rates.items()}
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{str(path)!r} is no YAML: {' '.join(str(error).split())}") from error
+    check_keys(f"The experiment {path.name}", values, ["extends", *KEYS])
+    if "extends" not in values:
+        return values
+    below = next((p for p in (path.parent / values["extends"], FOLDER / values["extends"]) if p.is_file()), None)
+    if below is None:
+        raise ValueError(f"{str(path)!r} extends {values['extends']!r}, which is neither beside it nor in {FOLDER}.")
+    kept = {name: value for name, value in _read(below).items() if name not in FOR_THE_REPORT}
+    return {**kept, **{name: value for name, value in values.items() if name != "extends"}}

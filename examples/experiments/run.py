@@ -1,7 +1,9 @@
-"""Runs a table or figure of the paper: plans, trains teachers, then students, and notes each result.
+"""Runs an experiment: plans, trains teachers, then students, notes each result, and reports.
 
-python examples/paper/reproduce.py --table 1 --pairs resnet32x4:resnet8x4 --gammas 100 --output_dir paper_runs
-python examples/paper/reproduce.py --recipe reduced.yaml --data_dir cifar100_files/cifar100 --output_dir reduced_runs
+python examples/experiments/run.py --table 1 --pairs resnet32x4:resnet8x4 --imbalance_factors 100 --output_dir paper
+python examples/experiments/run.py --experiment reduced.yaml --data_dir cifar100_files/cifar100 --output_dir reduced
+python examples/experiments/run.py --losses ltkd kd ce --grid alpha=1,2,6 beta=1,6 --teacher teacher --student resnet8x4 \\
+    --benchmark cifar100_lt --imbalance_factors 100 --training preset=paper --output_dir sweep
 
 There is one teacher for each network and imbalance factor, which teaches the students of all seeds (the paper does not
 say how many it has). Its logits are asked once and kept; methods on features ask the teacher itself. Each finished run
@@ -12,55 +14,55 @@ one run and one GPU each (several may share a GPU); a process that dies leaves i
 """
 
 import argparse
-import json
 import os
 import shutil
+import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from cost import describe
+from experiment import check_training, find_experiment, load_experiment
 from filelock import FileLock, Timeout
-from recipes import (
-    NEUTRAL,
-    Cell,
-    Run,
-    digest,
-    find_recipe,
-    kind_of,
-    load_recipe,
-    plan,
-    read_lines,
-    read_rates,
-    split_overrides,
-    work_of,
-)
-from runs import Job, make_loss, measure_group_mass, run_folder, train
+from job import Job, append
+from plan import NEUTRAL, Cell, digest, plan
+from report import write_report
+from sweep import add_flags, make_sweep, take_old_flags
+from train import perform
 
 from hf_ltkd import create_model
-from hf_ltkd.data import ImageDataset, long_tailed_counts
-from hf_ltkd.estimate import estimate
-from hf_ltkd.report import duration, say
-from hf_ltkd.utils import describe_machine
+from hf_ltkd.cli.text import duration, say
+from hf_ltkd.utils import parse_values
+from hf_ltkd.workflow.inputs import is_pretrained
 
 
-def main():
+def main(argv: list[str] | None = None) -> None:
+    args = parse_arguments(argv)
     rank = take_one_gpu()
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
-    args = parse_arguments()
-    recipe = load_recipe(find_recipe(args.table, args.figure, args.recipe))
-    overrides, neutral = split_overrides(args.training)
-    cells = plan(recipe, overrides, pairs=args.pairs, factors=args.gammas, methods=args.methods, seeds=args.seeds)
-    job = Job(recipe, overrides, neutral, args.data_dir, args.data_device, Path(args.output_dir))
+    if args.losses:
+        experiment, given = make_sweep(args), {}
+    else:
+        experiment = load_experiment(find_experiment(args.table, args.figure, args.experiment))
+        given = check_training("--training", parse_values("--training", args.training))
+    neutral = {name: value for name, value in given.items() if name in NEUTRAL}
+    overrides = {name: value for name, value in given.items() if name not in NEUTRAL}
+    where = {"pairs": args.pairs, "factors": args.imbalance_factors, "methods": args.methods, "seeds": args.seeds}
+    cells = plan(experiment, overrides, **where)
+    job = Job(experiment, overrides, neutral, args.data_dir, args.data_device, Path(args.output_dir))
+    check(job, cells)
     if rank == 0:
         describe(job, cells)
     if not args.dry_run:
         work(job, cells)
+        write_report([job.results, job.folder / "speeds.jsonl"], [experiment], job.folder, say_it=rank == 0)
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     description, _, details = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(
         description=description, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -68,25 +70,33 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--table", type=int, help="A table of the paper, 1 to 6.")
     add("--figure", type=int, help="A figure of the paper, 3 to 5.")
-    add("--recipe", help="Or a recipe: a YAML file of one's own, or of the folder of this script.")
-    add("--pairs", nargs="+", metavar="TEACHER:STUDENT", help="Instead of the recipe's pairs.")
-    add("--gammas", nargs="+", type=float, help="Instead of the recipe's imbalance factors.")
-    add("--methods", nargs="+", help="Some of the recipe's methods.")
-    add("--seeds", nargs="+", type=int, help="Instead of the recipe's seeds of the students.")
+    add("--experiment", help="Or an experiment: a YAML file anywhere, or of the folder of this script.")
+    add("--recipe", help=argparse.SUPPRESS)  # its name of before
+    add("--pairs", nargs="+", metavar="TEACHER:STUDENT", help="Instead of the experiment's pairs.")
+    add("--imbalance_factors", "--gammas", nargs="+", type=float, help="Instead of the experiment's.")
+    add("--methods", nargs="+", help="Some of the experiment's methods.")
+    add("--seeds", nargs="+", type=int, help="Instead of the experiment's seeds of the students.")
     add("--data_dir", help="Folder of the images, as in DataArguments; without it they come from the Hub.")
     add("--data_device", help="Where images are kept in memory (default: on the GPU, if there is one).")
-    add("--output_dir", required=True, help="For results, teachers and what is unfinished.")
+    add("--output_dir", required=True, help="For results, the report, teachers and what is unfinished.")
     add(
         "--training",
         nargs="+",
         default=[],
         metavar="NAME=VALUE",
-        help="Training arguments that win over the recipe's, for teachers and students, e.g. num_train_epochs=3: "
+        help="Training arguments that win over the experiment's, for teachers and students, e.g. num_train_epochs=3: "
         "another protocol, whose results the report keeps apart. These change the speed alone: " + ", ".join(NEUTRAL),
     )
     add("--torch_compile", action="store_true", help="As --training torch_compile=true.")
     add("--dry_run", action="store_true", help="Say what would be run and what it would cost, and run nothing.")
-    args = parser.parse_args()
+    add_flags(parser)
+    args, rest = parser.parse_known_args(argv)
+    rest = take_old_flags(args, rest)
+    if rest:
+        parser.error(f"there are no arguments {' '.join(rest)}")
+    if args.recipe is not None:
+        warnings.warn("--recipe is now called --experiment.", FutureWarning, stacklevel=2)
+        args.experiment = args.recipe
     if args.torch_compile:
         args.training.append("torch_compile=true")
     return args
@@ -105,150 +115,67 @@ def take_one_gpu() -> int:
     return rank
 
 
+def check(job: Job, cells: list[Cell]) -> None:
+    """
+    Makes each network and the arguments of each training once, on no device.
+
+    Raises:
+        `ValueError`: if one cannot be made; before anything runs.
+    """
+    networks, trainings = set(), []
+    for cell in cells:
+        if cell.run["role"] == "measure":
+            continue
+        networks.add(cell.run["model"])
+        if cell.run["training"] not in trainings:
+            trainings.append(cell.run["training"])
+            job.training_arguments(cell.run)
+    for name in sorted(networks):
+        if not is_pretrained(name):
+            with torch.device("meta"):
+                create_model(name, 10, job.data_arguments(1.0).image_size)
+
+
 # ---- The work ----
 
 
 def work(job: Job, cells: list[Cell]) -> None:
     """Does what is missing and not being done by another process, until nothing is missing."""
     while True:
-        done = finished(job)
+        done = job.finished()
         missing = [cell for cell in cells if digest(cell.run) not in done]
         if not missing:
             return
-        if not any([do(job, cell) for cell in missing]):
+        if not any([do(job, cell, len(cells)) for cell in missing]):
             time.sleep(5)  # another process is at work on what is left, or on the teacher that it needs
 
 
-def finished(job: Job) -> set[str]:
-    return {digest(line["run"]) for line in read_lines(job.results)}
-
-
-def do(job: Job, cell: Cell) -> bool:
+def do(job: Job, cell: Cell, number: int) -> bool:
     """Does a run, unless it is done, being done elsewhere, or has to wait for its teacher; says whether it did it."""
     run, teacher = cell.run, cell.run["teacher"]
     lock = job.folder / "locks" / digest(run)
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(lock, timeout=0):  # the system frees it when the process ends, also if that is killed
-            done = finished(job)
-            if digest(run) in done or (teacher is not None and digest(teacher) not in done):
+            done = job.finished()
+            waits = teacher is not None and teacher["role"] == "teacher" and digest(teacher) not in done
+            if digest(run) in done or waits:
                 return False
-            if run["role"] == "measure":
-                result = measure_group_mass(job, run)
-            else:
-                result = train(job, run)
-            add_line(job, cell, result)
+            say("Start", describe_cell(cell))
+            result = perform(job, run)
+            line = {"experiment": job.experiment.name, "overrides": job.overrides, "method": cell.method}
+            line |= {"pair": cell.pair, "imbalance_factor": cell.imbalance_factor, "seed": cell.seed, "run": run}
+            append(job.results, [{**line, **result}])
     except Timeout:
         return False
     if run["role"] == "student":
-        shutil.rmtree(run_folder(job, run), ignore_errors=True)
+        shutil.rmtree(job.run_folder(run), ignore_errors=True)
     say("Done", f"{describe_cell(cell)}: {describe_result(result)}")
     return True
 
 
-def add_line(job: Job, cell: Cell, result: dict[str, Any]) -> None:
-    """Adds a line to the results."""
-    line = {
-        "recipe": job.recipe["name"],
-        "overrides": job.overrides,
-        "method": cell.method,
-        "pair": None if cell.student is None else f"{cell.teacher}:{cell.student}",
-        "imbalance_factor": cell.imbalance_factor,
-        "seed": cell.seed,
-        "run": cell.run,
-        **result,
-    }
-    append(job.results, [line])
-
-
-def append(path: Path, lines: list[dict[str, Any]]) -> None:
-    """Adds lines to a file, whole or not at all, and beside those of other processes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        unfinished.write_text(text + "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        os.replace(unfinished, path)
-
-
-# ---- The plan ----
-
-
-def describe(job: Job, cells: list[Cell]) -> None:
-    """Says which runs there are, which are done, and what the others will cost."""
-    done = finished(job)
-    missing = [cell for cell in cells if digest(cell.run) not in done]
-    say("Recipe", f"{job.recipe['name']}: {job.recipe['title']}")
-    if job.overrides:
-        say("", f"with {job.overrides}: another protocol than the recipe's")
-    say("Runs", f"{len(cells)}, of which {len(cells) - len(missing)} are done (their seeds in brackets)")
-    for name in dict.fromkeys((cell.imbalance_factor, cell.teacher, cell.student) for cell in cells):
-        runs: dict[str, list[str]] = {}  # seeds to do and, in brackets, done, to the methods that have them
-        for method in dict.fromkeys(cell.method for cell in cells):
-            some = [c for c in cells if (c.imbalance_factor, c.teacher, c.student, c.method) == (*name, method)]
-            seeds = " ".join(str(c.seed) if c in missing else f"({c.seed})" for c in some)
-            runs.setdefault(seeds, []).append(method)
-        what = f"factor {name[0]:g}, {name[1]}" + (f" -> {name[2]}" if name[2] else "")
-        parts = [f"seed {seeds} of {', '.join(methods)}" for seeds, methods in runs.items() if seeds]
-        say("", f"{what}: {'; '.join(parts)}")
-    if missing:
-        describe_cost(job, missing)
-
-
-def describe_cost(job: Job, missing: list[Cell]) -> None:
-    """Images per second × the images that are to be trained on, or that a teacher is to be asked for."""
-    work = work_of(job.recipe, [cell.run for cell in missing])
-    if not work:
-        return
-    speeds = job.folder / "speeds.jsonl"
-    run = next(iter(work.values()))[0]
-    machine = describe_machine(job.training_arguments(run, job.folder).device.type)
-    finished_rates = read_rates(read_lines(job.results), job.recipe["data"], machine)
-    rates = read_rates(read_lines(speeds), job.recipe["data"], machine)
-    seconds = 0.0
-    for number, (kind, (run, images)) in enumerate(work.items()):
-        if kind in finished_rates:
-            rate, source = finished_rates[kind], "in finished runs"
-        else:
-            if kind not in rates:
-                measured = measure_rates(job, run)
-                rates |= measured
-                lines = [
-                    {"kind": name, "data": job.recipe["data"], "device": machine, "examples_per_second": value}
-                    for name, value in measured.items()
-                ]
-                append(speeds, lines)
-            rate, source = rates[kind], "in a few steps"
-        seconds += images / rate
-        what = f"{kind}: {rate:,.0f} images/s {source}, {duration(images / rate)} in all"
-        say("" if number else "Speed", what)
-    say("Cost", f"about {duration(seconds)} on one process here ({machine})")
-
-
-def measure_rates(job: Job, run: Run) -> dict[str, float]:
-    """Images per second of a run, and of its teacher being asked, on random images in memory."""
-    args = job.training_arguments(run, job.folder)
-    if args.device.type == "cpu":  # where larger batches are not faster, but may not fit
-        batch = min(args.per_device_train_batch_size, 16)
-        args = job.training_arguments(run, job.folder, per_device_train_batch_size=batch)
-    data, classes, batch = job.data_arguments(run["imbalance_factor"]), job.recipe["classes"], args.train_batch_size
-    images = torch.randint(0, 256, (2 * batch, 3, data.image_size, data.image_size), dtype=torch.uint8)
-    normal: dict[str, Any] = {"mean": [0.5] * 3, "std": [0.25] * 3, "padding": data.crop_padding, "augment": True}
-    dataset = ImageDataset(images, torch.arange(2 * batch) % classes, device=data.data_device, **normal)
-    counts = long_tailed_counts([job.recipe["images_per_class"]] * classes, run["imbalance_factor"])
-    student = create_model(run["model"], classes, data.image_size)
-    teacher = create_model(run["teacher"]["model"], classes, data.image_size) if run["teacher"] else None
-    loss = make_loss(run, counts)
-    times = estimate(student, teacher, loss, dataset, args, steps=3)
-    live = teacher is not None and run["teacher_logits"] == "live"
-    rates = {kind_of(run): batch / (times.student + times.images + (times.teacher if live else 0.0))}
-    if teacher is not None and not live:
-        rates[f"logits of {run['teacher']['model']}"] = batch / (times.teacher + times.images)
-    return rates
-
-
 def describe_cell(cell: Cell) -> str:
-    networks = f"{cell.teacher} -> {cell.student}" if cell.student else cell.teacher
+    networks = " -> ".join(filter(None, [cell.teacher, cell.student]))
     return f"{cell.method}, {networks}, factor {cell.imbalance_factor:g}, seed {cell.seed}"
 
 
@@ -260,4 +187,9 @@ def describe_result(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError, FloatingPointError) as error:
+        if os.environ.get("HF_LTKD_TRACEBACK"):
+            raise
+        sys.exit(f"run.py: {' '.join(str(error).split())}")
