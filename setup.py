@@ -51,12 +51,13 @@ setup(
     package_data={
         "hf_ltkd": [
             "py.typed",
-            "templates/*.md",
+            "__init__.pyi",
+            "hub/templates/*.md",
             "metrics/group_accuracy/README.md",
             "metrics/group_accuracy/requirements.txt",
         ]
     },
-    entry_points={"console_scripts": ["hf-ltkd = hf_ltkd.cli:main"]},
+    entry_points={"console_scripts": ["hf-ltkd = hf_ltkd.cli.main:main"]},
     python_requires=">=3.10",
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

@@ -10,11 +10,11 @@ where the losses of KD and LTKD go (Eq. 8 and 14), and which alpha, beta and num
 
 import argparse
 
-from hf_ltkd.analysis import group_report, loss_parts, teacher_group_mass
-from hf_ltkd.inputs import check_classes, find_data, load_classifier, load_images, make_groups
-from hf_ltkd.plots import plot_teacher_bias
-from hf_ltkd.recommend import recommend_num_groups, recommend_weights
-from hf_ltkd.report import describe_bias, describe_images, describe_start, say, share_table
+from hf_ltkd.analysis.bias import group_report, loss_parts, teacher_group_mass
+from hf_ltkd.analysis.plots import plot_teacher_bias
+from hf_ltkd.cli.text import describe_bias, describe_images, describe_start, say, share_table
+from hf_ltkd.workflow.inputs import check_classes, find_data, load_classifier, load_images, make_groups
+from hf_ltkd.workflow.recommend import recommend_num_groups, recommend_weights
 
 
 def main():

@@ -1,7 +1,7 @@
 """Distils an image classifier on a long-tailed split, with LTKD or a baseline.
 
 python examples/distill_image_classification.py --benchmark cifar100_lt --imbalance_factor 100 \
-    --teacher teacher --student resnet8x4 --loss ltkd --recipe paper --output_dir student
+    --teacher teacher --student resnet8x4 --loss ltkd --preset paper --output_dir student
 
 `--data_dir FOLDER` takes local parquet files or image folders instead; `examples/README.md` lists more.
 """
@@ -105,7 +105,7 @@ def main():
     )
     groups = data.groups
     if args.num_groups is not None:
-        groups = ClassGroups.from_counts(data.recipe.counts, args.num_groups)
+        groups = ClassGroups.from_counts(data.split.class_counts, args.num_groups)
     labels = {
         "id2label": dict(enumerate(data.class_names)),
         "label2id": {name: class_id for class_id, name in enumerate(data.class_names)},
@@ -119,7 +119,7 @@ def main():
 
     loss_args = parse_values("--loss_args", args.loss_args)
     if args.adjust_teacher:
-        loss_args["teacher_log_prior"] = log_class_prior(data.recipe.counts)
+        loss_args["teacher_log_prior"] = log_class_prior(data.split.class_counts)
     dataset = (data_args.benchmark or "cifar100_lt").removesuffix("_lt")
     loss = create_loss(args.loss, groups, pair=args.pair and tuple(args.pair), dataset=dataset, **loss_args)
 
@@ -147,7 +147,7 @@ def main():
     resume = training_args.resume_from_checkpoint  # a folder, or true: the last complete checkpoint
     result = trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
     if trainer.is_world_process_zero():
-        data.recipe.save_pretrained(training_args.output_dir)
+        data.split.save_pretrained(training_args.output_dir)
     trainer.save_model()  # before the evaluation: what is on disk is safe
     trainer.save_metrics("train", result.metrics)
     metrics = trainer.evaluate()

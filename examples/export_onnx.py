@@ -29,11 +29,12 @@ from transformers import HfArgumentParser, PreTrainedModel
 from transformers.utils import cached_file
 
 from hf_ltkd.data.image_files import IMAGE_SUFFIXES
-from hf_ltkd.inputs import load_classifier, load_processor
-from hf_ltkd.model_card import ONNX_FILES, describe_model, weights_digests
-from hf_ltkd.outputs import COMPARISON_NAME
-from hf_ltkd.teacher import check_same_classes
+from hf_ltkd.hub.describe import describe_model, weights_digests
+from hf_ltkd.hub.names import ONNX_FILES
+from hf_ltkd.teacher.live import check_same_classes
 from hf_ltkd.utils import cpu_name, write_json
+from hf_ltkd.workflow.inputs import load_classifier, load_processor
+from hf_ltkd.workflow.outputs import COMPARISON_NAME
 
 
 BATCHES = (1, 2, 7)

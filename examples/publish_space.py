@@ -19,7 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 import hf_ltkd.metrics
-from hf_ltkd.hub import ADVICE
+from hf_ltkd.hub.push import ADVICE
 
 
 METRIC = Path(hf_ltkd.metrics.__file__).parent / "group_accuracy"

@@ -15,9 +15,11 @@ from typing import Any
 
 from transformers import HfArgumentParser
 
-from hf_ltkd.hub import add_code, push_folder
-from hf_ltkd.model_card import RUN_NAME, describe_model, write_model_card
-from hf_ltkd.teacher import load_teacher
+from hf_ltkd.hub.card import write_model_card
+from hf_ltkd.hub.describe import describe_model
+from hf_ltkd.hub.names import RUN_NAME
+from hf_ltkd.hub.push import add_code, push_folder
+from hf_ltkd.teacher.live import load_teacher
 from hf_ltkd.utils import write_json
 
 

@@ -26,13 +26,13 @@ from hf_ltkd import (
     DistillationTrainingArguments,
     ImageDataset,
     KDLoss,
-    LongTailRecipe,
+    LongTailSplit,
     LTKDLoss,
     create_model,
     group_accuracy,
 )
-from hf_ltkd.analysis import teacher_group_mass
-from hf_ltkd.plots import plot_group_accuracy, plot_teacher_bias
+from hf_ltkd.analysis.bias import teacher_group_mass
+from hf_ltkd.analysis.plots import plot_group_accuracy, plot_teacher_bias
 from hf_ltkd.utils import write_json
 
 
@@ -54,7 +54,7 @@ class ProgressBar(TrainerCallback):
         self.bar.update()
 
 
-def load_splits(seed: int, evaluate_on: str) -> tuple[ImageDataset, ImageDataset, LongTailRecipe]:
+def load_splits(seed: int, evaluate_on: str) -> tuple[ImageDataset, ImageDataset, LongTailSplit]:
     """A long-tailed training set, and 50 test (or 20 validation) images of each digit that are never trained on."""
     digits = load_digits()
     rows = np.arange(len(digits.target))
@@ -64,8 +64,8 @@ def load_splits(seed: int, evaluate_on: str) -> tuple[ImageDataset, ImageDataset
         {"row": rest, "label": digits.target[rest]},
         features=Features({"row": Value("int64"), "label": ClassLabel(num_classes=10)}),
     )
-    recipe = LongTailRecipe.of(full, IMBALANCE_FACTOR, seed=seed)
-    train = np.asarray(recipe.apply(full)["row"])
+    split = LongTailSplit.of(full, IMBALANCE_FACTOR, seed=seed)
+    train = np.asarray(split.apply(full)["row"])
     held_out = test if evaluate_on == "test" else validation
 
     pixels = torch.from_numpy(digits.images * (255 / 16)).round().to(torch.uint8).unsqueeze(1)
@@ -82,7 +82,7 @@ def load_splits(seed: int, evaluate_on: str) -> tuple[ImageDataset, ImageDataset
             seed=seed,
         ),
         ImageDataset(pixels[held_out], digits.target[held_out], **normalisation),
-        recipe,
+        split,
     )
 
 
@@ -96,9 +96,9 @@ def main():
     torch.set_num_threads(1)  # networks this small gain nothing from more, and on a busy machine they lose a lot
 
     results: dict[str, dict[str, list[float]]] = {name: {} for name in ("teacher", "student", "kd", "ltkd")}
-    train, test, recipe = load_splits(SEEDS[0], options.evaluate_on)
-    groups = ClassGroups.from_counts(recipe.counts)
-    print(f"Training images per digit, 0 to 9: {recipe.counts} (imbalance factor {IMBALANCE_FACTOR})")
+    train, test, split = load_splits(SEEDS[0], options.evaluate_on)
+    groups = ClassGroups.from_counts(split.class_counts)
+    print(f"Training images per digit, 0 to 9: {split.class_counts} (imbalance factor {IMBALANCE_FACTOR})")
     steps = len(SEEDS) * -(-len(train) // 64) * (TEACHER["epochs"] + 3 * STUDENT["epochs"])
     bar = tqdm(total=steps, unit="step")
 
@@ -109,7 +109,7 @@ def main():
             teacher,
             DistillationTrainingArguments(
                 output_dir=output_dir / "student",  # nothing is written there before save_model
-                recipe="paper",
+                preset="paper",
                 num_train_epochs=epochs,
                 logging_strategy="no",
                 save_strategy="no",
@@ -133,7 +133,7 @@ def main():
         return trainer
 
     for seed in SEEDS:
-        train, test, recipe = load_splits(seed, options.evaluate_on)
+        train, test, split = load_splits(seed, options.evaluate_on)
         set_seed(seed)
         teacher = create_model(TEACHER["name"], 10, image_size=8, num_channels=1)
         teacher = fit("teacher", teacher, None, CrossEntropyLoss(), TEACHER["epochs"], seed).model
@@ -157,7 +157,7 @@ def main():
             trainer = fit(name, student, teacher if loss.needs_teacher else None, loss, STUDENT["epochs"], seed)
     bar.close()
     trainer.save_model(output_dir / "student")  # the last one: LTKD
-    recipe.save_pretrained(output_dir / "student")
+    split.save_pretrained(output_dir / "student")
 
     means = {name: {metric: float(np.mean(v)) for metric, v in values.items()} for name, values in results.items()}
     write_json(output_dir / "results.json", means)

@@ -1,6 +1,6 @@
 """Trains an image classifier with cross-entropy, for instance a teacher on a long-tailed split.
 
-python examples/train_teacher.py --benchmark cifar100_lt --imbalance_factor 100 --model resnet32x4 --recipe paper \
+python examples/train_teacher.py --benchmark cifar100_lt --imbalance_factor 100 --model resnet32x4 --preset paper \
     --output_dir teacher
 
 `--data_dir FOLDER` takes local parquet files or image folders instead; `examples/README.md` lists more.
@@ -64,7 +64,7 @@ def main():
     resume = training_args.resume_from_checkpoint  # a folder, or true: the last complete checkpoint
     result = trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
     if trainer.is_world_process_zero():
-        data.recipe.save_pretrained(training_args.output_dir)
+        data.split.save_pretrained(training_args.output_dir)
     trainer.save_model()  # before the evaluation: what is on disk is safe
     trainer.save_metrics("train", result.metrics)
     metrics = trainer.evaluate()

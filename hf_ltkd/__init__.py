@@ -1,93 +1,50 @@
-"""Long-tailed knowledge distillation for the Hugging Face stack."""
+"""Long-tailed knowledge distillation for the Hugging Face stack. A name costs its import when it is used."""
 
-from .data import (
-    ImageDataset,
-    LazyImageDataset,
-    LongTailRecipe,
-    cifar100_lt,
-    class_counts,
-    imagenet_lt,
-    long_tailed_counts,
-    make_long_tailed,
-    read_image_list,
-    tiny_imagenet_lt,
-)
-from .groups import ClassGroups
-from .losses import (
-    BKDLoss,
-    CATKDLoss,
-    CrossEntropyLoss,
-    DistillationLoss,
-    DISTLoss,
-    DKDLoss,
-    KDLoss,
-    KLDecomposition,
-    LTKDLoss,
-    ReviewKDLoss,
-    balanced_softmax_loss,
-    bkd_loss,
-    class_attention_loss,
-    class_balanced_loss,
-    class_balanced_weights,
-    create_loss,
-    dist_loss,
-    dkd_loss,
-    hierarchical_context_loss,
-    kd_loss,
-    kl_decomposition,
-    log_class_prior,
-    logit_adjusted_loss,
-    ltkd_loss,
-)
-from .metrics import group_accuracy
-from .models import create_model
-from .teacher_cache import CachedTeacherDataset, TeacherCache
-from .trainer import DistillationTrainer
-from .training_args import DistillationTrainingArguments
+import importlib
+import sys
+from typing import Any
+
+import lazy_loader
+import wrapt
+
+from . import _moved
 
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "BKDLoss",
-    "CATKDLoss",
-    "CachedTeacherDataset",
-    "ClassGroups",
-    "CrossEntropyLoss",
-    "DISTLoss",
-    "DKDLoss",
-    "DistillationLoss",
-    "DistillationTrainer",
-    "DistillationTrainingArguments",
-    "ImageDataset",
-    "KDLoss",
-    "KLDecomposition",
-    "LTKDLoss",
-    "LazyImageDataset",
-    "LongTailRecipe",
-    "ReviewKDLoss",
-    "TeacherCache",
-    "balanced_softmax_loss",
-    "bkd_loss",
-    "cifar100_lt",
-    "class_attention_loss",
-    "class_balanced_loss",
-    "class_balanced_weights",
-    "class_counts",
-    "create_loss",
-    "create_model",
-    "dist_loss",
-    "dkd_loss",
-    "group_accuracy",
-    "hierarchical_context_loss",
-    "imagenet_lt",
-    "kd_loss",
-    "kl_decomposition",
-    "log_class_prior",
-    "logit_adjusted_loss",
-    "long_tailed_counts",
-    "ltkd_loss",
-    "make_long_tailed",
-    "read_image_list",
-    "tiny_imagenet_lt",
-]
+_lazy_name, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> Any:
+    if f"{__name__}.{name}" in _moved.MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    return _lazy_name(name) if name in __all__ else _moved.moved_name(f"{__name__}.{name}")
+
+
+def _register_networks(_module: Any = None) -> None:
+    """
+    Makes the Auto classes know our networks, whichever of them is imported first; called again until all are there.
+
+    The modules below import each other, so that one may be there in part only when another is complete.
+    """
+    modeling = sys.modules.get("transformers.modeling_utils")
+    if modeling is not None and not hasattr(modeling, "PreTrainedModel"):
+        return
+    networks = getattr(importlib.import_module(f"{__name__}.models"), "MODEL_CLASSES", {})
+    auto = "transformers.models.auto"
+    auto_config = getattr(sys.modules.get(f"{auto}.configuration_auto"), "AutoConfig", None)
+    auto_model = getattr(sys.modules.get(f"{auto}.modeling_auto"), "AutoModelForImageClassification", None)
+    for config_class, model_class in networks.items():
+        if auto_config is not None:
+            auto_config.register(config_class.model_type, config_class, exist_ok=True)
+        if auto_model is not None:
+            auto_model.register(config_class, model_class, exist_ok=True)
+
+
+for _module in (
+    "transformers.modeling_utils",
+    "transformers.models.auto.configuration_auto",
+    "transformers.models.auto.modeling_auto",
+    "hf_ltkd.models",
+):
+    wrapt.register_post_import_hook(_register_networks, _module)

@@ -4,20 +4,40 @@ import json
 import os
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 
-def write_json(path: str | os.PathLike, values: Any) -> None:
-    """Writes `values` to `path` so that a reader sees the old file or the new one, never half of it."""
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """
+    A new file, `path.<process>.tmp`, to write what `path` is to hold: a reader sees the old file or the new one, never
+    half of it. After an error the old one stays and nothing is left behind.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    unfinished.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike, values: Any) -> None:
+    """Writes `values` to `path`, atomically."""
+    with replacing(path) as file:
+        file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
+    """What `path` holds; an empty dict if there is no such file."""
+    path = Path(path)
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def parse_values(flag: str, items: Sequence[str]) -> dict[str, Any]:

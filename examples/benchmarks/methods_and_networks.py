@@ -91,7 +91,7 @@ def short_run(method: str, pair: tuple[str, str], data, args: Arguments, folder:
     published = None if method in ("ce", "ltkd", "bkd") else pair
     loss = create_loss(method, data.groups, pair=published, warmup_epochs=0.0)
     training_args = DistillationTrainingArguments(
-        folder, recipe="paper", max_steps=args.steps, per_device_train_batch_size=args.batch_size,
+        folder, preset="paper", max_steps=args.steps, per_device_train_batch_size=args.batch_size,
         learning_rate=0.01, logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 python examples/benchmarks/step.py --output_file step.json
 
-All loops train the same student on the same images with the same recipe, and take turns. A figure is the median over
+All loops train the same student on the same images with the same settings, and take turns. A figure is the median over
 the steps of all turns, without the first steps of each. With one thread on a CPU (the default there) it is the CPU
 time of the thread, which other work on the machine disturbs little; otherwise wall time. The images are random: a step
 takes as long for any pixels. `Trainer` is Transformers' own with the bare loop's loss as its `compute_loss`: what it
@@ -207,7 +207,7 @@ def trainer_loop(
     with tempfile.TemporaryDirectory() as folder:
         arguments = DistillationTrainingArguments(
             folder,
-            recipe="paper",
+            preset="paper",
             per_device_train_batch_size=case.batch,
             num_train_epochs=1,
             save_strategy="no",

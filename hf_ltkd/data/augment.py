@@ -1,13 +1,11 @@
 """Labelled images, augmented a whole batch at a time, the same for any number of workers."""
 
 import hashlib
-import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import TrainerCallback
 
 
 class LabelledImages(torch.utils.data.Dataset):
@@ -60,6 +58,11 @@ class LabelledImages(torch.utils.data.Dataset):
         self._view.fill_(epoch)
 
     @property
+    def view(self) -> int:
+        """The view that is handed out now, in worker processes too."""
+        return int(self._view)
+
+    @property
     def fingerprint(self) -> str:
         """
         Names what is handed out: two datasets with the same one have the same labels, and the same pixels for the same
@@ -88,7 +91,7 @@ class LabelledImages(torch.utils.data.Dataset):
                 "or keep the images on the CPU."
             )
         index = np.asarray(indices) % len(self)  # -1 is the last one
-        bits = random_bits(self.seed, index.astype(np.uint64), int(self._view))
+        bits = random_bits(self.seed, index.astype(np.uint64), self.view)
         mirrored = uniform_integers(bits, 42, 2).astype(bool) & (self.augment and self.horizontal_flip)
         pixels = self._crop(index, bits, mirrored).float().mul_(self._scale).add_(self._offset)
         return [
@@ -197,14 +200,6 @@ def gather_crops(crops: Tensor, index: np.ndarray, y: np.ndarray, x: np.ndarray,
     choice = torch.from_numpy(np.stack([index, y, x, mirrored])).to(crops.device)  # one small copy, not four
     pixels = crops[choice[0], :, choice[1], choice[2]]
     return torch.where(choice[3].bool().view(-1, 1, 1, 1), pixels.flip(-1), pixels)
-
-
-class SetEpochCallback(TrainerCallback):
-    """Tells the training dataset its epoch, which Accelerate does only for some samplers and never across ranks."""
-
-    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
-        if hasattr(getattr(train_dataloader, "dataset", None), "set_epoch"):
-            train_dataloader.dataset.set_epoch(math.floor(state.epoch + 1e-6))
 
 
 def random_bits(seed: int, index: np.ndarray, view: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from .sources import load_splits
 
 
 HOLDOUT_NAME = "holdout.json"
+RENAMED = {"share": "eval_fraction", "full_counts": "full_class_counts"}  # in files of version 0.1.0
 EVAL_NAMES = ("test", "validation", "valid", "val")
 
 
@@ -27,15 +28,15 @@ class Holdout:
 
     Attributes:
         per_class (`int`): Images held out of every class.
-        share (`float`): The largest part of a class that may be held out; it decided `per_class`.
+        eval_fraction (`float`): The largest part of a class that may be held out; it decided `per_class`.
         seed (`int`): Which images of a class are held out.
-        full_counts (`list[int]`): Images per class before the split.
+        full_class_counts (`list[int]`): Images per class before the split.
     """
 
     per_class: int
-    share: float
+    eval_fraction: float
     seed: int
-    full_counts: list[int]
+    full_class_counts: list[int]
 
     def save_pretrained(self, save_directory: str | os.PathLike) -> None:
         """Writes `holdout.json` into `save_directory`, atomically."""
@@ -49,58 +50,63 @@ class Holdout:
         Raises:
             `FileNotFoundError`: if `directory` has none.
         """
-        return cls(**json.loads((Path(directory) / HOLDOUT_NAME).read_text(encoding="utf-8")))
+        values = json.loads((Path(directory) / HOLDOUT_NAME).read_text(encoding="utf-8"))
+        return cls(**{RENAMED.get(name, name): value for name, value in values.items()})
 
 
 def hold_out(
-    dataset: Dataset, *, label_column: str = "label", share: float = 0.2, seed: int = 0
+    dataset: Dataset, *, label_column: str = "label", eval_fraction: float = 0.2, seed: int = 0
 ) -> tuple[Dataset, Dataset, Holdout]:
     """
     Splits off the same number of images of every class, without decoding anything and in the dataset's own order.
 
-    With one seed the parts are nested: what a smaller `share` holds out, a larger one holds out too.
+    With one seed the parts are nested: what a smaller `eval_fraction` holds out, a larger one holds out too.
 
     Args:
         dataset (`datasets.Dataset`): The training images.
         label_column (`str`, *optional*, defaults to `"label"`): A column of `ClassLabel` or integers.
-        share (`float`, *optional*, defaults to 0.2): At most this part of the smallest class is held out.
+        eval_fraction (`float`, *optional*, defaults to 0.2): At most this part of the smallest class is held out.
         seed (`int`, *optional*, defaults to 0): Which images.
 
     Returns:
         `(training images, evaluation images, Holdout)`.
 
     Raises:
-        `ValueError`: if `share` is not between 0 and 1, there are fewer than two classes, or the smallest class is too
-            small to hold out one image.
+        `ValueError`: if `eval_fraction` is not between 0 and 1, there are fewer than two classes, or the smallest
+            class is too small to hold out one image.
     """
-    if not 0 < share < 1:
-        raise ValueError(f"eval_share={share} is not valid: it is a part of the smallest class, above 0 and below 1.")
+    if not 0 < eval_fraction < 1:
+        raise ValueError(
+            f"eval_fraction={eval_fraction} is not valid: it is a part of the smallest class, above 0 and below 1."
+        )
     labels, num_classes = read_labels(dataset, label_column)
     if num_classes < 2:
         raise ValueError("The training images have one class only: a classifier needs two or more.")
     counts = np.bincount(labels, minlength=num_classes)
     smallest = int(counts.argmin())
-    per_class = int(counts[smallest] * share + 1e-9)
+    per_class = int(counts[smallest] * eval_fraction + 1e-9)
     if per_class == 0:
         feature = dataset.features[label_column]
         name = feature.names[smallest] if isinstance(feature, ClassLabel) else smallest
-        more = f", or allow more with --eval_share {1 / counts[smallest] + 0.005:.2f}" if counts[smallest] > 1 else ""
+        more = (
+            f", or allow more with --eval_fraction {1 / counts[smallest] + 0.005:.2f}" if counts[smallest] > 1 else ""
+        )
         raise ValueError(
             f"There is no test split, and the smallest class, {name!r}, has {counts[smallest]} images, too few to "
-            f"hold out {share:.0%} of it for evaluation: add images of it, add a test split{more}."
+            f"hold out {eval_fraction:.0%} of it for evaluation: add images of it, add a test split{more}."
         )
     order = np.random.default_rng(seed).permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]  # class by class, each in its random order
     rank_in_class = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
     held_out = rank_in_class < per_class
     train, test = (dataset.select(np.sort(order[rows])) for rows in (~held_out, held_out))
-    return train, test, Holdout(per_class, share, seed, counts.tolist())
+    return train, test, Holdout(per_class, eval_fraction, seed, counts.tolist())
 
 
 def load_or_hold_out(
     args: DataArguments,
     *,
-    share: float = 0.2,
+    eval_fraction: float = 0.2,
     mean: list[float] | None = None,
     std: list[float] | None = None,
     seed: int = 0,
@@ -114,7 +120,7 @@ def load_or_hold_out(
     Args:
         args ([`DataArguments`]): What to load. `args.split_seed` chooses the images that are held out, too; they are
             taken before `args.imbalance_factor` cuts the rest.
-        share (`float`, *optional*, defaults to 0.2): As in [`hold_out`].
+        eval_fraction (`float`, *optional*, defaults to 0.2): As in [`hold_out`].
         mean, std, seed, progress: As in [`load_image_data`].
 
     Returns:
@@ -126,7 +132,9 @@ def load_or_hold_out(
     full = _training_images_alone(args)
     if full is None:
         return load_image_data(args, mean=mean, std=std, seed=seed, progress=progress), None
-    train, test, holdout = hold_out(full, label_column=args.label_column, share=share, seed=args.split_seed)
+    train, test, holdout = hold_out(
+        full, label_column=args.label_column, eval_fraction=eval_fraction, seed=args.split_seed
+    )
     eval_split = PRESETS[args.benchmark].eval_splits[0]
     splits = DatasetDict({"train": train, eval_split: test})
     return load_image_data(args, splits=splits, mean=mean, std=std, seed=seed, progress=progress), holdout

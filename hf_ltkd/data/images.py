@@ -1,5 +1,6 @@
 """From a Hub dataset, parquet files, image folders or lists to training and test images."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..groups import ClassGroups
 from .arguments import IMAGENET_MEAN, IMAGENET_STD, PRESETS, DataArguments
 from .augment import ImageDataset, LabelledImages
 from .lazy import CROP_FRACTION, LazyImageDataset
-from .long_tail import LongTailRecipe, class_counts, read_labels
+from .long_tail import LongTailSplit, class_counts, read_labels
 from .sources import load_splits
 
 
@@ -27,7 +28,7 @@ class ImageData:
         train, test ([`ImageDataset`] or [`LazyImageDataset`]):
             Training images, augmented, and test images, not augmented.
         class_names (`list[str]`): By class id.
-        recipe ([`LongTailRecipe`]): How the training split was cut; `recipe.counts` are its images per class.
+        split ([`LongTailSplit`]): How the training split was cut; `split.class_counts` are its images per class.
         mean, std (`list[float]`): The normalisation.
         args ([`DataArguments`]): What was loaded, with the benchmark's values filled in.
     """
@@ -35,10 +36,16 @@ class ImageData:
     train: LabelledImages
     test: LabelledImages
     class_names: list[str]
-    recipe: LongTailRecipe
+    split: LongTailSplit
     mean: list[float]
     std: list[float]
     args: DataArguments
+
+    @property
+    def recipe(self) -> LongTailSplit:
+        """The old name of `split`."""
+        warnings.warn("ImageData.recipe is now called split; the old name goes with version 0.3.", FutureWarning, 2)
+        return self.split
 
     @property
     def groups(self) -> ClassGroups:
@@ -49,7 +56,7 @@ class ImageData:
             `ValueError`: if the rule leaves a group without a class.
         """
         rule = ClassGroups.from_counts if self.args.group_rule == "thirds" else ClassGroups.from_thresholds
-        return rule(self.recipe.counts)
+        return rule(self.split.class_counts)
 
     @property
     def image_processor(self) -> BaseImageProcessor:
@@ -125,10 +132,10 @@ def load_image_data(
             f"The dataset has no image column {image_column or ''!r}: its columns are {train.column_names}. "
             "Name the one with the images with --image_column."
         )
-    recipe = LongTailRecipe.of(train, args.imbalance_factor, label_column=args.label_column, seed=args.split_seed)
-    train = recipe.apply(train)
+    split = LongTailSplit.of(train, args.imbalance_factor, label_column=args.label_column, seed=args.split_seed)
+    train = split.apply(train)
     feature = train.features[args.label_column]
-    names = feature.names if isinstance(feature, ClassLabel) else [str(c) for c in range(len(recipe.counts))]
+    names = feature.names if isinstance(feature, ClassLabel) else [str(c) for c in range(len(split.class_counts))]
     if len(class_counts(test, args.label_column)) > len(names):
         raise ValueError(f"The {eval_split} split has labels beyond the {len(names)} classes of the training split.")
     train_labels, test_labels = (read_labels(split, args.label_column)[0] for split in (train, test))
@@ -152,7 +159,7 @@ def load_image_data(
         augmentation["padding"] = args.crop_padding
         train_data = ImageDataset(train_images, train_labels, mean=mean, std=std, device=device, **augmentation)
         test_data = ImageDataset(test_images, test_labels, mean=mean, std=std, device=device)
-    return ImageData(train_data, test_data, list(names), recipe, list(mean), list(std), args)
+    return ImageData(train_data, test_data, list(names), split, list(mean), list(std), args)
 
 
 def decode_images(dataset: Dataset, image_column: str, image_size: int, *, progress: bool = True) -> torch.Tensor:

@@ -15,7 +15,8 @@ from datasets import ClassLabel, Dataset, DatasetDict
 from ..utils import listed, write_json
 
 
-RECIPE_NAME = "long_tail.json"
+SPLIT_NAME = "long_tail.json"
+RENAMED = {"counts": "class_counts", "full_counts": "full_class_counts"}  # in files of version 0.1.0
 DatasetOrDict = TypeVar("DatasetOrDict", Dataset, DatasetDict)
 
 
@@ -59,7 +60,7 @@ def long_tailed_counts(counts: Iterable[int], imbalance_factor: float) -> list[i
 
 
 @dataclass(frozen=True)
-class LongTailRecipe:
+class LongTailSplit:
     """
     How a long-tailed split was made, so that anyone can make it again from the full dataset.
 
@@ -67,21 +68,21 @@ class LongTailRecipe:
         imbalance_factor (`float`): `gamma` of Eq. 15.
         seed (`int`): Which examples of a class are kept.
         label_column (`str`): The column of class ids.
-        full_counts (`list[int]`): Examples per class before the cut.
-        counts (`list[int]`): Examples per class after it.
+        full_class_counts (`list[int]`): Examples per class before the cut.
+        class_counts (`list[int]`): Examples per class after it.
     """
 
     imbalance_factor: float
     seed: int
     label_column: str
-    full_counts: list[int]
-    counts: list[int]
+    full_class_counts: list[int]
+    class_counts: list[int]
 
     @classmethod
     def of(
         cls, dataset: Dataset, imbalance_factor: float, *, label_column: str = "label", seed: int = 0
-    ) -> "LongTailRecipe":
-        """The recipe of [`make_long_tailed`] with the same arguments."""
+    ) -> "LongTailSplit":
+        """The split of [`make_long_tailed`] with the same arguments."""
         full_counts = class_counts(dataset, label_column)
         counts = long_tailed_counts(full_counts, imbalance_factor)
         return cls(float(imbalance_factor), seed, label_column, full_counts, counts)
@@ -93,30 +94,31 @@ class LongTailRecipe:
         With one seed the splits are nested: what gamma = 100 keeps, gamma = 20 keeps too.
 
         Raises:
-            `ValueError`: if `dataset` does not hold `full_counts` examples per class.
+            `ValueError`: if `dataset` does not hold `full_class_counts` examples per class.
         """
         labels, num_classes = read_labels(dataset, self.label_column)
         full_counts = np.bincount(labels, minlength=num_classes)
-        if full_counts.tolist() != self.full_counts:
+        if full_counts.tolist() != self.full_class_counts:
             raise ValueError(
-                f"The recipe was made from {sum(self.full_counts)} examples of {len(self.full_counts)} classes, "
-                f"the dataset holds {len(labels)} of {num_classes}, or other counts per class: "
-                "apply it to the full training split that it was made from."
+                f"The split was made from {sum(self.full_class_counts)} examples of "
+                f"{len(self.full_class_counts)} classes, the dataset holds {len(labels)} of {num_classes}, or other "
+                "counts per class: apply it to the full training split that it was made from."
             )
         order = np.random.default_rng(self.seed).permutation(len(labels))
         order = order[np.argsort(labels[order], kind="stable")]  # class by class, each in its random order
         rank_in_class = np.arange(len(labels)) - np.repeat(np.cumsum(full_counts) - full_counts, full_counts)
-        kept = order[rank_in_class < np.repeat(self.counts, full_counts)]
+        kept = order[rank_in_class < np.repeat(self.class_counts, full_counts)]
         return dataset.select(np.sort(kept))
 
     def save_pretrained(self, save_directory: str | os.PathLike) -> None:
         """Writes `long_tail.json` into `save_directory`, atomically."""
-        write_json(Path(save_directory) / RECIPE_NAME, asdict(self))
+        write_json(Path(save_directory) / SPLIT_NAME, asdict(self))
 
     @classmethod
-    def from_pretrained(cls, directory: str | os.PathLike) -> "LongTailRecipe":
+    def from_pretrained(cls, directory: str | os.PathLike) -> "LongTailSplit":
         """Reads `long_tail.json` back."""
-        return cls(**json.loads((Path(directory) / RECIPE_NAME).read_text(encoding="utf-8")))
+        values = json.loads((Path(directory) / SPLIT_NAME).read_text(encoding="utf-8"))
+        return cls(**{RENAMED.get(name, name): value for name, value in values.items()})
 
 
 def make_long_tailed(
@@ -133,7 +135,7 @@ def make_long_tailed(
         seed (`int`, *optional*, defaults to 0): Which examples are kept.
 
     Returns:
-        The same type as `dataset`. [`LongTailRecipe.of`] with the same arguments says how it was made.
+        The same type as `dataset`. [`LongTailSplit.of`] with the same arguments says how it was made.
 
     Raises:
         `ValueError`: if the column is missing or holds no class ids, a label lies outside the classes, a class has no
@@ -144,7 +146,7 @@ def make_long_tailed(
             raise ValueError(f"The DatasetDict has the splits {list(dataset)}: the one to cut must be called 'train'.")
         train = make_long_tailed(dataset["train"], imbalance_factor, label_column=label_column, seed=seed)
         return DatasetDict({**dataset, "train": train})
-    return LongTailRecipe.of(dataset, imbalance_factor, label_column=label_column, seed=seed).apply(dataset)
+    return LongTailSplit.of(dataset, imbalance_factor, label_column=label_column, seed=seed).apply(dataset)
 
 
 def class_counts(dataset: Dataset, label_column: str = "label") -> list[int]:

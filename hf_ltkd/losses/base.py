@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .balanced_softmax import balanced_softmax_loss
-from .checks import IGNORED_LABEL, at_least_float32, check_class_counts, check_not_negative, logits_of, select_counted
+from .checks import IGNORED_LABEL, at_least_float32, check_class_counts, check_not_negative, logits_of, select_valid
 from .class_balanced import class_balanced_loss, class_balanced_weights
 from .logit_adjustment import logit_adjusted_loss
 from .published import PublishedTable, published_values
@@ -174,9 +174,9 @@ class DistillationLoss(nn.Module):
         """
         counts = labels != IGNORED_LABEL
         if labels.ndim > 1 or not counts.all():
-            student_outputs = select_counted(student_outputs, counts)
+            student_outputs = select_valid(student_outputs, counts)
             if self.needs_teacher:
-                teacher_outputs = select_counted(teacher_outputs, counts)
+                teacher_outputs = select_valid(teacher_outputs, counts)
             labels = labels[counts]
         if len(labels) == 0:  # nothing to learn; the sum keeps the student in the graph
             return {self.ce: logits_of(student_outputs).sum()}

@@ -16,7 +16,7 @@ def logits_of(outputs: Any) -> Tensor:
     return outputs if isinstance(outputs, Tensor) else outputs.logits
 
 
-def select_counted(outputs: Any, counts: Tensor) -> Any:
+def select_valid(outputs: Any, counts: Tensor) -> Any:
     """
     The outputs of those examples (or tokens) that count, in one row each.
 

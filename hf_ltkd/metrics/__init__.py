@@ -1,5 +1,9 @@
 """Group accuracy for `Trainer(compute_metrics=...)`, and `GroupAccuracy`, the metric for `evaluate`."""
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from transformers import EvalPrediction
 
@@ -41,4 +45,10 @@ class group_accuracy:  # noqa: N801  # used like a function: compute_metrics=gro
         )
 
 
-__all__ = ["GroupAccuracy", "group_accuracy"]
+def without_prefix(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Without `eval_` before the names, and without the NaN of groups that have no test example."""
+    finite = {n: v for n, v in metrics.items() if not isinstance(v, float) or math.isfinite(v)}
+    return {name.removeprefix("eval_"): value for name, value in finite.items()}
+
+
+__all__ = ["GroupAccuracy", "group_accuracy", "without_prefix"]

@@ -1,9 +1,9 @@
-"""The paper's networks as `PreTrainedModel`; importing this makes the Auto classes know them."""
+"""The paper's networks as `PreTrainedModel`; after `import hf_ltkd` the Auto classes know them."""
 
 import re
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from .bottleneck_resnet import CifarBottleneckResNetConfig, CifarBottleneckResNetForImageClassification
 from .cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification
@@ -14,16 +14,17 @@ from .vgg import CifarVGGConfig, CifarVGGForImageClassification
 from .wide_resnet import CifarWideResNetConfig, CifarWideResNetForImageClassification
 
 
-for model_class in (
-    CifarBottleneckResNetForImageClassification,
-    CifarMobileNetV2ForImageClassification,
-    CifarResNetForImageClassification,
-    CifarShuffleNetV1ForImageClassification,
-    CifarVGGForImageClassification,
-    CifarWideResNetForImageClassification,
-):
-    AutoConfig.register(model_class.config_class.model_type, model_class.config_class, exist_ok=True)
-    AutoModelForImageClassification.register(model_class.config_class, model_class, exist_ok=True)
+MODEL_CLASSES: dict[type[PreTrainedConfig], type[PreTrainedModel]] = {
+    model_class.config_class: model_class
+    for model_class in (
+        CifarBottleneckResNetForImageClassification,
+        CifarMobileNetV2ForImageClassification,
+        CifarResNetForImageClassification,
+        CifarShuffleNetV1ForImageClassification,
+        CifarVGGForImageClassification,
+        CifarWideResNetForImageClassification,
+    )
+}
 
 # Beside them `resnet{depth}[x{width}]` and `wrn_{depth}_{width}`, whose names hold the numbers.
 NETWORKS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
@@ -89,7 +90,7 @@ def create_model(name: str, num_labels: int, image_size: int = 32, **config_kwar
             f"There is no network {name!r}: use resnet20, resnet8x4, or another depth 6n + 2 and width, wrn_40_2, or "
             f"another depth 6n + 4 and width, or one of {others}."
         )
-    return AutoModelForImageClassification.from_config(config)
+    return MODEL_CLASSES[type(config)](config)
 
 
 __all__ = [

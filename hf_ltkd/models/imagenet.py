@@ -9,34 +9,29 @@ no dropout, and torch's batch normalisation.
 
 from typing import Any
 
+import transformers
 from torch import nn
-from transformers import (
-    AutoModelForImageClassification,
-    MobileNetV1Config,
-    PreTrainedConfig,
-    PreTrainedModel,
-    ResNetConfig,
-)
 
 
-IMAGENET_NETWORKS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
+# The family in Transformers' class names, which are looked up when they are needed, and fields of the config.
+IMAGENET_NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet18": (
-        ResNetConfig,
+        "ResNet",
         {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2]},
     ),
     "resnet34": (
-        ResNetConfig,
+        "ResNet",
         {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512], "depths": [3, 4, 6, 3]},
     ),
-    "resnet50": (ResNetConfig, {}),
+    "resnet50": ("ResNet", {}),
     "mobilenet_v1": (
-        MobileNetV1Config,
+        "MobileNetV1",
         {"hidden_act": "relu", "tf_padding": False, "classifier_dropout_prob": 0.0, "layer_norm_eps": 1e-5},
     ),
 }
 
 
-def create_imagenet_model(name: str, **config_kwargs) -> PreTrainedModel:
+def create_imagenet_model(name: str, **config_kwargs) -> "transformers.PreTrainedModel":
     """
     A network of `IMAGENET_NETWORKS` with fresh weights.
 
@@ -44,8 +39,9 @@ def create_imagenet_model(name: str, **config_kwargs) -> PreTrainedModel:
         name (`str`): `resnet18`, `resnet34`, `resnet50` or `mobilenet_v1`.
         config_kwargs: Fields of the config, for instance `num_labels=1000`.
     """
-    config_class, fields = IMAGENET_NETWORKS[name]
-    model = AutoModelForImageClassification.from_config(config_class(**{**fields, **config_kwargs}))
+    family, fields = IMAGENET_NETWORKS[name]
+    config = getattr(transformers, f"{family}Config")(**{**fields, **config_kwargs})
+    model = getattr(transformers, f"{family}ForImageClassification")(config)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             # Transformers' MobileNetV1 has 0.9997, TensorFlow's decay, which makes torch keep the last batch alone.

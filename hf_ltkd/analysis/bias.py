@@ -1,0 +1,185 @@
+"""How biased a teacher is (Sec. 3.2 and Fig. 3 of the LTKD paper), and where a student's loss goes (Eq. 8)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from transformers import default_data_collator
+
+from ..groups import ClassGroups
+from ..losses.checks import logits_of
+from ..losses.ltkd import kl_decomposition, ltkd_loss
+from ..metrics.group_accuracy.group_accuracy import group_accuracies
+
+
+@dataclass(frozen=True)
+class GroupReport:
+    """
+    A model's answers to a set of images, by group.
+
+    Attributes:
+        accuracy (`dict[str, float]`): `accuracy` and `{group}_accuracy`, fractions.
+        probability (`list[float]`): The share of the model's probability that each group gets; they sum to 1.
+        images (`list[int]`): Images of each group.
+    """
+
+    accuracy: dict[str, float]
+    probability: list[float]
+    images: list[int]
+
+    @property
+    def favour(self) -> list[float]:
+        """`probability` over the group's share of the images: 1 without a bias, below 1 where too little is given."""
+        total = sum(self.images)
+        return [p * total / max(n, 1) for p, n in zip(self.probability, self.images, strict=True)]
+
+
+def group_report(model: nn.Module, dataset: Dataset, groups: ClassGroups, *, batch_size: int = 64) -> GroupReport:
+    """
+    Asks a model for every image once. Balanced images show the bias that training on long-tailed ones has left.
+
+    Args:
+        model (`torch.nn.Module`): A teacher or a student; its mode is left in eval.
+        dataset (`torch.utils.data.Dataset`): Gives the model's inputs and `labels`, for instance [`ImageDataset`].
+        groups ([`ClassGroups`]): The groups of the classes.
+        batch_size (`int`, *optional*, defaults to 64): Images that the model is asked for at once.
+    """
+    predictions, labels, mass = [], [], torch.zeros(groups.num_groups)
+    loader: DataLoader = DataLoader(dataset, batch_size, collate_fn=default_data_collator)
+    for batch_labels, (logits,) in _answers([model], loader):
+        predictions.append(logits.argmax(1).cpu())
+        labels.append(batch_labels)
+        mass += kl_decomposition(logits, logits, groups).teacher_group_probs.sum(0).cpu()
+    references = torch.cat(labels)
+    group_of_class = groups.group_of_class
+    accuracy = group_accuracies(
+        torch.cat(predictions).numpy(), references.numpy(), group_of_class.numpy(), groups.names
+    )
+    images = torch.bincount(group_of_class[references], minlength=groups.num_groups)
+    return GroupReport(accuracy, (mass / mass.sum()).tolist(), images.tolist())
+
+
+def teacher_group_mass(
+    teacher: nn.Module,
+    dataset: Dataset,
+    groups: ClassGroups,
+    *,
+    batch_size: int = 64,
+    temperature: float = 1.0,
+    seed: int = 0,
+    max_batches: int | None = None,
+) -> Tensor:
+    """
+    The sums of `p_Gᵀ` over each shuffled batch (Eq. 9), in the unit of Fig. 3: a row sums to `batch_size`.
+
+    Args:
+        teacher (`torch.nn.Module`): The teacher; its mode is left in eval.
+        dataset (`torch.utils.data.Dataset`): Gives the model's inputs and `labels`, for instance [`ImageDataset`].
+        groups ([`ClassGroups`]): The groups of the classes.
+        batch_size (`int`, *optional*, defaults to 64): The paper's. A last, smaller batch is left out.
+        temperature (`float`, *optional*, defaults to 1.0): The teacher's logits are divided by it.
+        seed (`int`, *optional*, defaults to 0): Of the order of the examples.
+        max_batches (`int`, *optional*, defaults to all): Batches to stop after.
+
+    Returns:
+        `torch.Tensor` of shape `[batches, groups]`.
+    """
+    loader = _shuffled(dataset, batch_size, seed)
+    rows = [
+        kl_decomposition(logits, logits, groups, temperature=temperature).teacher_group_probs.sum(0)
+        for _, (logits,) in islice(_answers([teacher], loader), max_batches)
+    ]
+    return torch.stack(rows).cpu()
+
+
+@dataclass(frozen=True)
+class LossParts:
+    """
+    The parts that Eq. 8 splits a student's loss into: means over the images, without `alpha`, `beta` and `T²`.
+
+    Attributes:
+        cross (`float`): `KL(p_Gᵀ ‖ p_Gˢ)` (Eq. 6).
+        rebalanced_cross (`float`): The same with the teacher's side calibrated over each batch (Eq. 9 to 11).
+        within (`list[float]`): `KL(p̃_Gᵀ ‖ p̃_Gˢ)` of each group (Eq. 7).
+        weighted_within (`list[float]`): The same times `p_Gᵀ`, as it stands in KD's loss (Eq. 8).
+    """
+
+    cross: float
+    rebalanced_cross: float
+    within: list[float]
+    weighted_within: list[float]
+
+    def kd_shares(self) -> list[float]:
+        """What part of KD's loss is cross-group, and within each group (Eq. 8); they sum to 1."""
+        return _shares([self.cross, *self.weighted_within])
+
+    def ltkd_shares(self, alpha: float, beta: float) -> list[float]:
+        """The same for LTKD (Eq. 14)."""
+        return _shares([alpha * self.rebalanced_cross, *(beta * within for within in self.within)])
+
+
+def loss_parts(
+    teacher: nn.Module,
+    dataset: Dataset,
+    groups: ClassGroups,
+    *,
+    student: nn.Module | None = None,
+    temperature: float = 4.0,
+    batch_size: int = 64,
+    seed: int = 0,
+    max_batches: int | None = None,
+) -> LossParts:
+    """
+    Where the loss of a student would go: the parts of Eq. 8, averaged over shuffled batches.
+
+    Args:
+        teacher (`torch.nn.Module`): The teacher; its mode is left in eval.
+        dataset (`torch.utils.data.Dataset`): The training images: gives the model's inputs and `labels`.
+        groups ([`ClassGroups`]): The groups of the classes.
+        student (`torch.nn.Module`, *optional*): A student, left in eval mode. `None` is one that knows nothing yet and
+            gives every class the same probability.
+        temperature (`float`, *optional*, defaults to 4.0): Both logits are divided by it.
+        batch_size (`int`, *optional*, defaults to 64): Eq. 9 sums over it. A last, smaller batch is left out.
+        seed (`int`, *optional*, defaults to 0): Of the order of the examples.
+        max_batches (`int`, *optional*, defaults to all): Batches to stop after.
+    """
+    models = [teacher] if student is None else [teacher, student]
+    rows = []
+    for _, (teacher_logits, *others) in islice(_answers(models, _shuffled(dataset, batch_size, seed)), max_batches):
+        logits = others[0] if others else torch.zeros_like(teacher_logits)
+        kl = kl_decomposition(logits, teacher_logits, groups, temperature=temperature)
+        rebalanced = ltkd_loss(logits, teacher_logits, groups, alpha=1, beta=0, temperature=temperature)
+        parts = [kl.cross.mean()[None], rebalanced[None] / temperature**2, kl.within.mean(0)]
+        rows.append(torch.cat([*parts, (kl.teacher_group_probs * kl.within).mean(0)]).cpu())
+    cross, rebalanced_cross, *within = torch.stack(rows).double().mean(0).tolist()
+    return LossParts(cross, rebalanced_cross, within[: groups.num_groups], within[groups.num_groups :])
+
+
+def _shares(parts: list[float]) -> list[float]:
+    return [part / (sum(parts) or 1.0) for part in parts]
+
+
+def _shuffled(dataset: Dataset, batch_size: int, seed: int) -> DataLoader:
+    return DataLoader(
+        dataset,
+        batch_size,
+        shuffle=True,
+        drop_last=len(dataset) >= batch_size,  # type: ignore[arg-type]
+        generator=torch.Generator().manual_seed(seed),
+        collate_fn=default_data_collator,
+    )
+
+
+@torch.no_grad()
+def _answers(models: Sequence[nn.Module], loader: DataLoader) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """Labels of each batch, and the logits of each model."""
+    for model in models:
+        model.eval()
+    for batch in loader:
+        labels = batch.pop("labels")
+        devices = [next(model.parameters()).device for model in models]
+        inputs = [{name: value.to(device) for name, value in batch.items()} for device in devices]
+        yield labels, [logits_of(model(**given)) for model, given in zip(models, inputs, strict=True)]

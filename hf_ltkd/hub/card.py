@@ -1,0 +1,271 @@
+"""The card of a student, from what was logged and measured; what is not known is left out."""
+
+import csv
+import html
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ..data.long_tail import LongTailSplit
+from ..groups import ClassGroups
+from ..metrics import without_prefix
+from ..utils import read_json, replacing
+from .describe import is_hub_id, onnx_measurements
+from .names import (
+    ARGUMENTS_NAME,
+    CLASS_GROUPS_NAME,
+    CLASS_PICTURE,
+    GROUP_PICTURE,
+    ONNX_FILES,
+    PICTURES,
+    RUN_NAME,
+    SPLIT_NAME,
+)
+
+
+TEMPLATE = Path(__file__).parent / "templates" / "student_card.md"
+# The last words of a model's class name, and the Hub's name of the task.
+TASKS = {
+    "ForImageClassification": "image-classification",
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForAudioClassification": "audio-classification",
+    "ForVideoClassification": "video-classification",
+}
+
+
+def write_model_card(
+    folder: str | os.PathLike,
+    *,
+    repo_id: str | None = None,
+    model_name: str | None = None,
+    dataset: str | list[str] | None = None,
+    dataset_split: str = "test",
+    dataset_tags: str | list[str] | None = None,
+    dataset_args: str | list[str] | None = None,
+    teacher_name: str | None = None,
+    teacher_metrics: Mapping[str, Any] | None = None,
+    plain_student_metrics: Mapping[str, Any] | None = None,
+    language: str | None = None,
+    license: str | None = None,
+    tags: str | list[str] | None = None,
+    tasks: str | list[str] | None = None,
+    finetuned_from: str | None = None,
+) -> Path:
+    """
+    Writes `README.md` and its pictures into a student's folder.
+
+    Everything measured comes from the folder's own files: `distillation.json` and `training_arguments.json` (written
+    by [`DistillationTrainer`]), `class_groups.json`, `long_tail.json`, `eval_results.json`,
+    `onnx/measurements.json` (of `examples/export_onnx.py`), `emissions.csv` of codecarbon, the config and the weights.
+    A file that is missing leaves its part out.
+
+    Args:
+        folder (`str` or `os.PathLike`): The student's folder.
+        repo_id (`str`, *optional*): Where it will lie on the Hub, for the lines that load it.
+        model_name (`str`, *optional*): The title; the last part of `repo_id` or the folder's name by default.
+        dataset (`str` or `list[str]`, *optional*): The name of the full dataset, its Hub id where it has one. Without
+            it the card has no `model-index`, which must name one.
+        dataset_split (`str`, *optional*, defaults to `"test"`): The split that was evaluated on.
+        dataset_tags, dataset_args (`str` or `list[str]`, *optional*): Its Hub id if `dataset` is none; its
+            configuration.
+        teacher_name (`str`, *optional*): The teacher's Hub id, where it was loaded from a folder.
+        teacher_metrics, plain_student_metrics (`Mapping`, *optional*):
+            Accuracies as fractions of the teacher and of the same student trained without one, named as those of
+            [`group_accuracy`] with or without `eval_`, such as an `eval_results.json`; with `class_accuracy`, a list
+            of one fraction a class, they are drawn too.
+        language, license, tags, tasks, finetuned_from: As in `Trainer.create_model_card`.
+
+    Returns:
+        `Path`: of the card.
+    """
+    folder = Path(folder)
+    run, config, arguments = (read_json(folder / n) for n in (RUN_NAME, "config.json", ARGUMENTS_NAME))
+    groups = ClassGroups.from_pretrained(folder) if (folder / CLASS_GROUPS_NAME).is_file() else None
+    cut = LongTailSplit.from_pretrained(folder) if (folder / SPLIT_NAME).is_file() else None
+    if cut is not None and cut.class_counts == cut.full_class_counts:
+        cut = None  # nothing was cut
+    # The run's own evaluation is of the very weights; the file is what a script wrote after saving them.
+    student = without_prefix(run.get("metrics") or read_json(folder / "eval_results.json"))
+    student["class_accuracy"] = run.get("class_accuracy")
+    results = {
+        "teacher": without_prefix(teacher_metrics or {}),
+        "plain student": without_prefix(plain_student_metrics or {}),
+        "this student": student,
+    }
+    results = {name: metrics for name, metrics in results.items() if "accuracy" in metrics}
+    _draw(folder, results, groups)
+
+    datasets, repo_id = _as_list(dataset), repo_id if is_hub_id(repo_id or "") else None
+    name = _one_line(model_name or (repo_id or folder.absolute().name).split("/")[-1])
+    architecture = (config.get("architectures") or [""])[0]
+    kind = next((kind for kind in TASKS if architecture.endswith(kind)), "")
+    task = _as_list(tasks)[0] if tasks else TASKS.get(kind)
+    split_args: dict[str, Any] = {}
+    if cut is not None:
+        split_args = {"imbalance_factor": cut.imbalance_factor, "split_seed": cut.seed}
+    if "seed" in arguments:
+        split_args["training_seed"] = arguments["seed"]
+    metrics = ["accuracy", *(f"{group}_accuracy" for group in (groups.names if groups else ()))]
+    eval_results = [
+        EvalResult(
+            task_type=task or "other",
+            dataset_type=_one_line((_as_list(dataset_tags) or datasets)[0]),
+            dataset_name=_one_line(datasets[0]),
+            dataset_config=", ".join(map(_one_line, _as_list(dataset_args))) or None,
+            dataset_split=_one_line(dataset_split),
+            dataset_args=split_args or None,
+            metric_type="accuracy",
+            metric_name=_one_line(metric.replace("_", " ").capitalize()),
+            metric_value=student[metric],
+        )
+        for metric in metrics
+        if datasets and metric in student
+    ]
+    emissions = _emissions(folder)
+    data = ModelCardData(
+        language=language,
+        license=license,
+        library_name="transformers",
+        pipeline_tag=task,
+        tags=list(dict.fromkeys(["hf_ltkd", "knowledge-distillation", "long-tailed", *_as_list(tags)])),
+        datasets=[name for name in map(_one_line, _as_list(dataset_tags) or datasets) if is_hub_id(name)] or None,
+        base_model=finetuned_from,
+        metrics=["accuracy"] if student.get("accuracy") is not None else None,
+        model_name=name,
+        eval_results=eval_results or None,
+        co2_eq_emissions=emissions and {"emissions": emissions["grams"], "source": "codecarbon"},
+    )
+    teacher = {**(run.get("teacher") or {}), **({"name": teacher_name} if teacher_name else {})}
+    labels = {int(i): str(label) for i, label in (config.get("id2label") or {}).items()}
+    card = ModelCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        name=escape(name),
+        repo_id=repo_id or "path/to/this/folder",
+        on_hub=repo_id is not None,
+        task=task,
+        auto_class=f"AutoModel{kind}",
+        prepares_input=any(
+            (folder / name).is_file() for name in ("preprocessor_config.json", "tokenizer_config.json")
+        ),
+        remote_code=bool(config.get("auto_map")),
+        needs_package=not config.get("auto_map") and str(config.get("model_type")).startswith("cifar_"),
+        run=run,
+        teacher=teacher,
+        file_bytes=sum(path.stat().st_size for path in folder.glob("model*.safetensors")),
+        networks=[
+            (n, d) for n, d in (("teacher", teacher), ("student", run.get("student"))) if d and "parameters" in d
+        ],
+        loss=run.get("loss"),
+        training=run.get("training") or {},
+        arguments=arguments,
+        dataset=", ".join(map(escape, datasets)),
+        split=escape(_one_line(dataset_split)),
+        groups=groups and _group_rows(groups, results),
+        results={name: metrics["accuracy"] for name, metrics in results.items()},
+        counts=groups.class_counts if groups else None,
+        cut=cut,
+        class_rows=_class_rows(labels, groups, student.get("class_accuracy")),
+        pictures=[picture for picture in PICTURES if (folder / picture).is_file()],
+        changes=_changes(groups, results),
+        emissions=emissions,
+        onnx=onnx_measurements(folder),
+        onnx_files=[name for name in ONNX_FILES[:-1] if (folder / name).is_file()],
+        escape=escape,
+        milliseconds=lambda times: f"{times['median']:.3g} ({times['p90']:.3g})",
+        percent=lambda fraction: f"{100 * fraction:.1f}",
+        points=lambda difference: f"{100 * difference:+.1f}",
+        brief=_brief,
+    )
+    with replacing(folder / "README.md") as file:
+        card.save(file)
+    return folder / "README.md"
+
+
+def escape(text: Any) -> str:
+    """Any text as plain words in Markdown and HTML, on one line."""
+    return re.sub(r"([\\`*_{}\[\]#!|~$@:])", r"\\\1", html.escape(_one_line(text), quote=False))
+
+
+def _one_line(text: Any) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+
+
+def _brief(value: Any) -> str:
+    """A hyper-parameter in a table cell."""
+    if isinstance(value, list | tuple) and len(value) > 10:
+        return f"{len(value)} values from {min(value):.4g} to {max(value):.4g}"
+    return escape(value)
+
+
+def _as_list(values: str | list[str] | None) -> list[str]:
+    return [values] if isinstance(values, str) else list(values or [])
+
+
+def _emissions(folder: Path) -> dict[str, float] | None:
+    """The last run in codecarbon's table: kilograms of CO2 equivalents and kilowatt-hours."""
+    path = folder / "emissions.csv"
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.is_file() else []
+    if not rows or not rows[-1].get("emissions"):
+        return None
+    return {"grams": 1000 * float(rows[-1]["emissions"]), "kwh": float(rows[-1].get("energy_consumed") or 0)}
+
+
+def _group_rows(groups: ClassGroups, results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    rows = []
+    for index, name in enumerate(groups.names):
+        classes = (groups.group_of_class == index).nonzero().flatten().tolist()
+        images = [groups.class_counts[c] for c in classes] if groups.class_counts else None
+        accuracy = [metrics.get(f"{name}_accuracy") for metrics in results.values()]
+        rows.append({"name": escape(name), "classes": len(classes), "images": images, "accuracy": accuracy})
+    return rows
+
+
+def _class_rows(labels: dict[int, str], groups: ClassGroups | None, accuracy: list | None) -> list[tuple]:
+    if groups is None or len(labels) != groups.num_classes:
+        return []
+    counts = groups.class_counts or [""] * groups.num_classes
+    return [
+        (
+            escape(labels[c]),
+            escape(groups.names[groups.group_of_class[c]]),
+            counts[c],
+            "" if not accuracy or accuracy[c] is None else f"{100 * accuracy[c]:.1f}",
+        )
+        for c in sorted(labels)
+    ]
+
+
+def _changes(
+    groups: ClassGroups | None, results: Mapping[str, Mapping[str, Any]]
+) -> dict[str, list[tuple[str, float]]]:
+    """Accuracy of this student less that of the others, by group."""
+    changes = {}
+    ours = results.get("this student", {})
+    for other in ("plain student", "teacher"):
+        metrics = results.get(other, {})
+        names = [n for n in (groups.names if groups else ()) if f"{n}_accuracy" in metrics and f"{n}_accuracy" in ours]
+        if names:
+            changes[other] = [(escape(n), ours[f"{n}_accuracy"] - metrics[f"{n}_accuracy"]) for n in names]
+    return changes
+
+
+def _draw(folder: Path, results: Mapping[str, Mapping[str, Any]], groups: ClassGroups | None) -> None:
+    from ..analysis.plots import plot_class_accuracy, plot_group_accuracy  # here: importing matplotlib takes its time
+
+    for picture in PICTURES:  # of earlier numbers
+        (folder / picture).unlink(missing_ok=True)
+    if groups is None:
+        return
+    names = [f"{name}_accuracy" for name in groups.names] + ["accuracy"]
+    bars = {m: {n: [v[n]] for n in names} for m, v in results.items() if all(n in v for n in names)}
+    if "this student" in bars:
+        plot_group_accuracy(bars, groups, folder / GROUP_PICTURE)
+    classes = {m: v["class_accuracy"] for m, v in results.items() if len(v.get("class_accuracy") or []) > 1}
+    if "this student" in classes:
+        plot_class_accuracy(classes, groups, folder / CLASS_PICTURE)

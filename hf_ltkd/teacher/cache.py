@@ -1,0 +1,252 @@
+"""The teacher's logits of every example and view, on disk, so that the teacher runs once."""
+
+import hashlib
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from ..data.augment import LabelledImages
+from ..losses.checks import logits_of
+from .live import ask_teacher, load_teacher, teacher_fingerprint
+from .logit_files import LogitFiles
+
+
+class TeacherCache:
+    """
+    Logits of a frozen teacher, memory-mapped from disk. [`TeacherCache.build`] makes them, [`TeacherCache.open`] finds
+    them again.
+
+    View `v` is what the dataset hands out in epoch `v`. As many views as epochs give what a live teacher gives; with
+    fewer, the epochs go round them: less disk, less variety. Losses on hidden states (ReviewKD, CAT-KD) need a live
+    teacher, because only logits are here.
+
+    Pixels are the same bit for bit. Logits are the teacher's without autocast, asked in batches of exactly
+    `batch_size`; in batches of another size, on another device or with more threads a network may round differently.
+    Measured on one CPU thread in float32, each network of [`create_model`] gave an example the same bits in every
+    batch of 16 and more: there, training equals live distillation bit for bit, but for a last batch of fewer
+    (`dataloader_drop_last=True` leaves it out). Elsewhere, build with the training's batch size per device.
+
+    Attributes:
+        directory (`Path`): The folder.
+        manifest (`dict`): What `manifest.json` says: all of these, and what the logits come from, as fingerprints.
+        num_examples, num_classes, views (`int`), dtype (`str`, `"float32"` or `"float16"`): What is in it.
+    """
+
+    def __init__(self, files: LogitFiles):
+        self._files = files
+        self.directory: Path = files.directory
+        self.manifest: dict[str, Any] = files.manifest
+        self.num_examples: int = self.manifest["num_examples"]
+        self.num_classes: int = self.manifest["num_classes"]
+        self.views: int = self.manifest["views"]
+        self.dtype: str = self.manifest["dtype"]
+
+    @classmethod
+    def build(
+        cls,
+        directory: str | os.PathLike,
+        teacher: nn.Module,
+        dataset: LabelledImages,
+        *,
+        views: int,
+        dtype: str = "float32",
+        batch_size: int = 64,
+        shard_examples: int = 8192,
+        device: str | torch.device | None = None,
+        num_workers: int = 0,
+        progress: bool = True,
+    ) -> "TeacherCache":
+        """
+        Asks the teacher for every view of every example, or for what an interrupted build has left out.
+
+        Under `torchrun` the ranks share the work. Each shard is there whole or not at all: a build that was killed
+        goes on when called again, to the same bytes. One build at a time may write to a folder. The teacher stays on
+        `device`, frozen and in eval mode.
+
+        Args:
+            directory (`str` or `os.PathLike`): A new or empty folder, or one of the same cache.
+            teacher (`torch.nn.Module`): Takes `pixel_values`; gives logits `[batch, classes]`, or outputs with them.
+            dataset ([`ImageDataset`] or [`LazyImageDataset`]): The training images. It keeps its view.
+            views (`int`): Views of each example; the number of epochs to reproduce a live teacher.
+            dtype (`str`, *optional*, defaults to `"float32"`): `"float32"`, or `"float16"` for half of the disk.
+            batch_size (`int`, *optional*, defaults to 64): Examples that the teacher is asked for at once.
+            shard_examples (`int`, *optional*, defaults to 8192): The most examples in a file; all get about as many.
+            device (`str` or `torch.device`, *optional*): Where the teacher runs; by default where Accelerate trains.
+            num_workers (`int`, *optional*, defaults to 0): Processes that decode images.
+            progress (`bool`, *optional*, defaults to `True`): Whether the main process shows the size and a bar.
+
+        Raises:
+            `ValueError`: if an argument is not valid, or the folder holds other files, another cache or a damaged
+                shard. Nothing is overwritten.
+            `OSError`: if the disk is too small, before anything is built, or cannot be written; finished shards stay.
+            `FloatingPointError`: if logits are NaN, infinite or too large for float16; it names example and view.
+        """
+        if not isinstance(dataset, LabelledImages) or len(dataset) == 0:
+            raise ValueError(
+                f"dataset is empty or of another kind ({type(dataset).__name__}): give an ImageDataset or a "
+                "LazyImageDataset, which hand out the same pixels whenever they are asked for a view."
+            )
+        for name, value in {"views": views, "batch_size": batch_size, "shard_examples": shard_examples}.items():
+            if value < 1:
+                raise ValueError(f"{name}={value} is not valid: it must be 1 or more.")
+        if dtype not in ("float32", "float16"):
+            raise ValueError(f"dtype={dtype!r} is not valid: choose 'float32' or 'float16'.")
+        state = PartialState(cpu=not torch.accelerator.is_available())  # without cpu=True ranks on CPUs are not seen
+        device = torch.device(device or state.device)
+        teacher = load_teacher(teacher).to(device)
+        bar = tqdm(desc="Asking the teacher", unit="batch", disable=not (progress and state.is_main_process))
+
+        def ask(view: int, rows: range) -> Tensor:
+            dataset.set_epoch(view)
+            # All batches are full, because rounding can depend on their size: the last one goes on past `rows`.
+            batches = math.ceil(len(rows) / batch_size)
+            order = [(rows.start + i) % len(dataset) for i in range(batches * batch_size)]
+            # Its own generator: drawing from the global one would change what is initialised afterwards.
+            own = torch.Generator()
+            logits = []
+            for batch in DataLoader(dataset, batch_size, sampler=order, num_workers=num_workers, generator=own):
+                inputs = {"pixel_values": batch["pixel_values"].to(device)}
+                outputs = ask_teacher(teacher, inputs, torch.autocast(device.type, enabled=False))
+                logits.append(logits_of(outputs).float().cpu())
+                bar.update()
+            return torch.cat(logits)[: len(rows)]
+
+        view_before = dataset.view
+        try:
+            shape = ask(0, range(1)).shape
+            if len(shape) != 2:
+                raise ValueError(f"The teacher gives logits of shape {tuple(shape)}, expected [batch, classes].")
+            manifest = {
+                **_fingerprints(teacher),
+                "dataset": dataset.fingerprint,
+                "num_examples": len(dataset),
+                "num_classes": shape[1],
+                "views": views,
+                "dtype": dtype,
+                "batch_size": batch_size,
+                "shard_examples": math.ceil(len(dataset) / math.ceil(len(dataset) / shard_examples)),
+            }
+            files = LogitFiles(directory, manifest)
+            found = LogitFiles.open(directory)
+            if found is not None:
+                found.compare(manifest)
+            missing = files.missing()
+            size = files.check_space(missing)
+            if not bar.disable:
+                bar.write(f"Teacher logits in {str(directory)!r}: {size}.", file=sys.stderr)
+            state.wait_for_everyone()  # every rank has looked at the folder before one of them writes
+            if state.is_main_process:
+                files.write_manifest()
+            state.wait_for_everyone()
+            mine = [shard for shard in files.shards[state.process_index :: state.num_processes] if shard in missing]
+            bar.reset(total=sum(math.ceil(len(files.rows(start)) / batch_size) for _, start in mine))
+            for view, start in mine:
+                files.write_shard(view, start, ask(view, files.rows(start)))
+        finally:
+            bar.close()
+            dataset.set_epoch(view_before)
+        state.wait_for_everyone()
+        if state.is_main_process:
+            files.remove_unfinished()
+        return cls.open(directory)
+
+    @classmethod
+    def open(
+        cls, directory: str | os.PathLike, *, teacher: nn.Module | None = None, dataset: LabelledImages | None = None
+    ) -> "TeacherCache":
+        """
+        Opens a complete cache, and compares it with `teacher` and `dataset` where they are given.
+
+        Raises:
+            `ValueError`: if there is no cache, it is not complete or damaged, or it was built with something else.
+        """
+        files = LogitFiles.open(directory)
+        if files is None:
+            raise ValueError(f"{str(directory)!r} holds no teacher cache: build it with TeacherCache.build.")
+        files.check_complete()
+        cache = cls(files)
+        cache.check(teacher=teacher, dataset=dataset)
+        return cache
+
+    def check(self, *, teacher: nn.Module | None = None, dataset: LabelledImages | None = None) -> None:
+        """
+        Raises:
+            `ValueError`: if the cache was built with another teacher (class, weights, configuration) or another
+                dataset (images, labels, normalisation, transform, seed); it names both.
+        """
+        if teacher is not None:
+            self._files.compare(_fingerprints(teacher))
+        if dataset is not None:
+            self._files.compare({"dataset": dataset.fingerprint})
+
+    def logits(self, indices: Sequence[int] | np.ndarray | Tensor, view: int) -> Tensor:
+        """
+        The logits of these examples in this view, `[len(indices), classes]`, in float32.
+
+        Raises:
+            `IndexError`: if an example or the view is not in the cache.
+        """
+        return torch.from_numpy(self._files.read(np.asarray(indices, dtype=np.int64), view))
+
+
+class CachedTeacherDataset(Dataset):
+    """
+    The items of a dataset with the teacher's logits of the same view: `teacher_logits` `[classes]`, float32.
+
+    Args:
+        dataset ([`ImageDataset`] or [`LazyImageDataset`]): What the cache was built from.
+        cache ([`TeacherCache`]): Its teacher's logits.
+
+    Raises:
+        `ValueError`: if the cache was built from another dataset.
+    """
+
+    def __init__(self, dataset: LabelledImages, cache: TeacherCache):
+        cache.check(dataset=dataset)
+        self.dataset = dataset
+        self.cache = cache
+
+    @property
+    def labels(self) -> Tensor:
+        return self.dataset.labels
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the view of every example; the epochs go round the views of the cache."""
+        self.dataset.set_epoch(epoch % self.cache.views)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
+        # The dataset's view is in shared memory: pixels and logits agree on it in worker processes, too.
+        logits = self.cache.logits(np.asarray(indices) % len(self), self.dataset.view)
+        items = self.dataset.__getitems__(indices)
+        return [{**item, "teacher_logits": row} for item, row in zip(items, logits, strict=True)]
+
+
+def _fingerprints(teacher: nn.Module) -> dict[str, str]:
+    """Weights, class and configuration; not where they were loaded from."""
+    if isinstance(teacher, PreTrainedModel):
+        unrelated = ("_name_or_path", "architectures", "dtype", "transformers_version")
+        config = {name: value for name, value in teacher.config.to_dict().items() if name not in unrelated}
+        description = json.dumps(config, sort_keys=True, default=str)
+    else:
+        description = re.sub(" at 0x[0-9a-f]+", "", repr(teacher))
+    digest = hashlib.sha256(description.encode()).hexdigest()[:16]
+    return {"teacher": teacher_fingerprint(teacher), "teacher_config": f"{type(teacher).__name__} {digest}"}

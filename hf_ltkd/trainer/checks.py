@@ -1,0 +1,165 @@
+"""What [`DistillationTrainer`] checks: whether teacher, student, loss and data fit; and why a loss is not finite."""
+
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel, TrainingArguments
+
+from ..data.augment import ImageDataset, LabelledImages
+from ..losses.base import DistillationLoss
+from ..losses.checks import IGNORED_LABEL, logits_of
+from ..teacher.cache import CachedTeacherDataset, TeacherCache
+from ..teacher.live import check_same_classes
+from .training_args import DistillationTrainingArguments
+
+
+def check_loss_and_teacher(distillation_loss: Any, student: nn.Module | None, teacher: Any) -> None:
+    """
+    Raises:
+        `ValueError`: if the loss is none, needs a teacher and gets none, or if teacher and student are one object.
+    """
+    if not isinstance(distillation_loss, DistillationLoss):
+        raise ValueError(
+            f"distillation_loss is a {type(distillation_loss).__name__}: give a DistillationLoss such as "
+            "LTKDLoss(groups) or KDLoss()."
+        )
+    if distillation_loss.needs_teacher and teacher is None:
+        raise ValueError(
+            f"{type(distillation_loss).__name__} needs a teacher: pass teacher_model (a model, a Hub id or a "
+            "folder), or train without one with CrossEntropyLoss()."
+        )
+    if student is not None and teacher is student:
+        raise ValueError("Teacher and student are the same object: load the model twice to distil it into itself.")
+
+
+def check_model(student: nn.Module, teacher: nn.Module | None, distillation_loss: DistillationLoss) -> None:
+    """
+    Raises:
+        `ValueError`: if the student's classes are not those of the teacher or of the loss.
+    """
+    if teacher is not None:
+        check_same_classes(student, teacher)
+    num_classes = distillation_loss.num_classes
+    if isinstance(student, PreTrainedModel) and num_classes not in (None, student.config.num_labels):
+        raise ValueError(
+            f"The groups or counts of {type(distillation_loss).__name__} are for {num_classes} classes, the "
+            f"student has {student.config.num_labels}: make them from the counts of all its classes."
+        )
+
+
+def check_overlap(device: torch.device, teacher: nn.Module | None) -> None:
+    """
+    Raises:
+        `ValueError`: if there is no GPU, or no live teacher, for the teacher's work to be done beside the student's.
+    """
+    if device.type != "cuda" or teacher is None:
+        raise ValueError(
+            f"overlap_teacher=True needs a live teacher on a GPU; this training runs on {device.type} with "
+            f"{'no live teacher' if teacher is None else 'one'}: leave overlap_teacher out."
+        )
+
+
+def check_cache(
+    cache: TeacherCache, student: nn.Module | None, distillation_loss: DistillationLoss, args: TrainingArguments | None
+) -> None:
+    """
+    Raises:
+        `ValueError`: if the loss or the evaluation needs more of the teacher than its cached logits, or if they are
+        for
+            another number of classes.
+    """
+    if distillation_loss.needs_hidden_states:
+        raise ValueError(
+            f"{type(distillation_loss).__name__} compares hidden states and a TeacherCache holds logits alone: pass "
+            "the teacher itself as teacher_model."
+        )
+    if isinstance(args, DistillationTrainingArguments) and args.eval_with_teacher:
+        raise ValueError(
+            "eval_with_teacher=True asks the teacher for the evaluation images and a TeacherCache holds training "
+            "images alone: leave it out, or pass the teacher itself as teacher_model."
+        )
+    if isinstance(student, PreTrainedModel) and student.config.num_labels != cache.num_classes:
+        raise ValueError(
+            f"The cached teacher has {cache.num_classes} classes, the student {student.config.num_labels}: create the "
+            f"student with num_labels={cache.num_classes}, or choose another teacher."
+        )
+
+
+def check_labels(name: str, dataset: Any, student: nn.Module) -> None:
+    """
+    Looks at the labels of a dataset where they are at hand, without decoding anything.
+
+    Raises:
+        `ValueError`: if one is outside the student's classes (-100, which counts nowhere, is not).
+    """
+    if not isinstance(student, PreTrainedModel):
+        return
+    if isinstance(dataset, LabelledImages | CachedTeacherDataset):
+        labels = dataset.labels.numpy()
+    elif isinstance(dataset, datasets.Dataset):
+        column = next((c for c in ("labels", "label", "label_ids") if c in dataset.column_names), None)
+        if column is None or dataset.format["type"] == "custom":
+            return  # a transform or the collator makes the labels
+        feature = dataset.features[column]
+        if not isinstance(feature, datasets.ClassLabel) and getattr(feature, "dtype", "")[:3] != "int":
+            return  # labels of tokens
+        labels = np.asarray(dataset.select_columns([column]).with_format("numpy")[:][column])
+    else:
+        return
+    labels = labels[labels != IGNORED_LABEL]
+    num_labels = int(student.config.num_labels)  # type: ignore[arg-type]
+    if len(labels) and (labels.min() < 0 or labels.max() >= num_labels):
+        wrong = labels.min() if labels.min() < 0 else labels.max()
+        raise ValueError(
+            f"{name} has the label {wrong}, outside the student's classes 0 to {num_labels - 1}: "
+            "create the student with enough classes, or correct the labels."
+        )
+
+
+def check_device(name: str, dataset: Any, args: TrainingArguments) -> None:
+    """
+    Raises:
+        `ValueError`: if images are on a GPU (`data_device`) and the DataLoader would send or pin them.
+    """
+    images = dataset.dataset if isinstance(dataset, CachedTeacherDataset) else dataset
+    if not isinstance(images, ImageDataset) or images.device.type == "cpu":
+        return
+    if args.dataloader_num_workers or args.dataloader_pin_memory:
+        raise ValueError(
+            f"The images of {name} are on {images.device}, where worker processes cannot use them and memory cannot "
+            "be pinned: set dataloader_num_workers=0 and dataloader_pin_memory=False, or leave out data_device."
+        )
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, distillation_loss: DistillationLoss) -> None:
+    """
+    Raises:
+        `ValueError`: if an optimizer of the user's own leaves out parameters of the loss.
+    """
+    given = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    missing = [name for name, p in distillation_loss.named_parameters() if id(p) not in given]
+    if missing:
+        raise ValueError(
+            f"The optimizer does not train {len(missing)} parameters of {type(distillation_loss).__name__}: "
+            "give it distillation_loss.parameters() too, or let the trainer make the optimizer."
+        )
+
+
+def blame(step: int, terms: dict[str, torch.Tensor], student_outputs: Any, teacher_outputs: Any) -> str:
+    """Why the loss of a step is not finite, and what to do about it."""
+    if teacher_outputs is not None and not torch.isfinite(logits_of(teacher_outputs)).all():
+        return (
+            f"The teacher's logits hold NaN or Inf at step {step}: check its weights and its input, or run it in "
+            "float32. The last checkpoint is untouched."
+        )
+    if not torch.isfinite(logits_of(student_outputs)).all():
+        culprit = "the student's logits hold NaN or Inf"
+    else:
+        culprit = "not finite: " + ", ".join(name for name, term in terms.items() if not torch.isfinite(term))
+    return (
+        f"The loss is not finite at step {step} ({culprit}): lower the learning rate or the loss weights, add "
+        "warmup_epochs, or resume from the last checkpoint, which is untouched."
+    )

@@ -1,0 +1,270 @@
+"""A Trainer that writes beside the student's weights what explains them, and pushes both."""
+
+import json
+import logging
+import os
+import platform
+import shutil
+import tempfile
+from concurrent.futures import Future
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from huggingface_hub import CommitInfo
+from torch import nn
+from transformers import Trainer
+from transformers.trainer_utils import EvalLoopOutput, HubStrategy
+from transformers.utils import PushInProgress
+from transformers.utils.hub import hf_api
+
+import hf_ltkd
+
+from ..hub.card import write_model_card
+from ..hub.describe import describe_model
+from ..hub.names import ARGUMENTS_NAME, RUN_NAME
+from ..hub.push import add_code, explained, explanation, files_to_publish, upload_patterns
+from ..losses.base import DistillationLoss
+from ..metrics import group_accuracy, without_prefix
+from ..metrics.group_accuracy.group_accuracy import class_accuracies
+from ..teacher.cache import TeacherCache
+from ..utils import write_json
+from .checkpoints import TRAINER_STATE_NAME
+from .training_args import DistillationTrainingArguments, public_arguments
+
+
+logger = logging.getLogger(__name__)
+
+
+class HubTrainer(Trainer):
+    """The part of [`DistillationTrainer`] that writes files beside the student's weights and pushes them."""
+
+    distillation_loss: DistillationLoss
+    teacher_model: nn.Module | None
+    teacher_cache: TeacherCache | None
+    _evaluations: list[dict[str, Any]] | None = None
+    _described: tuple[Any, dict[str, Any]] | None = None
+
+    @property
+    def class_groups(self):
+        """The [`ClassGroups`] of the loss or of the metric, whichever has them, or `None`."""
+        metric_groups = self.compute_metrics.groups if isinstance(self.compute_metrics, group_accuracy) else None
+        return getattr(self.distillation_loss, "groups", metric_groups)
+
+    @property
+    def student_description(self) -> dict[str, Any]:
+        """[`describe_model`] of the student, looked at once."""
+        if self._described is None or self._described[0] is not self.model:
+            self._described = self.model, describe_model(self.accelerator.unwrap_model(self.model))
+        return self._described[1]
+
+    @cached_property
+    def teacher_description(self) -> dict[str, Any] | None:
+        """[`describe_model`] of the teacher, or the fingerprint that its cached logits carry."""
+        if self.teacher_cache is not None:
+            return {"fingerprint": self.teacher_cache.manifest["teacher"]}
+        return None if self.teacher_model is None else describe_model(self.teacher_model)
+
+    @property
+    def run_description(self) -> dict[str, Any]:
+        """What is known of the run, as JSON values without paths; saved as `distillation.json`."""
+
+        args, state, evaluation = self.args, self.state, self.evaluation or {}
+        loss, device = self.distillation_loss, args.device.type
+        name = torch.cuda.get_device_name() if device == "cuda" else f"{device.upper()} ({platform.machine()})"
+        runtime = [entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry]
+        return {
+            "student": self.student_description,
+            "teacher": self.teacher_description,
+            "loss": {"class": type(loss).__name__, "source": loss.source, "hyper_parameters": loss.hyper_parameters()},
+            "metrics": without_prefix(evaluation.get("metrics", {})),
+            "class_accuracy": evaluation.get("class_accuracy"),
+            "test_examples": evaluation.get("examples"),
+            "training": {
+                "steps": state.global_step,
+                "epochs": state.epoch,
+                "seconds": runtime[-1] if runtime else None,
+                "examples_per_step": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+                "hardware": f"{args.world_size} × {name}",
+                "versions": {package.__name__: package.__version__ for package in (hf_ltkd, torch, transformers)},
+            },
+        }
+
+    def evaluation_loop(self, *args, **kwargs) -> EvalLoopOutput:
+        """Remembers the metrics of `evaluate` and, where it sees the predictions, the accuracy of each class."""
+        output = super().evaluation_loop(*args, **kwargs)
+        if kwargs.get("metric_key_prefix") == "eval" and output.metrics:
+            evaluation = {
+                "state": self.state,  # another object in each training
+                "step": self.state.global_step,
+                "in_training": self.is_in_train,
+                "examples": output.num_samples,
+                "metrics": dict(output.metrics),
+                "class_accuracy": _class_accuracy(output, self.class_groups),
+            }
+            self._evaluations = [*(self._evaluations or []), evaluation]
+        return output
+
+    @property
+    def evaluation(self) -> dict[str, Any] | None:
+        """The last evaluation of the weights that the model has now, or `None` if there was none."""
+        for evaluation in reversed(self._evaluations or []):
+            best = evaluation["in_training"] and self.args.load_best_model_at_end and not self.is_in_train
+            step = self.state.best_global_step if best else self.state.global_step
+            if evaluation["state"] is self.state and evaluation["step"] == step:
+                return evaluation
+        return None
+
+    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
+        args, folder = self.args, Path(output_dir or self.args.output_dir)  # type: ignore[arg-type]
+        super()._save(output_dir, state_dict)
+        if not args.should_save:
+            return
+        add_code(folder, self.accelerator.unwrap_model(self.model), self._argument("hub_model_code"))
+        # The Trainer pickles its arguments, with the token and the machine's paths; nothing ever reads that back.
+        (folder / "training_args.bin").unlink(missing_ok=True)
+        write_json(folder / ARGUMENTS_NAME, public_arguments(args))
+        write_json(folder / RUN_NAME, self.run_description)
+        if self.class_groups is not None:
+            self.class_groups.save_pretrained(folder)
+
+    def create_model_card(self, **kwargs) -> None:  # type: ignore[override]  # more of them
+        """Writes `README.md` with pictures into `output_dir`; takes the arguments of [`write_model_card`]."""
+        if self.is_world_process_zero():
+            folder: Any = self.args.output_dir
+            write_json(Path(folder) / RUN_NAME, self.run_description)
+            kwargs.setdefault("repo_id", self.hub_model_id or self.args.hub_model_id)
+            write_model_card(folder, **kwargs)
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        with self._explained(trained=not self.args.push_to_hub):  # with it, the constructor asks for the repository
+            super().init_hf_repo(token, private)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As `Trainer.save_model`, but a push that fails is logged: the student is on disk, and the script goes on."""
+        super().save_model(output_dir, _internal_call=True)
+        if self.args.push_to_hub and not _internal_call:
+            try:
+                self.push_to_hub(commit_message="Model save")
+            except OSError as error:
+                logger.error("%s", error)
+
+    def push_to_hub(  # type: ignore[override]
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs,
+    ) -> CommitInfo | Future | None:
+        """
+        As `Trainer.push_to_hub`, after the student is on disk, and only with the files of a student.
+
+        Args:
+            kwargs: Arguments of [`write_model_card`], for instance `dataset`, `teacher_metrics`.
+
+        Raises:
+            `OSError`: if the Hub cannot be reached or refuses; it says what to do.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        super().save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        tags = kwargs.pop("tags", None) or []
+        kwargs["tags"] = [
+            *([tags] if isinstance(tags, str) else tags),
+            *(getattr(self.model, "model_tags", None) or []),
+        ]
+        self.create_model_card(**kwargs)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+            self.create_model_card(**kwargs)  # now with the owner's name
+        self._finish_current_push()
+        folder = Path(str(self.args.output_dir))
+        return self._upload(
+            folder,
+            commit_message,
+            token,
+            revision,
+            run_as_future=not blocking,
+            **upload_patterns(folder, files_to_publish(folder)),
+        )
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """
+        Sends the student of a checkpoint in the background; with the strategies `checkpoint` and `all_checkpoints` the
+        whole checkpoint too, with what the loss trains beside the student, since it is there to be resumed from.
+        """
+        strategy = self.args.hub_strategy
+        if not self.is_world_process_zero() or strategy == HubStrategy.END:
+            return
+        if not self.args.hub_always_push and self.push_in_progress is not None and not self.push_in_progress.is_done():
+            return
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        checkpoint = Path(checkpoint_folder)
+        # Links: the checkpoint may be rotated away while it is sent.
+        staged = Path(tempfile.mkdtemp(prefix="_push-", dir=self.args.output_dir))
+        for name in files_to_publish(checkpoint):
+            (staged / name).parent.mkdir(exist_ok=True)
+            _link(checkpoint / name, staged / name)
+        if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+            copy = staged / ("last-checkpoint" if strategy == HubStrategy.CHECKPOINT else checkpoint.name)
+            shutil.copytree(checkpoint, copy, copy_function=_link)
+            state = json.loads((copy / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+            write_json(copy / TRAINER_STATE_NAME, {**state, "best_model_checkpoint": None})  # a path of this machine
+
+        future = self._upload(staged, f"Training in progress, step {self.state.global_step}", run_as_future=True)
+
+        def finish(future: Future) -> None:
+            shutil.rmtree(staged, ignore_errors=True)
+            if not future.cancelled() and (error := future.exception()) is not None:
+                logger.error("%s", explanation(error, checkpoint_folder, str(self.hub_model_id), trained=True))
+
+        future.add_done_callback(finish)
+        if self.push_in_progress is None or self.push_in_progress.is_done():
+            self.push_in_progress = PushInProgress([future])  # type: ignore
+        else:
+            self.push_in_progress.jobs.append(future)
+
+    def _upload(self, folder: str | Path, message: str | None, token=None, revision=None, **kwargs) -> Any:
+        with self._explained():
+            return hf_api().upload_folder(
+                repo_id=str(self.hub_model_id),
+                folder_path=folder,
+                commit_message=message,
+                token=token or self.args.hub_token,
+                revision=revision or self.args.hub_revision,
+                **kwargs,
+            )
+
+    def _explained(self, trained: bool = True):
+        folder = str(self.args.output_dir)
+        repo_id = self.hub_model_id or self.args.hub_model_id or Path(folder).absolute().name
+        return explained(folder, repo_id, self._argument("hub_timeout"), trained)
+
+    def _argument(self, name: str) -> Any:
+        """An argument that plain `TrainingArguments` lack."""
+        return getattr(self.args, name, getattr(DistillationTrainingArguments, name))
+
+
+def _link(source: str | os.PathLike, target: str | os.PathLike) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copy2(source, target)
+
+
+def _class_accuracy(output: EvalLoopOutput, groups) -> list[float | None] | None:
+    """The accuracy of each class, `None` for those without a test example, if there is a prediction per label."""
+    predictions: Any = output.predictions
+    predictions = predictions[0] if isinstance(predictions, tuple) else predictions
+    labels: Any = output.label_ids
+    if groups is None or not isinstance(predictions, np.ndarray) or not isinstance(labels, np.ndarray):
+        return None
+    if predictions.shape != (*labels.shape, groups.num_classes):
+        return None
+    return class_accuracies(predictions.argmax(-1), labels, groups.num_classes)

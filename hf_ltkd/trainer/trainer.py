@@ -1,0 +1,399 @@
+"""A `transformers.Trainer` whose loss distils. One file tells the whole step; the formulas are in `losses/`."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate.utils import broadcast, gather_object
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
+
+from ..losses.base import DistillationLoss
+from ..losses.checks import IGNORED_LABEL, at_least_float32, logits_of, select_valid
+from ..teacher.cache import CachedTeacherDataset, TeacherCache
+from ..teacher.live import ask_teacher, hand_over, load_teacher, teacher_fingerprint
+from .callbacks import SetEpochCallback
+from .checkpoints import check_checkpoint, last_complete_checkpoint, load_loss, save_loss, write_manifest
+from .checks import (
+    blame,
+    check_cache,
+    check_device,
+    check_labels,
+    check_loss_and_teacher,
+    check_model,
+    check_optimizer,
+    check_overlap,
+)
+from .engines import check_engine, make_shardable
+from .student_files import HubTrainer
+from .training_args import DistillationTrainingArguments
+
+
+@dataclass
+class StepContext:
+    """What a micro-batch has to know of the whole optimizer step; travels in the batch under [`STEP_CONTEXT`]."""
+
+    teacher_outputs: Any = None
+    step_statistics: Tensor | None = None  # [micro-batches of all ranks, k]
+    weight: Tensor | float = 1.0  # labels that count in this micro-batch / their mean per micro-batch of the step
+    micro_batches: int = 1  # of this rank in the step
+
+
+STEP_CONTEXT = "distillation_step_context"
+CACHED_LOGITS = "teacher_logits"  # the teacher's answer travels in the batch where it is cached
+
+
+class DistillationTrainer(HubTrainer):
+    """
+    Distils a teacher into a student. What `Trainer` does (checkpoints, resuming, callbacks, mixed precision,
+    hyper-parameter search, `torchrun`) works as there.
+
+    One optimizer step is one batch: loss and gradient are the same however its examples are split into ranks and
+    accumulated micro-batches, the sums over the batch of Eq. 9 included. The named terms of the loss are logged beside
+    `loss`; evaluation logs the student's cross-entropy as `eval_loss` and `eval_cross_entropy`.
+
+    Args:
+        model (`PreTrainedModel` or `torch.nn.Module`, *optional*): The student. Or give `model_init`.
+        teacher_model (`PreTrainedModel`, `torch.nn.Module`, `str` or [`TeacherCache`], *optional*):
+            The teacher, or its Hub id or folder. It is frozen, put into eval mode, and never saved. Or its cached
+            logits, made with the very `train_dataset`. `None` with a loss that needs none ([`CrossEntropyLoss`], which
+            trains teachers and plain students).
+        args (`TrainingArguments` or [`DistillationTrainingArguments`], *optional*): The training arguments.
+        distillation_loss ([`DistillationLoss`]): The loss, for instance `LTKDLoss(groups)`.
+            What it trains besides the student ([`ReviewKDLoss`]) is made afresh for these models, optimised and
+            checkpointed with the student, and not saved with it.
+        train_dataset, eval_dataset, data_collator, compute_metrics, processing_class, callbacks, optimizers,
+        model_init, preprocess_logits_for_metrics:
+            As in `Trainer`. With `compute_metrics=group_accuracy(groups)` the groups are saved with the student. An
+            optimizer of your own has to be given `distillation_loss.parameters()` too: call
+            `distillation_loss.prepare(model, teacher_model)` before you make it.
+
+    Raises:
+        `ValueError`: before training, if teacher, student, loss, groups and labels do not fit each other.
+        `FloatingPointError`: in training, if the loss is not finite; it names the step and the culprit.
+    """
+
+    # The loss of a micro-batch is a mean, which the Trainer divides by the number of accumulated micro-batches.
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: PreTrainedModel | nn.Module | None = None,
+        teacher_model: PreTrainedModel | nn.Module | str | TeacherCache | None = None,
+        args: TrainingArguments | None = None,
+        *,
+        distillation_loss: DistillationLoss,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        data_collator: Callable | None = None,
+        compute_metrics: Callable | None = None,
+        processing_class: Any = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, LambdaLR | None] = (None, None),
+        model_init: Callable[..., PreTrainedModel] | None = None,
+        preprocess_logits_for_metrics: Callable | None = None,
+    ):
+        check_loss_and_teacher(distillation_loss, model, teacher_model)
+        self.distillation_loss = distillation_loss
+        self.teacher_cache = teacher_model if isinstance(teacher_model, TeacherCache) else None
+        self.teacher_model = None
+        if distillation_loss.needs_teacher and self.teacher_cache is None:
+            self.teacher_model = load_teacher(teacher_model)  # type: ignore[arg-type]
+        if self.teacher_cache is not None:
+            check_cache(self.teacher_cache, model, distillation_loss, args)
+            train_dataset = CachedTeacherDataset(train_dataset, self.teacher_cache)
+        self._optimizer_is_given = optimizers[0] is not None
+        if model is not None:
+            check_model(model, self.teacher_model, distillation_loss)
+
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            model_init=model_init,
+            compute_metrics=compute_metrics,
+            callbacks=[SetEpochCallback(), *(callbacks or [])],
+            optimizers=optimizers,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+        )
+        # This loss takes no num_items_in_batch; transformers versions before loss_is_scaled_for_ga read it here.
+        self.model_accepts_loss_kwargs = False
+        if model is None:
+            check_model(self.model, self.teacher_model, distillation_loss)  # type: ignore[arg-type]
+        for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
+            for part in dataset.values() if isinstance(dataset, dict) else [dataset]:
+                check_labels(name, part, self.model)  # type: ignore[arg-type]
+                check_device(name, part, self.args)
+        check_engine(self, distillation_loss)
+        if self.teacher_model is not None:
+            self.teacher_model.to(self.args.device)
+            if self.args.torch_compile:
+                self.teacher_model.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
+        self._teacher_stream = None
+        if isinstance(self.args, DistillationTrainingArguments) and self.args.overlap_teacher:
+            check_overlap(self.args.device, self.teacher_model)
+            self._teacher_stream = torch.cuda.Stream(self.args.device)
+            self._teacher_stream.wait_stream(torch.cuda.current_stream())  # the teacher is on its way to the GPU
+        if model is not None:
+            self._prepare_loss(self.model)  # type: ignore[arg-type]
+        self.distillation_loss.to(self.args.device)
+        if self._optimizer_is_given:
+            check_optimizer(self.optimizer, distillation_loss)  # type: ignore[arg-type]
+        self._train_terms: dict[str, Tensor] = {}
+        self._train_steps = 0.0
+        self._eval_terms: dict[str, list[Tensor]] = {}
+
+    # ---- What the loss makes for a student, and trains with it ----
+
+    def call_model_init(self, trial=None):
+        model = super().call_model_init(trial)
+        self._prepare_loss(model)
+        return model
+
+    def _prepare_loss(self, model: nn.Module) -> None:
+        # Whoever makes the optimizer has prepared the loss before, so that it knows the loss's parameters.
+        if self.distillation_loss.needs_teacher and not self._optimizer_is_given:
+            self.distillation_loss.prepare(model, self.teacher_model)  # type: ignore[arg-type]  # None: cached logits
+
+    def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
+        is_new = self.optimizer is None
+        if self.is_fsdp_enabled:
+            make_shardable(self.model)  # type: ignore[arg-type]
+        optimizer = super().create_optimizer(*args, **kwargs)
+        parameters = list(self.distillation_loss.to(self.args.device).parameters())
+        if parameters and is_new:
+            for parameter in parameters:
+                parameter.data = broadcast(parameter.data)  # every rank starts from the same weights
+            optimizer.add_param_group({"params": parameters, "weight_decay": self.args.weight_decay})
+        return optimizer
+
+    def _set_signature_columns_if_needed(self):
+        super()._set_signature_columns_if_needed()
+        if CACHED_LOGITS not in self._signature_columns:  # type: ignore[operator]  # just set
+            self._signature_columns.append(CACHED_LOGITS)  # type: ignore[attr-defined]
+
+    def training_step(self, *args, **kwargs) -> Tensor:
+        loss = super().training_step(*args, **kwargs)
+        if self.accelerator.sync_gradients:  # the last micro-batch of the step: do what DDP does for the student
+            for parameter in self.distillation_loss.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+        return loss
+
+    # ---- The step ----
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        if self._teacher_stream is None:
+            return self._get_step(epoch_iterator, num_batches, device)
+        # The student's backward pass may still run: it is on another stream, and nothing here waits for it.
+        training = torch.cuda.current_stream()
+        with torch.cuda.stream(self._teacher_stream):
+            batches, num_items_in_batch = self._get_step(epoch_iterator, num_batches, device)
+        hand_over([(batch, vars(batch[STEP_CONTEXT])) for batch in batches], self._teacher_stream, training)
+        return batches, num_items_in_batch
+
+    def _get_step(self, epoch_iterator, num_batches, device):
+        """Asks the teacher for all micro-batches of the step first, because Eq. 9 sums over all of them."""
+        self.distillation_loss.zero_grad()  # a step begins here; the Trainer zeroes the student's gradients alone
+        batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batches:
+            return batches, num_items_in_batch
+        batches = [self._prepare_inputs(batch) for batch in batches]
+        # A step that is one batch sums over itself, in the loss.
+        needs_statistics = len(batches) * self.args.world_size > 1 or self.distillation_loss.remembers_steps
+        contexts, rows = [], []
+        for batch in batches:
+            labels = self._labels_of(batch)
+            counts = labels != IGNORED_LABEL
+            context = StepContext(self._ask_teacher(batch))
+            row = counts.sum().float()[None]
+            if context.teacher_outputs is not None and needs_statistics:
+                statistics = self.distillation_loss.batch_statistics(select_valid(context.teacher_outputs, counts))
+                row = row if statistics is None else torch.cat([row, statistics.float()])
+            contexts.append(context)
+            rows.append(row)
+        step = self.accelerator.gather(torch.stack(rows))  # the one collective of the step
+        sizes, statistics = step[:, 0], step[:, 1:]
+        statistics = self.distillation_loss.begin_step(statistics) if statistics.shape[1] else None
+        for context, row in zip(contexts, rows, strict=True):
+            context.weight = row[0] / sizes.mean().clamp_min(1e-6)  # a step may consist of padding alone
+            context.step_statistics = statistics
+            context.micro_batches = len(batches)
+        return [{**b, STEP_CONTEXT: c} for b, c in zip(batches, contexts, strict=True)], num_items_in_batch
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The sum of the loss's terms in training; the student's cross-entropy in evaluation."""
+        context = inputs.get(STEP_CONTEXT)
+        labels = self._labels_of(inputs)
+        outputs = model(**self._model_inputs(inputs, with_features=model.training or self._evaluates_with_teacher))
+        self.distillation_loss.train(model.training)
+        if not model.training:
+            loss = self._evaluation_loss(inputs, outputs, labels)
+            # Predictions are logits alone: anything else would be gathered over the whole evaluation set.
+            return (loss, {"logits": logits_of(outputs)}) if return_outputs else loss
+
+        if context is None:  # called outside the training loop: this batch is the whole step
+            context = StepContext(self._ask_teacher(inputs))
+        terms = self.distillation_loss(
+            outputs,
+            context.teacher_outputs,
+            labels,
+            epoch=self.state.epoch,
+            step_statistics=context.step_statistics,
+        )
+        terms = {name: context.weight * term for name, term in terms.items()}
+        loss = torch.stack(list(terms.values())).sum()
+        if not torch.isfinite(loss):
+            step = self.state.global_step + 1
+            raise FloatingPointError(blame(step, terms, outputs, context.teacher_outputs))
+        for name, term in terms.items():
+            self._train_terms[name] = self._train_terms.get(name, 0.0) + term.detach() / context.micro_batches
+        self._train_steps += 1 / context.micro_batches
+        return (loss, outputs) if return_outputs else loss
+
+    def _evaluation_loss(self, inputs: dict, outputs: Any, labels: Tensor) -> Tensor:
+        logits = at_least_float32(logits_of(outputs)).flatten(0, -2)
+        losses = F.cross_entropy(logits, labels.flatten(), reduction="none")
+        counts = labels != IGNORED_LABEL
+        if labels.ndim == 1:
+            # One value an example, so that the gather cuts off what pads the last batch of several ranks.
+            self._gather_eval_term("loss", losses.masked_fill(~counts, torch.nan))
+        if self._evaluates_with_teacher:
+            terms = self.distillation_loss(outputs, self._ask_teacher(inputs), labels, epoch=self.state.epoch)
+            for name, term in terms.items():
+                if name != "cross_entropy":
+                    self._gather_eval_term(name, term.detach().repeat(len(labels)))
+        return losses.sum() / counts.sum().clamp_min(1)
+
+    def _gather_eval_term(self, name: str, values: Tensor) -> None:
+        self._eval_terms.setdefault(name, []).append(self.accelerator.gather_for_metrics(values))
+
+    @property
+    def _evaluates_with_teacher(self) -> bool:
+        args = self.args
+        asked = isinstance(args, DistillationTrainingArguments) and args.eval_with_teacher
+        return asked and self.teacher_model is not None
+
+    def _ask_teacher(self, inputs: dict) -> Any:
+        if CACHED_LOGITS in inputs:
+            return inputs[CACHED_LOGITS]
+        if self.teacher_model is None:
+            return None
+        return ask_teacher(self.teacher_model, self._model_inputs(inputs, True), self.accelerator.autocast())
+
+    def _model_inputs(self, inputs: dict, with_features: bool) -> dict:
+        model_inputs = {
+            name: value for name, value in inputs.items() if name not in ("labels", CACHED_LOGITS, STEP_CONTEXT)
+        }
+        if with_features and self.distillation_loss.needs_hidden_states:
+            model_inputs["output_hidden_states"] = True
+        return model_inputs
+
+    @staticmethod
+    def _labels_of(inputs: dict) -> Tensor:
+        if "labels" not in inputs:
+            raise ValueError(
+                f"The batch has no 'labels', only {[name for name in inputs if name != STEP_CONTEXT]}: "
+                "let the dataset or the data collator name them so."
+            )
+        return inputs["labels"]
+
+    # ---- Checkpoints ----
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        """As `Trainer.train`; `True` resumes from the last checkpoint that is complete."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)  # type: ignore[arg-type]
+        if resume_from_checkpoint:
+            check_checkpoint(resume_from_checkpoint, self._run)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    @cached_property
+    def _run(self) -> dict[str, Any]:
+        """What a checkpoint must have in common with the run that resumes from it."""
+        args, teacher = self.args, None
+        if self.teacher_model is not None:
+            teacher = teacher_fingerprint(self.teacher_model)
+        elif self.teacher_cache is not None:
+            teacher = self.teacher_cache.manifest["teacher"]
+        return {
+            "teacher": teacher,
+            "examples_per_step": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            "world_size": args.world_size,
+        }
+
+    def _save_checkpoint(self, *args, **kwargs):
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            folder = self.args.output_dir or "."
+            raise OSError(
+                f"The checkpoint of step {self.state.global_step} could not be written to {folder!r} ({error}; "
+                f"{shutil.disk_usage(folder).free / 1e9:.1f} GB are free). Earlier checkpoints are untouched: make "
+                "room (save_total_limit keeps fewer of them) and train with resume_from_checkpoint=True."
+            ) from error
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            save_loss(output_dir, self.distillation_loss)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """The last that is written before the Trainer's own state, which says that a checkpoint is complete."""
+        super()._save_rng_state(output_dir)
+        if self.args.should_save:
+            write_manifest(output_dir, self._run)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            load_loss(checkpoint, self.distillation_loss)  # first: it says more clearly that the loss is another one
+        super()._load_optimizer_and_scheduler(checkpoint)
+
+    # ---- Optimizer, logs, files ----
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        if isinstance(self.args, DistillationTrainingArguments) and self.args.weight_decay_on_all:
+            return [name for name, _ in model.named_parameters()]
+        return super().get_decay_parameter_names(model)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """`lr_milestones` is the one schedule that the Trainer lacks."""
+        args = self.args
+        if not isinstance(args, DistillationTrainingArguments) or not args.lr_milestones or self.lr_scheduler:
+            return super().create_scheduler(num_training_steps, optimizer)
+        steps = [round(milestone * num_training_steps) for milestone in args.lr_milestones]
+        warmup_steps = args.get_warmup_steps(num_training_steps)
+
+        def factor(step: int) -> float:
+            return min(1.0, (step + 1) / (warmup_steps + 1)) * args.lr_decay ** sum(step >= s for s in steps)
+
+        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)  # type: ignore[arg-type]
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the named terms. Runs on every rank, so the reduction meets on all of them."""
+        if "loss" in logs and self._train_steps:
+            # A rank may lack a term, if nothing counted in all of its micro-batches.
+            names = dict.fromkeys(gather_object(list(self._train_terms)))
+            zero = torch.zeros((), device=self.args.device)
+            means = torch.stack([self._train_terms.get(name, zero) for name in names]) / self._train_steps
+            means = self.accelerator.reduce(means, "mean")
+            logs.update(zip(names, means.tolist(), strict=True))
+            self._train_terms, self._train_steps = {}, 0.0
+        eval_prefix = next((key.removesuffix("_loss") for key in logs if key.endswith("_loss")), None)
+        if eval_prefix not in (None, "train"):
+            for name, values in self._eval_terms.items():
+                logs[f"{eval_prefix}_{name}"] = torch.cat(values).nanmean().item()
+            logs[f"{eval_prefix}_cross_entropy"] = logs[f"{eval_prefix}_loss"]
+            self._eval_terms = {}
+        super().log(logs, start_time)

@@ -1,0 +1,142 @@
+"""Arguments of [`DistillationTrainer`]."""
+
+import re
+import warnings
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from transformers import TrainingArguments
+
+
+# The preset of the public CIFAR-100 distillation code that the paper's author builds on: SGD with momentum and no
+# Nesterov, weight decay on everything, 240 epochs of batch 64, the rate divided by 10 at epochs 150, 180 and 210.
+PAPER_PRESET: dict[str, Any] = {
+    "num_train_epochs": 240.0,
+    "per_device_train_batch_size": 64,
+    "learning_rate": 0.05,
+    "weight_decay": 5e-4,
+    "weight_decay_on_all": True,
+    "optim": "sgd",
+    "optim_args": "momentum=0.9",
+    "max_grad_norm": 0.0,
+    "lr_milestones": [150 / 240, 180 / 240, 210 / 240],
+}
+
+
+@dataclass
+class DistillationTrainingArguments(TrainingArguments):
+    """
+    [`~transformers.TrainingArguments`] and what distillation adds. Plain `TrainingArguments` work in the trainer too.
+
+    `preset="paper"` is the CIFAR-100 preset of the public code that the paper's author builds on (the paper's own text
+    does not state one), in one setting: SGD with momentum 0.9, batch 64,
+    learning rate 0.05 (0.01 is usual for ShuffleNet and MobileNet students), weight decay 5e-4 on every parameter,
+    no clipping, 240 epochs with the rate divided by 10 after 150, 180 and 210 of them. A value that you give yourself
+    always wins; the milestones are fractions of the training, so a shorter one keeps their places.
+
+    Raises:
+        `ValueError`: if a milestone or `lr_decay` lies outside 0..1, or `hub_timeout` is not above 0.
+    """
+
+    # Fields of the preset default to None, which stands for "the preset's value, or else that of TrainingArguments".
+    num_train_epochs: float = field(default=None, metadata={"help": "Epochs (3, preset 240)."})  # type: ignore
+    per_device_train_batch_size: int = field(  # type: ignore
+        default=None, metadata={"help": "Training batch size per device (8, preset 64)."}
+    )
+    learning_rate: float = field(default=None, metadata={"help": "Learning rate (5e-5, preset 0.05)."})  # type: ignore
+    weight_decay: float = field(default=None, metadata={"help": "Weight decay (0, preset 5e-4)."})  # type: ignore
+    optim: str = field(default=None, metadata={"help": "Optimizer (adamw_torch, preset sgd)."})  # type: ignore
+    optim_args: str | None = field(default=None, metadata={"help": "Its arguments (none, preset momentum=0.9)."})
+    max_grad_norm: float = field(  # type: ignore
+        default=None, metadata={"help": "Gradient norm to clip to, 0 for no clipping (1.0, preset 0)."}
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Drop the columns that the student's forward does not name."}
+    )
+
+    preset: Literal["paper"] | None = field(
+        default=None,
+        metadata={"help": "'paper': SGD 0.9, 240 epochs, steps at 150/180/210, weight decay on all parameters."},
+    )
+    lr_milestones: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Fractions of the training after which the learning rate is multiplied by lr_decay; replaces "
+            "lr_scheduler_type (none, preset 0.625 0.75 0.875)."
+        },
+    )
+    lr_decay: float = field(default=0.1, metadata={"help": "Factor of the learning rate at each of lr_milestones."})
+    weight_decay_on_all: bool | None = field(
+        default=None,
+        metadata={"help": "Decay biases and normalisation layers too (False, preset True)."},
+    )
+    eval_with_teacher: bool = field(
+        default=False,
+        metadata={"help": "Ask the teacher in evaluations too, and log the distillation terms as eval_<term>."},
+    )
+
+    overlap_teacher: bool = field(
+        default=False,
+        metadata={
+            "help": "On a GPU, ask a live teacher for the next step while the student's backward pass still runs."
+        },
+    )
+
+    # On by default: without the file only those who have installed hf_ltkd could load the student, and nobody runs it
+    # who does not ask for it with trust_remote_code=True.
+    hub_model_code: bool = field(
+        default=True,
+        metadata={"help": "Save the code of a network of hf_ltkd with it, so that it loads where hf_ltkd is missing."},
+    )
+    hub_timeout: float = field(
+        default=60.0, metadata={"help": "Seconds that the Hub may stay silent before a push is given up."}
+    )
+
+    recipe: Literal["paper"] | None = field(default=None, metadata={"help": "The old name of preset."})
+
+    def __post_init__(self):
+        if self.recipe is not None:
+            warnings.warn(
+                "recipe is now called preset; the old name goes with version 0.3.", FutureWarning, stacklevel=3
+            )
+            self.preset, self.recipe = self.preset or self.recipe, None
+        if self.preset not in (None, "paper"):
+            raise ValueError(f"preset={self.preset!r} is not known: use 'paper', or leave it out.")
+        fallback = {f.name: f.default for f in fields(TrainingArguments)} | {"weight_decay_on_all": False}
+        if self.lr_scheduler_type != fallback["lr_scheduler_type"]:  # a schedule of one's own wins over the preset's
+            self.lr_milestones = self.lr_milestones or []
+        for name, preset_value in PAPER_PRESET.items():
+            if getattr(self, name) is None:
+                setattr(self, name, preset_value if self.preset else fallback.get(name))
+        for milestone in self.lr_milestones or []:
+            if not 0 < milestone < 1:
+                raise ValueError(
+                    f"lr_milestones={self.lr_milestones} is not valid: each is a fraction of the training between 0 "
+                    "and 1, for instance 0.625 for epoch 150 of 240."
+                )
+        if not 0 < self.lr_decay <= 1:
+            raise ValueError(f"lr_decay={self.lr_decay} is not valid: it must be above 0 and at most 1.")
+        if not self.hub_timeout > 0:
+            raise ValueError(f"hub_timeout={self.hub_timeout} is not valid: it is a number of seconds above 0.")
+        super().__post_init__()
+
+
+# Where things are on this machine, who trains and how the Hub is reached: not a part of the preset.
+_PRIVATE = re.compile(r"(token|secret|password|api_key|_dir|_dirs|_path)$|^(hub_|push_to|run_name|resume_from)")
+
+_LEFT_OUT = object()
+
+
+def public_arguments(args: TrainingArguments) -> dict[str, Any]:
+    """The arguments that anyone may read, as JSON values: no tokens, no paths, nothing of the Hub account."""
+    return _public(args.to_dict())
+
+
+def _public(value: Any) -> Any:
+    if isinstance(value, dict):
+        kept = {name: _public(item) for name, item in value.items() if not _PRIVATE.search(str(name))}
+        return {name: item for name, item in kept.items() if item is not _LEFT_OUT}
+    if isinstance(value, list | tuple):
+        return [item for item in map(_public, value) if item is not _LEFT_OUT]
+    is_path = isinstance(value, str) and ("/" in value or "\\" in value)
+    return value if isinstance(value, bool | int | float | str | None) and not is_path else _LEFT_OUT

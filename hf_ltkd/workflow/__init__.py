@@ -1,0 +1,1 @@
+"""What an engineer does, as functions with a result: a file a job."""

@@ -1,0 +1,79 @@
+"""The benchmark of loading: its baseline is the same augmentation, and its table says what its JSON says."""
+
+import importlib.util
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as PILImage
+
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "benchmarks" / "data.py"
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    spec = importlib.util.spec_from_file_location("data_benchmark", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_baseline_crops_and_mirrors(benchmark):
+    array = np.random.default_rng(0).integers(1, 256, (6, 6, 3), dtype=np.uint8)
+    padded = np.pad(array, ((4, 4), (4, 4), (0, 0)))
+    offsets = [(y, x) for y in range(9) for x in range(9)]
+    crops = {padded[y : y + 6, x : x + 6][:, ::step].tobytes(): (y, x, step) for y, x in offsets for step in (1, -1)}
+    random.seed(0)
+    found = set()
+    for _ in range(300):
+        view = benchmark.pil_view(PILImage.fromarray(array), 6).permute(1, 2, 0).numpy()
+        pixels = (255 * (view * benchmark.STD + benchmark.MEAN)).round().astype(np.uint8)
+        found.add(crops[np.ascontiguousarray(pixels).tobytes()])
+    assert len(found) > 100 and {step for *_, step in found} == {1, -1}
+
+
+def test_photos(benchmark, tmp_path):
+    paths = benchmark.make_photos(tmp_path, 4)
+    images = [PILImage.open(path) for path in paths]
+    assert [(image.format, image.size) for image in images] == [("JPEG", (500, 375))] * 4
+    assert len({image.tobytes() for image in images}) == 4
+
+
+def test_table_and_json(tmp_path):
+    small = [
+        "--turns",
+        "1",
+        "--images",
+        "64",
+        "--photos",
+        "2",
+        "--photo_batch_size",
+        "2",
+        "--batch_sizes",
+        "32",
+        "--workers",
+        "0",
+        "1",
+    ]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *small, "--output_file", str(tmp_path / "data.json")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads((tmp_path / "data.json").read_text())
+    assert results["arguments"]["images"] == 64 and results["small"]["decoded"] == 1797
+    cases = [(row["batch"], row["workers"]) for row in results["small"]["loaders"]]
+    assert cases == [(32, 0), (32, 1)] and [row["workers"] for row in results["photographs"]["loaders"]] == [0, 1]
+    for row in results["small"]["loaders"]:
+        ours, pil = row["ours"], row["pil"]
+        assert min(*ours.values(), *pil.values()) > 0
+        cells = f"| 32 | {row['workers']} | {ours['wall']:,.0f} | {ours['core']:,.0f} | {pil['core']:,.0f} | "
+        assert f"{cells}{ours['core'] / pil['core']:.1f} |" in done.stdout
+    assert results["machine"] in done.stdout and "torch" in results["machine"] and "cores" in results["machine"]

@@ -1,0 +1,185 @@
+"""The scripts as a user starts them, on a small dataset in the layout of the Hub's CIFAR-100."""
+
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, Features, Image
+from PIL import Image as PILImage
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from hf_ltkd import ClassGroups, LongTailSplit
+
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+COMMON = ["--label_column", "fine_label", "--imbalance_factor", "4", "--image_size", "8", "--crop_padding", "1"]
+COMMON += ["--max_steps", "3", "--use_cpu", "--learning_rate", "0.05", "--preset", "paper", "--disable_tqdm", "true"]
+COMMON += ["--logging_steps", "1", "--per_device_train_batch_size", "8"]
+
+
+def run(*command, ranks=1):
+    launcher = [sys.executable]
+    if ranks > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launcher, *map(str, command)], env=environment, capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def run_here(script, *arguments):
+    """The same in this process: starting one takes seconds."""
+    with patch.object(sys, "argv", [script, *map(str, arguments)]):
+        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+
+
+def error_of(script, *arguments):
+    with pytest.raises((ValueError, OSError)) as error:
+        run_here(script, *arguments)
+    return str(error.value)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three classes told apart by their colour, 20 training and 5 test images each, and a trained teacher."""
+    folder = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    features = Features({"img": Image(), "fine_label": ClassLabel(names=["red", "green", "blue"])})
+    for split, size in (("train", 20), ("test", 5)):
+        labels = [label for label in range(3) for _ in range(size)]
+        pixels = random.integers(0, 120, (len(labels), 16, 16, 3), dtype=np.uint8)
+        for image, label in zip(pixels, labels, strict=True):
+            image[..., label] += 120
+        images = [PILImage.fromarray(image) for image in pixels]
+        data = Dataset.from_dict({"img": images, "fine_label": labels}, features=features)
+        data.to_parquet(folder / f"{split}.parquet")
+    teacher = ["--data_dir", folder, *COMMON, "--model", "resnet14", "--output_dir", folder / "teacher"]
+    run(EXAMPLES / "train_teacher.py", *teacher)
+    return folder
+
+
+def test_teacher_folder(folder):
+    model = AutoModelForImageClassification.from_pretrained(folder / "teacher")
+    assert model.config.id2label == {0: "red", 1: "green", 2: "blue"} and model.config.depth == 14
+    split = LongTailSplit.from_pretrained(folder / "teacher")
+    assert split.class_counts == [20, 12, 7]
+    assert ClassGroups.from_pretrained(folder / "teacher").class_counts == (20, 12, 7)
+    metrics = json.loads((folder / "teacher" / "eval_results.json").read_text())
+    assert {"eval_accuracy", "eval_head_accuracy", "eval_medium_accuracy", "eval_tail_accuracy"} <= set(metrics)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        ["--loss", "ltkd", "--student", "resnet8", "--loss_args", "alpha=1", "ce=balanced_softmax", "rebalance=False"],
+        ["--loss", "kd", "--student", "wrn_10_1", "--adjust_teacher", "--num_groups", "2"],
+        ["--loss", "reviewkd", "--student", "vgg8", "--pair", "resnet32x4", "resnet8x4"],
+        ["--loss", "ce", "--student", "resnet8"],
+    ],
+    ids=["ltkd", "kd", "reviewkd", "ce"],
+)
+def test_distil(folder, tmp_path, loss):
+    arguments = ["--data_dir", folder, *COMMON, "--teacher", folder / "teacher", *loss, "--output_dir", tmp_path]
+    run_here("distill_image_classification.py", *arguments)
+    AutoModelForImageClassification.from_pretrained(tmp_path)
+    teacher, student = (AutoImageProcessor.from_pretrained(path) for path in (folder / "teacher", tmp_path))
+    assert student.image_mean == teacher.image_mean and student.image_std == teacher.image_std
+
+
+@pytest.mark.distributed
+def test_distil_on_two_ranks_from_yaml(folder, tmp_path):
+    config = tmp_path / "config.yaml"
+    values = dict(zip([flag.removeprefix("--") for flag in COMMON[0:10:2]], COMMON[1:10:2], strict=True))
+    lines = [f"{name}: {value}" for name, value in values.items()] + ["use_cpu: true", "learning_rate: 0.05"]
+    lines += [f"data_dir: {folder}", f"teacher: {folder / 'teacher'}", f"output_dir: {tmp_path / 'student'}"]
+    lines += ["per_device_train_batch_size: 4", "per_device_eval_batch_size: 4", "save_strategy: steps"]
+    config.write_text("\n".join(lines))
+    run(EXAMPLES / "distill_image_classification.py", config, ranks=2)
+    state = json.loads((tmp_path / "student" / "checkpoint-3" / "trainer_state.json").read_text())
+    assert state["train_batch_size"] == 4 and state["epoch"] == pytest.approx(3 / 5)  # 39 images, 2 ranks × 4
+    AutoModelForImageClassification.from_pretrained(tmp_path / "student")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output_dir", "x"], "needs --teacher"),
+        (["--loss", "kd", "--teacher", "x", "--pair", "vgg13", "--output_dir", "x"], "must be two names"),
+        (["--loss", "ce", "--adjust_teacher", "--output_dir", "x"], "goes with --loss kd alone"),
+        (["--loss", "ce", "--output_dir", "x"], "Give either --dataset_name"),
+        (["--loss", "ce", "--data_dir", "nowhere", "--output_dir", "x"], "data_dir 'nowhere' is not a folder"),
+    ],
+)
+def test_wrong_arguments_are_explained(arguments, message):
+    assert message in error_of("distill_image_classification.py", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--loss_args", "beta"], "must have the form name=value"),
+        (["--loss_args", "speed=9"], "CrossEntropyLoss does not take these arguments"),
+        (["--student", "resnet9000x"], "There is no network 'resnet9000x'"),
+    ],
+)
+def test_wrong_loss_arguments_are_explained(folder, arguments, message):
+    common = ["--loss", "ce", "--data_dir", folder, *COMMON, "--output_dir", folder / "x"]
+    assert message in error_of("distill_image_classification.py", *common, *arguments)
+
+
+def test_wrong_label_column_is_explained(folder):
+    arguments = ["--loss", "ce", "--data_dir", folder, "--output_dir", folder / "x", "--label_column", "label"]
+    error = error_of("distill_image_classification.py", *arguments)
+    assert "no column 'label': its columns are ['img', 'fine_label']" in error
+
+
+def test_real_cifar100(data_dir, tmp_path):
+    """The official files in: 10,948 training images with factor 100, and the known mean of the full training set."""
+    arguments = ["--data_dir", data_dir / "cifar100", *COMMON, "--imbalance_factor", "100", "--model", "resnet8"]
+    arguments += ["--max_steps", "2", "--per_device_eval_batch_size", "500", "--output_dir", tmp_path]
+    run(EXAMPLES / "train_teacher.py", *arguments)
+    split = LongTailSplit.from_pretrained(tmp_path)
+    assert split.full_class_counts == [500] * 100 and sum(split.class_counts) == 10_948 and split.class_counts[-1] == 5
+    assert AutoModelForImageClassification.from_pretrained(tmp_path).config.id2label[0] == "apple"
+    # The cut classes are not the average ones, so the means differ a little from the full set's.
+    mean = AutoImageProcessor.from_pretrained(tmp_path).image_mean
+    assert mean == pytest.approx((0.50707516, 0.48654887, 0.44091784), abs=0.03)
+
+
+@pytest.mark.slow
+def test_quickstart(tmp_path):
+    run(EXAMPLES / "quickstart.py", "--output_dir", tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert list(results) == ["teacher", "student", "kd", "ltkd"]
+    assert results["ltkd"]["tail_accuracy"] > results["kd"]["tail_accuracy"]
+    assert results["ltkd"]["accuracy"] >= results["kd"]["accuracy"]
+    AutoModelForImageClassification.from_pretrained(tmp_path / "student")
+    for picture in ("teacher_bias.png", "group_accuracy.png"):
+        assert PILImage.open(tmp_path / picture).size[0] > 500
+
+
+def test_diagnosis(folder, tmp_path, capsys):
+    def diagnose(*arguments):
+        images = ["--data", folder, "--label_column", "fine_label", "--imbalance_factor", "4"]
+        run_here("diagnose_teacher.py", *images, "--teacher", folder / "teacher", *arguments)
+        return capsys.readouterr().out
+
+    out = diagnose("--picture", tmp_path / "bias.png")
+    assert "3 classes, 39 training images" in out and "alpha 1, beta 1, temperature 4" in out and "num_groups 3" in out
+    # One class a group: within it there is nothing to learn.
+    assert re.search(r"KD +100.0% +0.0% +0.0% +0.0%", out) and re.search(r"LTKD\(1, 1\) +100.0% +0.0%", out)
+    assert PILImage.open(tmp_path / "bias.png").height > 800
+    assert "within group_0" in diagnose("--num_groups", "2", "--picture", tmp_path / "two.png")
+    same = diagnose("--student", folder / "teacher", "--picture", tmp_path / "same.png")
+    assert re.search(r"KD +0.0% +0.0%", same)
+    with pytest.raises((ValueError, OSError), match="There is no image classifier"):
+        diagnose("--teacher", tmp_path / "nothing")

@@ -1,0 +1,207 @@
+"""Checkpoints that are cut short, of another teacher or another batch, and runs that are killed at any moment."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hf_ltkd import (
+    ClassGroups,
+    DistillationTrainer,
+    DistillationTrainingArguments,
+    ImageDataset,
+    LTKDLoss,
+    create_model,
+)
+from hf_ltkd.teacher.live import teacher_fingerprint
+from hf_ltkd.trainer.checkpoints import check_checkpoint, incomplete, last_complete_checkpoint, write_manifest
+
+
+RUN = {"teacher": "abc", "examples_per_step": 64, "world_size": 1}
+
+
+def checkpoint(folder, step=10, run=RUN, state=True):
+    path = folder / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    (path / "model.safetensors").write_bytes(b"0" * 100)
+    (path / "optimizer.pt").write_bytes(b"0" * 50)
+    write_manifest(path, run)
+    if state:
+        (path / "trainer_state.json").write_text("{}")
+    return path
+
+
+def test_a_complete_checkpoint_passes(tmp_path):
+    path = checkpoint(tmp_path)
+    assert incomplete(path) is None
+    check_checkpoint(path, RUN)
+
+
+def test_a_checkpoint_of_the_plain_trainer_passes(tmp_path):
+    path = checkpoint(tmp_path)
+    (path / "distillation_state.json").unlink()
+    check_checkpoint(path, RUN)
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda p: (p / "model.safetensors").write_bytes(b"0" * 60), "model.safetensors has 60 instead of 100 bytes"),
+        (lambda p: (p / "optimizer.pt").unlink(), "optimizer.pt is missing"),
+        (lambda p: (p / "trainer_state.json").unlink(), "has no trainer_state.json"),
+        (lambda p: (p / "trainer_state.json").write_text('{"epoch": 1'), "trainer_state.json is cut short"),
+    ],
+)
+def test_damaged_checkpoints_are_refused_and_skipped(tmp_path, damage, message, caplog):
+    good, bad = checkpoint(tmp_path, 9), checkpoint(tmp_path, 10)
+    damage(bad)
+    with pytest.raises(ValueError, match=message):
+        check_checkpoint(bad, RUN)
+    assert last_complete_checkpoint(tmp_path) == str(good)
+    assert message in caplog.text
+
+
+def test_no_complete_checkpoint(tmp_path):
+    checkpoint(tmp_path, state=False)
+    with pytest.raises(ValueError, match="no complete checkpoint"):
+        last_complete_checkpoint(tmp_path)
+    with pytest.raises(ValueError, match="no such folder"):
+        check_checkpoint(tmp_path / "checkpoint-11", RUN)
+
+
+@pytest.mark.parametrize(
+    "run, message",
+    [
+        ({**RUN, "teacher": "xyz"}, "its teacher had other weights"),
+        ({**RUN, "examples_per_step": 32}, "an optimizer step had 64 examples on 1 ranks, now 32 on 1"),
+        ({**RUN, "examples_per_step": 128, "world_size": 2}, "now 128 on 2"),
+    ],
+)
+def test_another_run_is_refused(tmp_path, run, message):
+    with pytest.raises(ValueError, match=message):
+        check_checkpoint(checkpoint(tmp_path), run)
+
+
+def test_other_ranks_with_the_same_step_are_warned_of(tmp_path, caplog):
+    check_checkpoint(checkpoint(tmp_path), {**RUN, "world_size": 2})
+    assert "Resuming on 2 ranks what was trained on 1" in caplog.text
+
+
+def test_fingerprint_changes_with_any_weight():
+    teacher = create_model("resnet8", 3)
+    fingerprint = teacher_fingerprint(teacher)
+    assert fingerprint == teacher_fingerprint(teacher)
+    with torch.no_grad():
+        teacher.bn1.running_mean[3] += 1e-6
+    assert fingerprint != teacher_fingerprint(teacher)
+
+
+def make_trainer(folder, teacher_seed=0, **arguments):
+    """Dropout in the student and augmented views: a resumed run is the same only if all random states are."""
+    torch.manual_seed(1)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (60, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(0, 6, (60,), generator=generator)
+    data = ImageDataset(images, labels, mean=[0.5] * 3, std=[0.25] * 3, augment=True, padding=1)
+    student = create_model("resnet8", 6, image_size=8)
+    student.classifier = torch.nn.Sequential(torch.nn.Dropout(0.5), student.classifier)
+    torch.manual_seed(teacher_seed)
+    teacher = create_model("resnet8", 6, image_size=8)
+    defaults = {"num_train_epochs": 12, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "save_steps": 1}
+    defaults |= {"save_strategy": "steps", "save_total_limit": 2, "report_to": "none", "disable_tqdm": True}
+    defaults |= {"use_cpu": True, "dataloader_pin_memory": False, "logging_strategy": "no"}
+    groups = ClassGroups.from_counts([60, 50, 40, 30, 20, 10])
+    return DistillationTrainer(
+        student,
+        teacher,
+        DistillationTrainingArguments(str(folder), **{**defaults, **arguments}),
+        distillation_loss=LTKDLoss(groups, group_mass_momentum=0.9),
+        train_dataset=data,
+    )
+
+
+def test_resume_with_a_changed_teacher_or_batch_is_refused(tmp_path):
+    make_trainer(tmp_path, max_steps=2).train()
+    with pytest.raises(ValueError, match="its teacher had other weights"):
+        make_trainer(tmp_path, teacher_seed=5, max_steps=4).train(resume_from_checkpoint=True)
+    with pytest.raises(ValueError, match="an optimizer step had 8 examples on 1 ranks, now 16 on 1"):
+        make_trainer(tmp_path, max_steps=4, gradient_accumulation_steps=2).train(resume_from_checkpoint=True)
+    assert make_trainer(tmp_path, max_steps=4).train(resume_from_checkpoint=True).global_step == 4
+
+
+def test_running_group_mass_is_resumed(tmp_path):
+    whole = make_trainer(tmp_path / "whole", max_steps=4)
+    whole.train()
+    resumed = make_trainer(tmp_path / "resumed", max_steps=4)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    assert torch.equal(whole.distillation_loss.log_group_mass, resumed.distillation_loss.log_group_mass)
+    for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def python(code, *arguments, **kwargs):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **kwargs)
+
+
+TRAIN = """
+import pathlib, sys
+from test_checkpoints import make_trainer
+trainer = make_trainer(sys.argv[1])
+trainer.train(resume_from_checkpoint=any(pathlib.Path(sys.argv[1]).glob("checkpoint-*/trainer_state.json")))
+trainer.save_model()
+"""
+
+
+def test_a_run_that_is_killed_again_and_again_gives_the_same_student(tmp_path):
+    """`kill -9` at moments that have nothing to do with steps, a checkpoint after each of 96 steps."""
+    output = python(TRAIN, tmp_path / "whole").communicate()[0].decode()
+    assert (tmp_path / "whole" / "model.safetensors").is_file(), output[-3000:]
+    kills = 0
+    while True:
+        process = python(TRAIN, tmp_path / "killed")
+        started = time.monotonic()
+        while process.poll() is None:
+            steps = list((tmp_path / "killed").glob("checkpoint-*"))
+            newest = max((int(step.name.rpartition("-")[2]) for step in steps), default=0)
+            if kills < 3 and newest >= 20 * (kills + 1) + 3 * kills:
+                time.sleep(0.013 * (kills + 1))
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.005)
+            assert time.monotonic() - started < 300
+        output = process.communicate()[0].decode()
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, output[-3000:]
+    assert kills == 3
+    whole, killed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+
+
+FULL_DISK = """
+import resource, signal, sys
+from test_checkpoints import make_trainer
+trainer = make_trainer(sys.argv[1], max_steps=2)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # a file that may not grow, as on a full disk
+trainer.train()
+"""
+
+
+def test_a_full_disk_is_explained_and_leaves_earlier_checkpoints(tmp_path):
+    make_trainer(tmp_path, max_steps=1).train()
+    output = python(FULL_DISK, tmp_path).communicate()[0].decode()
+    last_line = output.strip().splitlines()[-1]
+    assert "could not be written" in last_line and "train with resume_from_checkpoint=True" in last_line
+    assert json.loads((tmp_path / "checkpoint-1" / "trainer_state.json").read_text())["global_step"] == 1
