@@ -10,10 +10,10 @@ import yaml
 from methods import FOLDER, check_keys, check_method, expand
 
 from hf_ltkd.data import DataArguments
-from hf_ltkd.training_args import DistillationTrainingArguments
+from hf_ltkd import DistillationTrainingArguments
 
 
-TRAINING_KEYS = sorted({f.name for f in fields(DistillationTrainingArguments)} - {"seed", "output_dir"} | {"preset"})
+TRAINING_KEYS = sorted({f.name for f in fields(DistillationTrainingArguments)} - {"seed", "output_dir", "recipe"})
 OWN_DATA_KEYS = ("class_order_seed", "evaluate_on", "eval_fraction")
 DATA_KEYS = (
     *sorted({f.name for f in fields(DataArguments)} - {"data_dir", "data_device", "imbalance_factor"}),

@@ -1,6 +1,6 @@
 """The pictures of the report."""
 
-import os
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from recipes import Cell
+from methods import default_arguments, find_loss
+from plan import Cell
 from results import Grid, Line
 
 from hf_ltkd import ClassGroups
-from hf_ltkd.data import long_tailed_counts
-from hf_ltkd.plots import COLORS, plot_sensitivity, plot_teacher_bias
+from hf_ltkd.analysis.plots import COLORS, plot_sensitivity, plot_teacher_bias
+from hf_ltkd.utils import replacing
 
 
 def draw_group_mass(grid: Grid, cell: Cell, line: Line, folder: Path) -> list[Path]:
@@ -22,7 +23,7 @@ def draw_group_mass(grid: Grid, cell: Cell, line: Line, folder: Path) -> list[Pa
     for temperature, sums in line["group_mass"].items():
         name = f"{grid.name}_{cell.teacher}_{cell.imbalance_factor:g}_{temperature.replace(' ', '_')}.png"
         masses = (torch.tensor(sums[data]) for data in ("balanced", "long_tailed"))
-        plot_teacher_bias(*masses, groups_of(grid, cell.imbalance_factor), folder / name)
+        plot_teacher_bias(*masses, groups_of(grid), folder / name)
         paths.append(folder / name)
     return paths
 
@@ -48,23 +49,29 @@ def draw_group_losses(losses: dict[str, dict[str, Any]], grid: Grid, factor: flo
 
 
 def draw_sensitivity(grid: Grid, folder: Path) -> list[Path]:
-    """Fig. 5, as soon as two runs share alpha or beta."""
+    """Fig. 5, as soon as two runs of a loss share alpha or beta; once for each choice of its other arguments."""
     paths = []
-    for factor in grid.factors:
-        points: dict[tuple[float, float], dict[str, Any]] = {}
+    for pair, factor in itertools.product(grid.pairs, grid.factors):
+        curves: dict[str, dict[tuple[float, float], dict[str, Any]]] = {}
         baselines = {}
         for cell in grid.students:
             outcome = grid.results.outcome(cell.run)
-            if cell.imbalance_factor != factor or outcome is None or not outcome.seeds:
+            if (cell.pair, cell.imbalance_factor) != (pair, factor) or outcome is None or not outcome.seeds:
                 continue
-            values = {"accuracy": outcome.accuracy["all"] / 100, "tail_accuracy": outcome.accuracy["tail"] / 100}
-            if cell.run["loss"] == "ltkd":
-                points[cell.run["arguments"]["alpha"], cell.run["arguments"]["beta"]] = values
+            names = {name: "accuracy" if name == "all" else f"{name}_accuracy" for name in outcome.accuracy}
+            values = {names[name]: accuracy / 100 for name, accuracy in outcome.accuracy.items()}
+            others = default_arguments(find_loss(cell.run["loss"])) | cell.run["arguments"]
+            if "alpha" in others and "beta" in others:
+                point = others.pop("alpha"), others.pop("beta")
+                curves.setdefault(f"{cell.run['loss']} {others}", {})[point] = values
             else:
                 baselines[cell.method] = values
-        if any(len({*values}) < len(points) for values in zip(*points, strict=True)):
-            path = folder / f"{grid.name}_{factor:g}.png"
-            plot_sensitivity(points, groups_of(grid, factor), path, baselines=baselines)
+        lines = [c for c in curves.values() if any(len({*axis}) < len(c) for axis in zip(*c, strict=True))]
+        where = [grid.name, *([pair.replace(":", "_").replace("/", "_")] if len(grid.pairs) > 1 else [])]
+        where += [] if factor is None else [f"{factor:g}"]
+        for number, points in enumerate(lines, 1):
+            path = folder / f"{'_'.join([*where, *([str(number)] if len(lines) > 1 else [])])}.png"
+            plot_sensitivity(points, groups_of(grid), path, baselines=baselines)
             paths.append(path)
     return paths
 
@@ -83,16 +90,17 @@ def draw_overview(grid: Grid, factor: float, folder: Path) -> Path:
         )
     axes.set_yticks(range(len(ranking)), ranking)
     axes.set_xlabel("test accuracy (%)")
-    figure.suptitle(f"{grid.recipe['title']}, imbalance factor {factor:g}", fontsize=10)
+    figure.suptitle(f"{grid.experiment.title}, imbalance factor {factor:g}", fontsize=10)
     axes.grid(axis="y", color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return _save(figure, folder / f"{grid.name}_{factor:g}.png")
 
 
-def groups_of(grid: Grid, factor: float) -> ClassGroups:
-    counts = long_tailed_counts([grid.recipe["images_per_class"]] * grid.recipe["classes"], factor)
-    return ClassGroups.from_counts(counts)
+def groups_of(grid: Grid) -> ClassGroups:
+    """One class a group: the pictures take the names alone."""
+    names = [name for name in grid.metrics if name != "all"]
+    return ClassGroups([*range(len(names))], names)
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -102,7 +110,6 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    unfinished = path.with_name(f"unfinished-{os.getpid()}-{path.name}")
-    figure.savefig(unfinished, dpi=120)
-    os.replace(unfinished, path)
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, dpi=120, format="png")
     return path

@@ -15,7 +15,7 @@ from plan import Run, digest
 
 from hf_ltkd import DistillationTrainingArguments
 from hf_ltkd.data import DataArguments, ImageData, load_image_data
-from hf_ltkd.data.holdout import hold_out, load_or_hold_out
+from hf_ltkd.data.holdout import Holdout, hold_out, load_or_hold_out
 from hf_ltkd.data.sources import load_splits
 from hf_ltkd.utils import replacing
 from hf_ltkd.workflow.inputs import load_processor
@@ -39,7 +39,7 @@ class Job:
     data_dir: str | None
     data_device: str | None
     folder: Path
-    loaded: dict[tuple, ImageData] = field(default_factory=dict)
+    loaded: dict[tuple, tuple[ImageData, Holdout | None]] = field(default_factory=dict)
 
     @property
     def running(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class Job:
         values = {name: value for name, value in self.experiment.data.items() if name not in OWN_DATA_KEYS} | more
         return DataArguments(**values, imbalance_factor=imbalance_factor, data_dir=self.data_dir, data_device=device)
 
-    def data(self, imbalance_factor: float, pixels_of: str | None = None) -> ImageData:
+    def load(self, imbalance_factor: float, pixels_of: str | None = None) -> tuple[ImageData, Holdout | None]:
         """
         The images, loaded once. One seed for all: the cached logits belong to these crops of each epoch.
 
@@ -89,31 +89,30 @@ class Job:
             imbalance_factor (`float`): `gamma` of Eq. 15.
             pixels_of (`str`, *optional*): Folder or Hub id of a trained teacher, whose normalisation is taken.
         """
-        if (imbalance_factor, pixels_of) not in self.loaded:
-            own = {name: self.experiment.data.get(name) for name in OWN_DATA_KEYS}
-            args, fraction = self.data_arguments(imbalance_factor), own["eval_fraction"] or 0.2
-            options: dict[str, Any] = {"seed": 0, "progress": sys.stderr.isatty()}
-            if pixels_of is not None:
-                options |= normalisation(load_processor(pixels_of))
-            if own["class_order_seed"] is None and own["evaluate_on"] in (None, "test"):
-                data, _ = load_or_hold_out(args, eval_fraction=fraction, **options)
-            else:
-                splits = load_splits(args)
-                if own["class_order_seed"] is not None:
-                    splits = shuffle_classes(splits, args.label_column, own["class_order_seed"])
-                if own["evaluate_on"] == "validation":
-                    column, seed = args.label_column, args.split_seed
-                    train, held_out, _ = hold_out(
-                        splits["train"], label_column=column, eval_fraction=fraction, seed=seed
-                    )
-                    splits = DatasetDict({"train": train, "held_out": held_out})
-                    args = self.data_arguments(imbalance_factor, eval_split="held_out")
-                data = load_image_data(args, splits=splits, **options)
-            self.loaded[imbalance_factor, pixels_of] = data
-        return self.loaded[imbalance_factor, pixels_of]
+        if (imbalance_factor, pixels_of) in self.loaded:
+            return self.loaded[imbalance_factor, pixels_of]
+        args, own = self.data_arguments(imbalance_factor), self.experiment.data
+        fraction, order, holdout = own.get("eval_fraction", 0.2), own.get("class_order_seed"), None
+        options: dict[str, Any] = {"seed": 0, "progress": sys.stderr.isatty()}
+        if pixels_of is not None:
+            options |= normalisation(load_processor(pixels_of))
+        if order is None and own.get("evaluate_on", "test") == "test":
+            data, holdout = load_or_hold_out(args, eval_fraction=fraction, **options)
+        else:
+            splits = load_splits(args)
+            if order is not None:
+                splits = shuffle_classes(splits, args.label_column, order)
+            if own.get("evaluate_on") == "validation":
+                how = {"label_column": args.label_column, "eval_fraction": fraction, "seed": args.split_seed}
+                train, held_out, holdout = hold_out(splits["train"], **how)
+                splits = DatasetDict({"train": train, "held_out": held_out})
+                args = self.data_arguments(imbalance_factor, eval_split="held_out")
+            data = load_image_data(args, splits=splits, **options)
+        self.loaded[imbalance_factor, pixels_of] = data, holdout
+        return data, holdout
 
     def data_of(self, run: Run) -> ImageData:
-        return self.data(run["imbalance_factor"], run.get("pixels_of"))
+        return self.load(run["imbalance_factor"], run.get("pixels_of"))[0]
 
     def finished(self) -> set[str]:
         return {digest(line["run"]) for line in read_json_lines(self.results)}

@@ -1,4 +1,4 @@
-"""From an experiment to its runs. A run is a dict of all that its result depends on; two equal ones are the same run."""
+"""From an experiment to its runs. A run is a dict of all that its result depends on; equal ones are the same run."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from typing import Any
 from experiment import Experiment
 from methods import find_loss
 
-from hf_ltkd.inputs import is_pretrained
+from hf_ltkd.workflow.inputs import is_pretrained
 
 
 Run = dict[str, Any]

@@ -1,27 +1,31 @@
 """Turns result lines into the paper's tables and figures: Markdown, one HTML page with its pictures inside, and PNGs.
 
-python examples/paper/report.py paper_runs/*.jsonl reduced_runs/*.jsonl --output_dir report
+python examples/experiments/report.py paper_runs/*.jsonl reduced_runs/*.jsonl --output_dir report
 
-`results.jsonl` holds the runs; with `speeds.jsonl`, what `reproduce.py` measured for its plan, the report also says
-what the missing runs would cost. `--readme examples/paper/README.md` writes the table of what has been reproduced into
-that file, too.
+`results.jsonl` holds the runs; with `speeds.jsonl`, what `run.py` measured for its plan, the report also says what the
+missing runs would cost. Lines of an experiment whose YAML file is neither here nor given with `--experiments`, such as
+those of a sweep, get a table all the same. `--readme examples/experiments/README.md` writes the table of what has been
+reproduced into that file, too.
 """
 
 import argparse
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
+from experiment import Experiment, experiment_files, load_experiment
 from figures import draw_group_losses, draw_group_mass, draw_overview, draw_sensitivity
 from pages import Section, Table, markdown_table, to_html, to_markdown
-from recipes import FOLDER, Recipe, load_recipe, read_lines
-from results import METRICS, PUBLISHED, Grid, Outcome, Results, best_and_second, paper_accuracy
-from status import NOTE, status_table
-from trends import signed, trend_tables
+from results import PUBLISHED, Grid, Outcome, Results, best_and_second, paper_accuracy, read_results
+from trends import NOTE, signed, status_table, trend_tables
 
-from hf_ltkd.report import duration
+from hf_ltkd.cli.text import duration
+from hf_ltkd.utils import replacing
 
 
 TITLE = "Distilling Balanced Knowledge from a Biased Teacher: the paper's numbers and ours"
+OWN_TITLE = "Results"
 START, END = "<!-- status, written by report.py -->", "<!-- end of status -->"
 PAPER_NOTE = (
     "Each cell: ours, mean ± deviation over the seeds (number of seeds), of the last epoch; below, the paper's number "
@@ -34,72 +38,100 @@ OWN_NOTE = (
     "(%), mean ± deviation over the seeds (number of seeds), of the last epoch; <b>best</b> and <u>second-best</u> "
     "student of each table."
 )
+HELD_OUT_NOTE = "On training images that were held out: choose by them, and report the choice on the test images."
 
 
-def main():
+def main(argv: list[str] | None = None) -> None:
     description, _, details = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(
         description=description, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("results", nargs="+", type=Path, help="Files of result lines, and of speeds.")
-    parser.add_argument("--recipes", nargs="+", type=Path, default=[], help="Recipes beside those of this folder.")
+    parser.add_argument(
+        *("--experiments", "--recipes"),
+        nargs="+",
+        type=Path,
+        default=[],
+        help="YAML files beside those of this folder.",
+    )
     parser.add_argument("--output_dir", type=Path, default=Path("report"), help="For report.md, report.html, PNGs.")
     parser.add_argument("--readme", type=Path, help="A file in which to replace the table of what was reproduced.")
-    args = parser.parse_args()
-    for path in [*args.results, *args.recipes]:
+    args = parser.parse_args(argv)
+    for path in [*args.results, *args.experiments]:
         if not path.is_file():
-            parser.error(f"there is no file {str(path)!r}: give results.jsonl of reproduce.py's --output_dir.")
-    results = Results([line for path in args.results for line in read_lines(path)])
-    paths = [path for pattern in ("table_*", "figure_*", "*") for path in sorted(FOLDER.glob(f"{pattern}.yaml"))]
-    recipes = [load_recipe(p) for p in dict.fromkeys([*paths, *args.recipes]) if p.name != "published.yaml"]
-    args.output_dir.mkdir(parents=True, exist_ok=True)
+            parser.error(f"there is no file {str(path)!r}: give results.jsonl of run.py's --output_dir.")
+    paths = [*experiment_files(), *args.experiments]
+    write_report(args.results, [load_experiment(path) for path in paths], args.output_dir, readme=args.readme)
 
-    status = status_table(recipes, results)
-    sections = [Section("What has been reproduced", [NOTE, status])]
-    grids = [grid for recipe in recipes for grid in results.grids(recipe)]
-    shown = sorted(filter(is_shown, grids), key=lambda grid: not grid.has_runs)  # what was run comes first
-    sections += [section_of(grid, args.output_dir) for grid in shown]
+
+def write_report(
+    paths: list[Path], experiments: list[Experiment], folder: Path, *, readme: Path | None = None
+) -> None:
+    """
+    Writes `report.md`, `report.html` and the pictures.
+
+    Args:
+        paths (`list[Path]`): Files of result lines, and of speeds.
+        experiments (`list[Experiment]`): Those whose tables are wanted; the paper's are shown even without any run.
+        folder (`Path`): Where the report goes.
+        readme (`Path`, *optional*): A file in which the table of what was reproduced is replaced.
+
+    Raises:
+        `ValueError`: if the files hold no runs, or `readme` has no place for the table.
+    """
+    results = Results(read_results(paths))
+    if not results.lines:
+        raise ValueError(f"There are no runs in {', '.join(map(str, paths))}: give results.jsonl of run.py.")
+    folder.mkdir(parents=True, exist_ok=True)
+    grids = [grid for experiment in experiments for grid in results.grids(experiment)]
+    sections, status = [], None
+    if any(grid.has_runs for grid in grids) and any(grid.is_papers for grid in grids):
+        status = status_table(experiments, results)
+        sections.append(Section("What has been reproduced", [NOTE, status]))
+        grids = [grid for grid in grids if grid.has_runs or (grid.is_papers and grid.name.startswith("table"))]
+    else:
+        grids = [grid for grid in grids if grid.has_runs]
+    grids.sort(key=lambda grid: not grid.has_runs)  # what was run comes first
+    grids += results.other_grids({experiment.name for experiment in experiments})
+    sections += [section_of(grid, folder) for grid in grids]
     sections.append(about_the_runs(grids, results))
-    (args.output_dir / "report.md").write_text(to_markdown(TITLE, sections), encoding="utf-8")
-    (args.output_dir / "report.html").write_text(to_html(TITLE, sections), encoding="utf-8")
-    if args.readme is not None:
-        before, _, rest = args.readme.read_text(encoding="utf-8").partition(START)
+    title = OWN_TITLE if status is None else TITLE
+    for name, text in (("report.md", to_markdown(title, sections)), ("report.html", to_html(title, sections))):
+        with replacing(folder / name) as file:
+            file.write_text(text, encoding="utf-8")
+    if readme is not None:
+        before, _, rest = readme.read_text(encoding="utf-8").partition(START)
         _, end, after = rest.partition(END)
-        if not end:
-            parser.error(f"{str(args.readme)!r} needs the lines {START} and {END} to write between.")
-        args.readme.write_text(f"{before}{START}\n\n{markdown_table(status)}\n\n{END}{after}", encoding="utf-8")
-    print(f"{len(results.lines)} runs: {args.output_dir / 'report.md'}, {args.output_dir / 'report.html'}")
-
-
-def is_shown(grid: Grid) -> bool:
-    """Tables of the paper also without any run, to show what is missing."""
-    return grid.has_runs or (grid.is_papers and grid.recipe["name"].startswith("table"))
+        if not end or status is None:
+            raise ValueError(f"{str(readme)!r} needs runs of the paper, and {START} and {END} to write between.")
+        with replacing(readme) as file:
+            file.write_text(f"{before}{START}\n\n{markdown_table(status)}\n\n{END}{after}", encoding="utf-8")
+    print(f"{len(results.lines)} runs: {folder / 'report.md'}, {folder / 'report.html'}")
 
 
 def section_of(grid: Grid, folder: Path) -> Section:
-    title = grid.recipe["title"]
+    title = grid.experiment.title
     if grid.overrides:
         title += ": another protocol, " + ", ".join(f"{name}={value}" for name, value in grid.overrides.items())
-    if grid.recipe.get("paper") == "figure_3":
+    if grid.experiment.paper == "figure_3":
         return Section(title, group_mass(grid, folder))
-    if grid.recipe.get("paper") == "figure_4":
+    if grid.experiment.paper == "figure_4":
         return Section(title, group_losses(grid, folder))
-    parts: list[str | Table | Path]
     if grid.is_papers:
-        parts = [PAPER_NOTE, *paper_tables(grid)]
+        parts: list[str | Table | Path] = [PAPER_NOTE, *paper_tables(grid)]
     else:
-        parts = [OWN_NOTE, *own_tables(grid)]
-        if "trends" in grid.recipe and not grid.overrides:
+        parts = [OWN_NOTE, *([HELD_OUT_NOTE] if grid.is_held_out else []), *own_tables(grid)]
+        if grid.experiment.trends and not grid.overrides:
             parts += trend_tables(grid)
             parts += [draw_overview(grid, factor, folder) for factor in grid.factors if grid.has_results(factor)]
-    if grid.recipe.get("paper") == "figure_5":
+    if grid.experiment.paper == "figure_5" or not grid.is_planned:
         parts += draw_sensitivity(grid, folder)
     return Section(title, parts)
 
 
 def paper_tables(grid: Grid) -> list[Table]:
     """As the paper lays them out: several factors are columns of a table for each pair, else the pairs are columns."""
-    table, metrics = grid.recipe["paper"], grid.recipe.get("metrics", ["tail", "all"])
+    table, metrics = grid.experiment.paper, grid.experiment.metrics
     methods = ["Teacher", *grid.methods] if "Student" in grid.methods else grid.methods
     if len(grid.factors) > 1:
         blocks = {arrow(pair): {f"factor {f:g}": (pair, f) for f in grid.factors} for pair in grid.pairs}
@@ -114,10 +146,10 @@ def paper_tables(grid: Grid) -> list[Table]:
             for metric in metrics:
                 values = {method: paper_accuracy(table, pair, factor, method) for method in methods}
                 paper = {method: value[metric] for method, value in values.items() if metric in value}
-                paper_texts = mark({method: f"{value:.2f}" for method, value in paper.items()}, paper, grid.recipe)
+                paper_texts = mark({method: f"{value:.2f}" for method, value in paper.items()}, paper, grid.experiment)
                 means = grid.means(methods, pair, factor, metric)
                 ours = {method: describe(grid.outcome(method, pair, factor), metric) for method in methods}
-                ours = mark(ours, means, grid.recipe)
+                ours = mark(ours, means, grid.experiment)
                 rows[0].append(f"{title}<br>{metric}")
                 for row, method in zip(rows[1:], methods, strict=True):
                     both = method in means and method in paper
@@ -128,19 +160,20 @@ def paper_tables(grid: Grid) -> list[Table]:
 
 
 def own_tables(grid: Grid) -> list[Table]:
-    """For each pair a table of each list of methods under the recipe's `tables`, or one of all; no empty ones."""
+    """For each pair a table of each list of methods under the experiment's `tables`, or one of all; no empty ones."""
     tables = []
-    for caption, methods in grid.recipe.get("tables", {"All methods": grid.methods}).items():
+    for caption, methods in (grid.experiment.tables or {"All methods": grid.methods}).items():
         for pair in grid.pairs:
-            rows = [[""], *([name] for name in ["Teacher", *methods])]
+            has_teacher = any(grid.outcome("Teacher", pair, factor) for factor in grid.factors)
+            names = ["Teacher", *methods] if has_teacher or grid.is_planned else methods
+            rows = [[""], *([grid.label(name)] for name in names)]
             for factor in grid.factors:
-                for metric in METRICS:
-                    rows[0].append(f"factor {factor:g}<br>{metric}")
-                    texts = {name: describe(grid.outcome(name, pair, factor), metric) for name in methods}
-                    texts = mark(texts, grid.means(methods, pair, factor, metric), {"not_ranked": []})
-                    texts["Teacher"] = describe(grid.outcome("Teacher", pair, factor), metric)
-                    for row in rows[1:]:
-                        row.append(texts[row[0]])
+                for metric in grid.metrics:
+                    rows[0].append(metric if factor is None else f"factor {factor:g}<br>{metric}")
+                    texts = {name: describe(grid.outcome(name, pair, factor), metric) for name in names}
+                    texts = mark(texts, grid.means(methods, pair, factor, metric))
+                    for row, name in zip(rows[1:], names, strict=True):
+                        row.append(texts[name])
             if any(grid.outcome(name, pair, factor) for name in methods for factor in grid.factors):
                 tables.append(Table(f"{caption} ({arrow(pair)})", rows))
     return tables
@@ -157,13 +190,18 @@ def describe(outcome: Outcome | None, metric: str) -> str:
     return f"{values.mean():.2f}{deviation} ({len(values)}{f', {outcome.failed} diverged' * bool(outcome.failed)})"
 
 
-def mark(texts: dict[str, str], values: dict[str, float], recipe: Recipe) -> dict[str, str]:
-    """The texts with the best in bold and the second-best underlined, unless the recipe's `marks` are `[best]`."""
-    ranked = {n: v for n, v in values.items() if n not in recipe.get("not_ranked", ["Teacher", "Student"])}
+def mark(texts: dict[str, str], values: dict[str, float], experiment: Experiment | None = None) -> dict[str, str]:
+    """
+    The texts with the best in bold and the second-best underlined; those of a table of the paper as its `marks` say,
+    Teacher and Student aside.
+    """
+    not_ranked = ("Teacher", "Student") if experiment else ()
+    ranked = {name: value for name, value in values.items() if name not in not_ranked}
     if len(ranked) < 2:
         return texts
     best, second = best_and_second(ranked)
-    tags = dict.fromkeys(best, "b") | ({} if recipe.get("marks") == ["best"] else dict.fromkeys(second, "u"))
+    marks_second = experiment is None or "second" in experiment.marks
+    tags = dict.fromkeys(best, "b") | (dict.fromkeys(second, "u") if marks_second else {})
     return {name: f"<{tags[name]}>{text}</{tags[name]}>" if name in tags else text for name, text in texts.items()}
 
 
@@ -204,8 +242,8 @@ def group_losses(grid: Grid, folder: Path) -> list[str | Table | Path]:
 
 def about_the_runs(grids: list[Grid], results: Results) -> Section:
     rows = [["started by", "runs", "training and evaluation", "on", "with"]]
-    for name in dict.fromkeys(line["recipe"] for line in results.lines):
-        lines = [line for line in results.lines if line["recipe"] == name]
+    for name in dict.fromkeys(line["experiment"] for line in results.lines):
+        lines = [line for line in results.lines if line["experiment"] == name]
         time = duration(sum(line.get("seconds", 0) for line in lines))
         machines = "; ".join(dict.fromkeys(line["device"] for line in lines))
         versions = dict.fromkeys(", ".join(f"{k} {v}" for k, v in line["versions"].items()) for line in lines)
@@ -214,7 +252,7 @@ def about_the_runs(grids: list[Grid], results: Results) -> Section:
     shown = {id(line) for grid in grids for cell in grid.cells for line in grid.lines(cell)}
     others = sum(id(line) not in shown for line in results.lines)
     if others:
-        parts.append(f"{others} runs belong to no recipe as it is now, and are not shown.")
+        parts.append(f"{others} runs belong to no experiment as it is now, and are not shown.")
     repeated = sum("run" in line for line in results.all_lines) - len(results.lines)
     if repeated:
         parts.append(f"Lines of runs that an earlier line has already: {repeated}; the first counts.")
@@ -230,4 +268,9 @@ def triple(values) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        if os.environ.get("HF_LTKD_TRACEBACK"):
+            raise
+        sys.exit(f"report.py: {' '.join(str(error).split())}")

@@ -1,18 +1,60 @@
-"""Result lines in, the cells of a recipe's tables out; and what the paper has in the same cells."""
+"""Result lines in, the cells of an experiment's tables out; and what the paper has in the same cells."""
 
+import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from recipes import FOLDER, Cell, Recipe, Run, digest, plan
+from experiment import Experiment
+from job import read_json_lines
+from methods import FOLDER, default_arguments, with_values
+from plan import Cell, Run, digest, plan
+
+from hf_ltkd.losses import LOSSES
 
 
 PUBLISHED = yaml.safe_load((FOLDER / "published.yaml").read_text(encoding="utf-8"))
-METRICS = {"head": "head_accuracy", "medium": "medium_accuracy", "tail": "tail_accuracy", "all": "accuracy"}
 
 Line = dict[str, Any]
+
+
+def read_results(paths: list[Path]) -> list[Line]:
+    """The lines of these files, those of before in the form of today; the first line of a run counts."""
+    lines: list[Line] = []
+    for path in paths:
+        some = read_json_lines(path)
+        if some and "loss_args" in some[0]:
+            some = _lines_of_old_sweep(path, some)
+        lines += [{"experiment": line["recipe"], **line} if "recipe" in line else line for line in some]
+    return lines
+
+
+def _lines_of_old_sweep(path: Path, lines: list[Line]) -> list[Line]:
+    """Lines of `examples/sweep.py`, which had what all runs of a folder share in settings.json beside them."""
+    shared = path.with_name("settings.json")
+    settings = json.loads(shared.read_text(encoding="utf-8")) if shared.is_file() else {}
+    new = []
+    for line in lines:
+        loss, arguments = line["loss"], line["loss_args"]
+        others = [other["loss_args"] for other in lines if other["loss"] == loss]
+        defaults = default_arguments(LOSSES[loss]) if loss in LOSSES else {}
+        named = {
+            name: value
+            for name, value in arguments.items()
+            if value != defaults.get(name, value) or any(other.get(name) != value for other in others)
+        }
+        teacher = f"teacher {settings['teacher']}" if settings.get("teacher") and loss != "ce" else None
+        student = settings.get("student", "student")
+        run = {"role": "student", "model": student, "loss": loss, "arguments": arguments, "seed": line["seed"]}
+        run |= {"teacher": teacher and {"role": "given", "model": teacher}, "data": {}, "settings": settings}
+        where = {"experiment": f"{path.parent.name}/{path.stem}", "overrides": {}, "method": with_values(loss, named)}
+        where |= {"pair": student, "imbalance_factor": None, "run": run}
+        new.append({**line, **where, "evaluated_on": settings.get("evaluated_on")})
+    return new
 
 
 @dataclass(frozen=True)
@@ -57,41 +99,97 @@ class Results:
         failed = sum("error" in line for line in self.of(run))
         if not lines and not failed:
             return None
-        accuracy = {name: np.array([100 * line["metrics"][key] for line in lines]) for name, key in METRICS.items()}
+        groups = [name for name in lines[0]["metrics"] if name != "accuracy"] if lines else []
+        names = {**{name.removesuffix("_accuracy"): name for name in groups}, "all": "accuracy"}
+        accuracy = {name: np.array([100 * line["metrics"][key] for line in lines]) for name, key in names.items()}
         return Outcome(tuple(line["seed"] for line in lines), accuracy, failed)
 
-    def grids(self, recipe: Recipe) -> list["Grid"]:
-        """A recipe's own protocol, and each that was made of it by overriding training arguments."""
+    def grids(self, experiment: Experiment) -> list["Grid"]:
+        """An experiment's own protocol, and each that was made of it by overriding training arguments."""
         protocols: list[dict[str, Any]] = [{}]
         for line in self.lines:
-            if line["recipe"] == recipe["name"] and line["overrides"] not in protocols:
+            if line["experiment"] == experiment.name and line["overrides"] not in protocols:
                 protocols.append(line["overrides"])
-        return [Grid(recipe, overrides, self) for overrides in protocols]
+        return [Grid(experiment, overrides, self) for overrides in protocols]
+
+    def other_grids(self, known: set[str]) -> Iterator["Grid"]:
+        """What was run by experiments whose files are not here, sweeps for example: the lines hold all of it."""
+        for name in dict.fromkeys(line["experiment"] for line in self.lines):
+            tables: list[tuple[dict[str, Any], dict[tuple, Cell]]] = []
+            for line in self.lines if name not in known else []:
+                if line["experiment"] == name:
+                    _add_cell(tables, line)
+            for overrides, cells in tables:
+                yield Grid(_experiment_of(name, [*cells.values()]), overrides, self, [*cells.values()])
+
+
+def _add_cell(tables: list[tuple[dict[str, Any], dict[tuple, Cell]]], line: Line) -> None:
+    """Adds a line's cell to the first table of its protocol in which its place is not another run's."""
+    run, (teacher, student) = line["run"], (None, line["pair"])
+    if student is None:
+        teacher = run["model"]
+    elif ":" in student:
+        teacher, student = student.split(":")
+    cell = Cell(line["method"], teacher, student, line["imbalance_factor"], line["seed"], run)
+    place = cell.method, cell.pair or teacher, cell.imbalance_factor
+    for overrides, cells in tables:
+        same = place not in cells or digest({**cells[place].run, "seed": None}) == digest({**run, "seed": None})
+        if overrides == line["overrides"] and same:
+            cells.setdefault(place, cell)
+            return
+    tables.append((line["overrides"], {place: cell}))
+
+
+def _experiment_of(name: str, cells: list[Cell]) -> Experiment:
+    students = [cell for cell in cells if cell.pair is not None]
+    return Experiment(
+        name=name,
+        title=f"{name}: {', '.join(dict.fromkeys(cell.student for cell in students))}",
+        pairs=[*dict.fromkeys(cell.pair for cell in students)],
+        methods={cell.method: {"loss": cell.run["loss"]} for cell in sorted(students, key=_order)},
+        imbalance_factors=[*dict.fromkeys(cell.imbalance_factor for cell in students)],
+    )
+
+
+def _order(cell: Cell) -> tuple:
+    """By loss, then by the values of its arguments."""
+    return cell.run["loss"], [v for v in cell.run["arguments"].values() if type(v) in (int, float)]
 
 
 class Grid:
     """
-    The cells of a recipe in one protocol, without regard to seeds, and what filled them.
+    The cells of an experiment in one protocol, without regard to seeds, and what filled them.
 
     Attributes:
-        cells (`list[Cell]`): Those of the recipe, then pairs and factors that were run beyond it.
+        cells (`list[Cell]`): Those of the experiment, then pairs and factors that were run beyond it.
         pairs, factors, methods (`list`): Of the students.
+        is_planned (`bool`): Whether the experiment's file is there, or the lines alone.
     """
 
-    def __init__(self, recipe: Recipe, overrides: dict[str, Any], results: Results):
-        self.recipe, self.overrides, self.results = recipe, overrides, results
-        lines = [line for line in results.lines if (line["recipe"], line["overrides"]) == (recipe["name"], overrides)]
-        pairs = [*recipe["pairs"], *(line["pair"] for line in lines if line["pair"])]
-        factors = [*map(float, recipe["imbalance_factors"]), *(line["imbalance_factor"] for line in lines)]
-        self.pairs, self.factors = [*dict.fromkeys(pairs)], [*dict.fromkeys(factors)]
-        self.methods = [*recipe["methods"]]
-        self.cells = plan(recipe, overrides, pairs=self.pairs, factors=self.factors, seeds=recipe["seeds"][:1])
+    def __init__(
+        self,
+        experiment: Experiment,
+        overrides: dict[str, Any],
+        results: Results,
+        cells: list[Cell] | None = None,
+    ):
+        self.experiment, self.overrides, self.results = experiment, overrides, results
+        self.pairs, self.factors = experiment.pairs, experiment.imbalance_factors
+        self.methods, self.is_planned = [*experiment.methods], cells is None
+        if cells is None:
+            of_this = (experiment.name, overrides)
+            lines = [line for line in results.lines if (line["experiment"], line["overrides"]) == of_this]
+            pairs = [*self.pairs, *(line["pair"] for line in lines if line["pair"])]
+            factors = [*map(float, self.factors), *(line["imbalance_factor"] for line in lines)]
+            self.pairs, self.factors = [*dict.fromkeys(pairs)], [*dict.fromkeys(factors)]
+            cells = plan(experiment, overrides, pairs=self.pairs, factors=self.factors, seeds=experiment.seeds[:1])
+        self.cells = cells
         self._runs = {(c.method, c.pair or c.teacher, c.imbalance_factor): c.run for c in self.cells}
 
     @property
     def is_papers(self) -> bool:
         """Whether this is the paper's protocol, as far as it is known."""
-        return not self.overrides and self.recipe.get("paper") == self.recipe["name"]
+        return not self.overrides and self.experiment.paper == self.experiment.name
 
     @property
     def has_runs(self) -> bool:
@@ -102,12 +200,31 @@ class Grid:
         return [cell for cell in self.cells if cell.pair is not None]
 
     @property
+    def is_held_out(self) -> bool:
+        """Whether the accuracy is that of training images."""
+        lines = (line for cell in self.students for line in self.lines(cell))
+        return any("held-out" in (line.get("evaluated_on") or "") for line in lines)
+
+    @property
     def name(self) -> str:
         """For files."""
-        return "_".join([self.recipe["name"], *(f"{name}_{value}" for name, value in self.overrides.items())])
+        name = "_".join([self.experiment.name, *(f"{name}_{value}" for name, value in self.overrides.items())])
+        return name.replace("/", "_")
+
+    @property
+    def metrics(self) -> list[str]:
+        """The groups, most frequent first, and `all`."""
+        outcomes = (self.results.outcome(cell.run) for cell in self.students)
+        return next((o.accuracy for o in outcomes if o is not None and o.seeds), ["head", "medium", "tail", "all"])
 
     def lines(self, cell: Cell) -> list[Line]:
         return self.results.of(cell.run)
+
+    def label(self, method: str) -> str:
+        """The method, with what a search chose for it."""
+        lines = (line for cell in self.students if cell.method == method for line in self.lines(cell))
+        chosen = next((line["chosen"] for line in lines if "chosen" in line), None)
+        return with_values(f"{method}:", chosen) if chosen else method
 
     def outcome(self, method: str, pair: str, factor: float) -> Outcome | None:
         run = self._runs.get((method, pair.split(":")[0] if method == "Teacher" else pair, factor))

@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
         describe(job, cells)
     if not args.dry_run:
         work(job, cells)
-        write_report([job.results, job.folder / "speeds.jsonl"], [experiment], job.folder, say_it=rank == 0)
+        write_report([job.results], [] if args.losses else [experiment], job.folder)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from experiment import DATA_KEYS, TRAINING_KEYS, Experiment, check_training, make_experiment
+from experiment import DATA_KEYS, TRAINING_KEYS, Experiment, make_experiment
 from methods import default_arguments, find_loss, with_values
 
 from hf_ltkd.utils import parse_values
@@ -17,14 +17,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--grid", nargs="+", default=[], metavar="NAME=VALUES", help="Values to try, e.g. alpha=1,6 temperature=2,4.")
     add("--loss_args", nargs="+", default=[], metavar="NAME=VALUE", help="Arguments that stay the same.")
     add("--search", type=int, help="Instead of the grid: trials of Optuna between the ends of each argument's values.")
-    add("--metric", help="What the search maximises: accuracy (default), head_accuracy, medium_accuracy, tail_accuracy.")
+    add(
+        "--metric",
+        help="What the search maximises: accuracy (default), head_accuracy, medium_accuracy, tail_accuracy.",
+    )
     add("--teacher", help="A trained classifier, as folder or Hub id, or a network to train; --losses ce needs none.")
     add("--student", default="resnet8", help="A network (default: resnet8), or the folder or Hub id of a trained one.")
     add("--benchmark", help="cifar100_lt, tiny_imagenet_lt or imagenet_lt.")
     add("--data", nargs="+", default=[], metavar="NAME=VALUE", help="Fields of DataArguments, e.g. image_size=16.")
     add("--evaluate_on", choices=["test", "validation"], help="validation: on training images that are held out.")
     add("--eval_fraction", "--eval_share", type=float, help="Part of the smallest class that is held out (0.2).")
-    add("--teacher_logits", "--teacher_cache_dtype", help="float32 (default) or float16 asks once; live in every step.")
+    add(
+        "--teacher_logits", "--teacher_cache_dtype", help="float32 (default) or float16 asks once; live in every step."
+    )
     add("--teacher_views", "--teacher_cache_views", type=int, help="Views of each image to ask for (one an epoch).")
     add("--name", default="sweep", help="Of the experiment (default: sweep): the report keeps names apart.")
 

@@ -27,7 +27,7 @@ def perform(job: Job, run: Run) -> dict[str, Any]:
     """Does a run, and gives what goes into its line."""
     if run["role"] != "measure":
         return train(job, run)
-    balanced, long_tailed = job.data(1.0), job.data_of(run)
+    balanced, long_tailed = job.load(1.0)[0], job.data_of(run)
     device = job.training_arguments({**run, "training": {}}).device
     teacher = load_teacher(job, run, long_tailed).to(device)
     return {**measure_group_mass(run, teacher, balanced, long_tailed), **place(device)}
@@ -35,7 +35,7 @@ def perform(job: Job, run: Run) -> dict[str, Any]:
 
 def train(job: Job, run: Run) -> dict[str, Any]:
     """Trains a teacher or a student, from its last checkpoint if there is one, and gives what goes into its line."""
-    data = job.data_of(run)
+    data, holdout = job.load(run["imbalance_factor"], run.get("pixels_of"))
     groups = make_groups(data)
     args = job.training_arguments(run)
     chosen = next_trial(job, run) if "search" in run else {}
@@ -48,6 +48,7 @@ def train(job: Job, run: Run) -> dict[str, Any]:
         "source": loss.source or None,
         "training_images": len(data.train),
         "images": data.train.fingerprint,
+        "evaluated_on": f"{len(data.test):,} {'test' if holdout is None else 'held-out training'} images",
         "teacher_fingerprint": fingerprint(source),
         "running": job.running,
         **place(args.device),

@@ -1,30 +1,42 @@
-"""Differences between methods beside the paper's: what a protocol of other numbers can be compared by."""
+"""Differences between methods, beside the paper's where it has them, and what has been reproduced of the paper."""
 
 from dataclasses import dataclass
 
 import numpy as np
+from cost import read_rates, work_of
+from experiment import Experiment
 from pages import Table
-from recipes import Recipe
-from results import Grid, Outcome, paper_accuracy
-from scipy.stats import t as student_t
+from plan import digest, plan
+from results import Grid, Outcome, Results, paper_accuracy
+from scipy.stats import ttest_rel
+
+from hf_ltkd.cli.text import duration
 
 
 VERDICTS = ("as the paper", "as the paper (one seed)", "not settled", "opposite", "opposite (one seed)")
+NOTE = (
+    "The paper's protocol: cells (a method on a pair at a factor) with at least one run, and ours less the paper's "
+    "number on the tail and over all classes (mean, and from the lowest to the highest). A reduced protocol: of the "
+    "differences between methods that this part of the paper shows, on the tail and over all classes, how many have "
+    "the paper's sign, settled at 95 % (Student's t over the seeds) or seen with one seed. The cost is images per "
+    "second, measured in finished runs or in a few steps, times the images to train on."
+)
 
 
 @dataclass(frozen=True)
 class Trend:
     """
-    First less second, one of the recipe's `trends`.
+    First less second, one of the experiment's `trends`.
 
     Attributes:
-        table, first, second (`str`), factor (`float`): What the paper compares, by our names of the methods.
+        table (`str` or `None`), first, second (`str`), factor (`float`):
+            What is compared, by our names of the methods, and the paper's table that compares it too.
         ours (`dict`): By metric the mean over the seeds that both have, which start from the same weights, and the
             half width of its 95 % confidence interval by Student's t (`None` with one seed).
         paper (`dict`): By metric the paper's difference, where it has one for this factor.
     """
 
-    table: str
+    table: str | None
     first: str
     second: str
     factor: float
@@ -33,66 +45,84 @@ class Trend:
 
     @property
     def verdicts(self) -> dict[str, str]:
-        """By metric, where both have a difference; one of ours whose confidence interval holds 0 has no sign."""
+        """By metric, where there is something to say; a difference whose confidence interval holds 0 has no sign."""
         verdicts = {}
-        for metric in ("tail", "all"):
-            if metric not in self.ours or metric not in self.paper:
+        for metric, (mean, margin) in self.ours.items():
+            if self.table is not None and metric not in self.paper:
                 continue
-            mean, margin = self.ours[metric]
             if margin is not None and abs(mean) <= margin:
                 verdicts[metric] = "not settled"
-            else:
+                continue
+            verdict = "better" if mean > 0 else "worse"
+            if self.table is not None:
                 verdict = "as the paper" if mean * self.paper[metric] > 0 else "opposite"
-                verdicts[metric] = verdict + (" (one seed)" if margin is None else "")
+            verdicts[metric] = verdict + (" (one seed)" if margin is None else "")
         return verdicts
 
 
 def find_trends(grid: Grid) -> list[Trend]:
-    """The recipe's `trends` at each factor, for its first pair."""
+    """The experiment's `trends` at each factor, for its first pair."""
     found = []
-    for table, *methods in grid.recipe["trends"]:
+    for *tables, one, other in grid.experiment.trends:
+        table = tables[0] if tables else None
         for factor in grid.factors:
-            first, second = (grid.outcome(method, grid.pairs[0], factor) for method in methods)
-            theirs = [in_paper(grid.recipe, table, factor, method) for method in methods]
+            first, second = (grid.outcome(method, grid.pairs[0], factor) for method in (one, other))
+            theirs = [in_paper(grid.experiment, table, factor, method) for method in (one, other)]
             paper = {metric: theirs[0][metric] - theirs[1][metric] for metric in theirs[0].keys() & theirs[1].keys()}
-            found.append(Trend(table, methods[0], methods[1], factor, differences(first, second), paper))
+            found.append(Trend(table, one, other, factor, differences(first, second), paper))
     return found
 
 
-def in_paper(recipe: Recipe, table: str, factor: float, method: str) -> dict[str, float]:
-    name = recipe["names_in_paper"].get(table, {}).get(method, method)
-    return paper_accuracy(table, recipe["paper_pair"], factor, name)
+def in_paper(experiment: Experiment, table: str | None, factor: float, method: str) -> dict[str, float]:
+    if table is None or experiment.paper_pair is None:
+        return {}
+    name = experiment.names_in_paper.get(table, {}).get(method, method)
+    return paper_accuracy(table, experiment.paper_pair, factor, name)
 
 
 def differences(first: Outcome | None, second: Outcome | None) -> dict[str, tuple[float, float | None]]:
     if first is None or second is None or not set(first.seeds) & set(second.seeds):
         return {}
-    common = sorted(set(first.seeds) & set(second.seeds))
-    n, ours = len(common), {}
+    common, ours = sorted(set(first.seeds) & set(second.seeds)), {}
     for metric in ("tail", "all"):
         a, b = (o.accuracy[metric][[o.seeds.index(seed) for seed in common]] for o in (first, second))
-        margin = float(student_t.ppf(0.975, n - 1) * (a - b).std(ddof=1) / np.sqrt(n)) if n > 1 else None
+        margin = None
+        if len(common) > 1:
+            low, high = ttest_rel(a, b).confidence_interval(0.95)
+            margin = float(high - low) / 2
         ours[metric] = (float((a - b).mean()), margin)
     return ours
 
 
 def trend_tables(grid: Grid) -> list[Table]:
     """The differences; where Table 1 is among them, its methods from best to worst."""
-    rows = [["first less second", "the paper's", "factor", *("tail: ours", "paper", ""), *("all: ours", "paper", "")]]
+    with_paper = any(len(trend) == 3 for trend in grid.experiment.trends)
+    papers = [["the paper's"], ["paper"]] if with_paper else [[], []]
+    rows = [
+        [
+            "first less second",
+            *papers[0],
+            "factor",
+            *(x for m in ("tail", "all") for x in (f"{m}: ours", *papers[1], "")),
+        ]
+    ]
     for trend in find_trends(grid):
-        row = [f"{trend.first} less {trend.second}", trend.table.replace("_", " "), f"{trend.factor:g}"]
+        row = [f"{trend.first} less {trend.second}"]
+        row += [(trend.table or "–").replace("_", " ")] * with_paper + [f"{trend.factor:g}"]
         for metric in ("tail", "all"):
             mean, margin = trend.ours.get(metric, (None, None))
-            ours = "–" if mean is None else signed(mean) + ("" if margin is None else f" ± {margin:.2f}")
-            paper = signed(trend.paper[metric]) if metric in trend.paper else "–"
-            row += [ours, paper, trend.verdicts.get(metric, "")]
+            row.append("–" if mean is None else signed(mean) + ("" if margin is None else f" ± {margin:.2f}"))
+            row += [signed(trend.paper[metric]) if metric in trend.paper else "–"] * with_paper
+            row.append(trend.verdicts.get(metric, ""))
         rows.append(row)
+    beside = f" beside the paper's for {(grid.experiment.paper_pair or '').replace(':', ' → ')}" * with_paper
     caption = (
-        f"Differences beside the paper's for {grid.recipe['paper_pair'].replace(':', ' → ')}. Ours: the mean over the "
-        "seeds that both methods have ± half of its 95 % confidence interval (Student's t), below which a difference "
-        "is not settled. The paper has no deviations."
+        f"Differences{beside}. Ours: the mean over the seeds that both methods have ± half of its 95 % confidence "
+        "interval (Student's t), below which a difference is not settled."
+        + " The paper has no deviations."
+        * with_paper
     )
-    has_table_1 = any(table == "table_1" for table, *_ in grid.recipe["trends"])
+    has_table_1 = any(table == "table_1" for table, *_ in grid.experiment.trends)
     return [Table(caption, rows), *([orders(grid)] if has_table_1 else [])]
 
 
@@ -100,12 +130,72 @@ def orders(grid: Grid) -> Table:
     rows = [["", "ours", "paper"]]
     for factor in grid.factors:
         for metric in ("tail", "all"):
-            values = {method: in_paper(grid.recipe, "table_1", factor, method) for method in grid.methods}
+            values = {method: in_paper(grid.experiment, "table_1", factor, method) for method in grid.methods}
             paper = {method: value[metric] for method, value in values.items() if value}
             ours = grid.means([*paper], grid.pairs[0], factor, metric)
             by_rank = [" > ".join(sorted(some, key=some.__getitem__, reverse=True)) or "–" for some in (ours, paper)]
             rows.append([f"{metric}, factor {factor:g}", *by_rank])
     return Table("Table 1's methods from best to worst", rows)
+
+
+# ---- What has been reproduced ----
+
+
+def status_table(experiments: list[Experiment], results: Results) -> Table:
+    """A row for each table and figure of the paper."""
+    rows = [["", "the paper's protocol", "a reduced protocol", "what is missing of the paper's"]]
+    for experiment in experiments:
+        if experiment.paper != experiment.name:
+            continue
+        others = [Grid(other, {}, results) for other in experiments if other is not experiment]
+        reduced = "; ".join(filter(None, (reduced_status(grid, experiment.name) for grid in others)))
+        full = paper_status(Grid(experiment, {}, results))
+        rows.append([experiment.title, full, reduced or "not yet run", cost_of_missing(experiment, results)])
+    return Table("", rows)
+
+
+def paper_status(grid: Grid) -> str:
+    found, name = [cell for cell in grid.students if grid.lines(cell)], grid.experiment.name
+    if not found:
+        return "not yet run"
+    text = f"{len(found)} of {len(grid.students)} cells"
+    for metric in ("tail", "all"):
+        gaps = []
+        for cell in found if name not in ("figure_3", "figure_4") else []:
+            paper = paper_accuracy(name, cell.pair or "", cell.imbalance_factor, cell.method)
+            outcome = grid.results.outcome(cell.run)
+            if metric in paper and outcome is not None and outcome.seeds:
+                gaps.append(outcome.accuracy[metric].mean() - paper[metric])
+        if gaps:
+            text += f"; {metric} {signed(float(np.mean(gaps)))} ({signed(min(gaps))} to {signed(max(gaps))})"
+    return text
+
+
+def reduced_status(grid: Grid, item: str) -> str:
+    if grid.experiment.paper == item:
+        runs = [bool(grid.lines(cell)) for cell in grid.students]
+        return f"{sum(runs)} of {len(runs)} cells drawn" if any(runs) else ""
+    verdicts = [v for trend in find_trends(grid) if trend.table == item for v in trend.verdicts.values()]
+    counts = [f"{verdicts.count(kind)} {kind}" for kind in VERDICTS if kind in verdicts]
+    return f"`{grid.experiment.name}`: {', '.join(counts)}" if counts else ""
+
+
+def cost_of_missing(experiment: Experiment, results: Results) -> str:
+    """Time on each machine whose speed is known for every kind of work that is missing."""
+    done = {digest(line["run"]) for line in results.lines}
+    missing = [cell.run for cell in plan(experiment) if digest(cell.run) not in done]
+    if not missing:
+        return "nothing"
+    work = work_of(experiment, missing)
+    if not work:
+        return f"{len(missing)} runs, which train nothing"
+    costs = []
+    for machine in dict.fromkeys(line["device"] for line in results.all_lines):
+        rates = read_rates(results.all_lines, experiment.data, machine)
+        if work.keys() <= rates.keys():
+            seconds = sum(images / rates[kind] for kind, (_, images) in work.items())
+            costs.append(f"{duration(seconds)} on one process of {machine}")
+    return f"{len(missing)} runs, " + ("; ".join(costs) or "whose speed has not been measured")
 
 
 def signed(value: float) -> str:
