@@ -14,7 +14,7 @@ from hf_ltkd.cli.text import duration, say
 from hf_ltkd.data import ImageDataset, long_tailed_counts
 from hf_ltkd.utils import describe_machine
 from hf_ltkd.workflow.estimate import epochs_of, estimate
-from hf_ltkd.workflow.inputs import is_pretrained, load_classifier, make_groups, new_classifier
+from hf_ltkd.workflow.inputs import is_pretrained, load_classifier
 
 
 def describe(job: Job, cells: list[Cell]) -> None:
@@ -31,34 +31,23 @@ def describe(job: Job, cells: list[Cell]) -> None:
             some = [c for c in cells if (c.imbalance_factor, c.teacher, c.student, c.method) == (*name, method)]
             seeds = " ".join(str(c.seed) if c in missing else f"({c.seed})" for c in some)
             runs.setdefault(seeds, []).append(method)
-        what = f"factor {name[0]:g}, {' -> '.join(filter(None, name[1:]))}"
         parts = [f"seed {seeds} of {', '.join(methods)}" for seeds, methods in runs.items() if seeds]
-        say("", f"{what}: {'; '.join(parts)}")
-    if missing:
-        describe_cost(job, missing)
-
-
-def describe_cost(job: Job, missing: list[Cell]) -> None:
-    """Images per second × the images that are to be trained on, or that a teacher is to be asked for."""
+        say("", f"factor {name[0]:g}, {' -> '.join(filter(None, name[1:]))}: {'; '.join(parts)}")
     work = work_of(job.experiment, [cell.run for cell in missing], job)
     if not work:
         return
-    speeds = job.folder / "speeds.jsonl"
-    run = next(iter(work.values()))[0]
-    machine = describe_machine(job.training_arguments(run).device.type)
-    finished_rates = read_rates(read_json_lines(job.results), job.experiment.data, machine)
-    rates = read_rates(read_json_lines(speeds), job.experiment.data, machine)
+    speeds, data = job.folder / "speeds.jsonl", job.experiment.data
+    machine = describe_machine(job.training_arguments(next(iter(work.values()))[0]).device.type)
+    finished = read_rates(read_json_lines(job.results), data, machine)
+    rates = read_rates(read_json_lines(speeds), data, machine)
     seconds = 0.0
     for number, (kind, (run, images)) in enumerate(work.items()):
-        if kind in finished_rates:
-            rate, source = finished_rates[kind], "in finished runs"
-        else:
-            if kind not in rates:
-                measured = measure_rates(job, run)
-                rates |= measured
-                where = {"data": job.experiment.data, "device": machine}
-                append(speeds, [{"kind": k, **where, "examples_per_second": v} for k, v in measured.items()])
-            rate, source = rates[kind], "in a few steps"
+        if kind not in finished | rates:
+            measured = measure_rates(job, run)
+            rates |= measured
+            where = {"data": data, "device": machine}
+            append(speeds, [{"kind": k, **where, "examples_per_second": v} for k, v in measured.items()])
+        rate, source = (rates | finished)[kind], "in finished runs" if kind in finished else "in a few steps"
         seconds += images / rate
         what = f"{kind}: {rate:,.0f} images/s {source}, {duration(images / rate)} in all"
         say("" if number else "Speed", what)
@@ -72,28 +61,27 @@ def kind_of(run: Run) -> str:
         kind += f" by {run['loss']} from {run['teacher']['model']}"
     elif run["teacher"] is not None:
         kind += " by logits"
-    return f"{kind}, batch {run['training'].get('per_device_train_batch_size', 'size of the preset')}"
+    return f"{kind}, batch {run['training'].get('per_device_train_batch_size', 'of the preset')}"
 
 
 def work_of(experiment: Experiment, runs: list[Run], job: Job | None = None) -> dict[str, tuple[Run, float]]:
     """
     The images that runs train on, by kind, each kind with one of its runs. A kind `logits of ...` is the images that a
-    teacher is asked for, once for all students; they are counted with the teacher's own run.
+    teacher is asked for, once for all students; they are counted with the teacher's own run. `job` loads the images
+    where the experiment does not say how many there are.
     """
     work: dict[str, tuple[Run, float]] = {}
-    asked = {digest(run["teacher"]) for run in runs if run.get("teacher") and run["teacher"]["role"] == "given"}
-    asked |= {digest(run) for run in runs if run["role"] == "teacher"}
+    new_teachers = {digest(run) for run in runs if run["role"] == "teacher"}
+    new_teachers |= {digest(run["teacher"]) for run in runs if (run["teacher"] or {}).get("role") == "given"}
     for run in runs:
         if run["role"] == "measure":
             continue
         images = sum(counts_of(experiment, run, job))
-        epochs = run["training"].get("num_train_epochs") or epochs_of(
-            DistillationTrainingArguments(**run["training"], report_to="none"), images
-        )
-        images *= epochs
+        args = {"num_train_epochs": None, **run["training"]}
+        images *= args["num_train_epochs"] or epochs_of(DistillationTrainingArguments(**run["training"]), images)
         kinds = [kind_of(run)]
-        if run["teacher"] is not None and run["teacher_logits"] != "live" and digest(run["teacher"]) in asked:
-            asked.remove(digest(run["teacher"]))
+        if run["teacher"] is not None and run["teacher_logits"] != "live" and digest(run["teacher"]) in new_teachers:
+            new_teachers.remove(digest(run["teacher"]))
             kinds.append(f"logits of {run['teacher']['model']}")
         for kind in kinds:
             work[kind] = (run, work.get(kind, (run, 0.0))[1] + images)
@@ -101,10 +89,10 @@ def work_of(experiment: Experiment, runs: list[Run], job: Job | None = None) -> 
 
 
 def counts_of(experiment: Experiment, run: Run, job: Job | None) -> list[int]:
-    """Training images per class; they are loaded where the experiment does not say how many there are."""
-    if experiment.classes and experiment.images_per_class:
-        return long_tailed_counts([experiment.images_per_class] * experiment.classes, run["imbalance_factor"])
-    return job.data_of(run).split.class_counts if job is not None else []
+    """Training images per class."""
+    if job is not None and not (experiment.classes and experiment.images_per_class):
+        return job.data_of(run).split.class_counts
+    return long_tailed_counts([experiment.images_per_class or 0] * (experiment.classes or 0), run["imbalance_factor"])
 
 
 def read_rates(lines: list[dict[str, Any]], data: dict[str, Any], machine: str) -> dict[str, float]:
@@ -118,24 +106,27 @@ def read_rates(lines: list[dict[str, Any]], data: dict[str, Any], machine: str) 
 
 
 def measure_rates(job: Job, run: Run) -> dict[str, float]:
-    """Images per second of a run, and of its teacher being asked."""
+    """Images per second of a run, and of its teacher being asked, on random images in memory."""
     args = job.training_arguments(run)
     if args.device.type == "cpu":  # where larger batches are not faster, but may not fit
         args = job.training_arguments(run, per_device_train_batch_size=min(args.per_device_train_batch_size, 16))
-    names, batch = [run["model"], *([run["teacher"]["model"]] if run["teacher"] else [])], args.train_batch_size
-    counts = counts_of(job.experiment, run, job)
-    if job.experiment.classes and not any(map(is_pretrained, names)):  # images made up in memory do
-        data, groups = job.data_arguments(run["imbalance_factor"]), None
-        images = torch.randint(0, 256, (2 * batch, 3, data.image_size, data.image_size), dtype=torch.uint8)
-        normal: dict[str, Any] = {"mean": [0.5] * 3, "std": [0.25] * 3, "padding": data.crop_padding, "augment": True}
-        dataset = ImageDataset(images, torch.arange(2 * batch) % len(counts), device=data.data_device, **normal)
-        student, *teachers = [create_model(name, len(counts), data.image_size) for name in names]
-    else:
-        loaded = job.data_of(run)
-        dataset, groups, student = loaded.train, make_groups(loaded), new_classifier(run["model"], loaded)
-        teachers = [load_classifier(n) if is_pretrained(n) else new_classifier(n, loaded) for n in names[1:]]
-    teacher = teachers[0] if teachers else None
-    times = estimate(student, teacher, make_loss(run, counts, groups), dataset, args, steps=3)
+    data, counts, batch = (
+        job.data_arguments(run["imbalance_factor"]),
+        counts_of(job.experiment, run, job),
+        args.train_batch_size,
+    )
+    images = torch.randint(0, 256, (2 * batch, 3, data.image_size, data.image_size), dtype=torch.uint8)
+    normal: dict[str, Any] = {"mean": [0.5] * 3, "std": [0.25] * 3, "padding": data.crop_padding, "augment": True}
+    dataset = ImageDataset(images, torch.arange(2 * batch) % len(counts), device=data.data_device, **normal)
+    networks = [
+        load_classifier(each["model"], num_labels=len(counts), ignore_mismatched_sizes=True)
+        if is_pretrained(each["model"])
+        else create_model(each["model"], len(counts), data.image_size)
+        for each in (run, run["teacher"])
+        if each is not None
+    ]
+    student, teacher = [*networks, None][:2]
+    times = estimate(student, teacher, make_loss(run, counts), dataset, args, steps=3)
     live = teacher is not None and run["teacher_logits"] == "live"
     rates = {kind_of(run): batch / (times.student + times.images + (times.teacher if live else 0.0))}
     if teacher is not None and not live:

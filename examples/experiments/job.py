@@ -24,21 +24,12 @@ from hf_ltkd.workflow.recommend import normalisation
 
 @dataclass
 class Job:
-    """
-    Attributes:
-        experiment ([`Experiment`]): What to run.
-        overrides (`dict`): Of its training arguments, that make another protocol of it.
-        neutral (`dict`): Training arguments that change the speed alone.
-        data_dir, data_device (`str`, *optional*): Where the images are, and where they are kept in memory.
-        folder (`Path`): For results, teachers and what is unfinished.
-    """
-
     experiment: Experiment
-    overrides: dict[str, Any]
-    neutral: dict[str, Any]
+    overrides: dict[str, Any]  # of its training arguments, that make another protocol of it
+    neutral: dict[str, Any]  # training arguments that change the speed alone
     data_dir: str | None
     data_device: str | None
-    folder: Path
+    folder: Path  # for results, teachers and what is unfinished
     loaded: dict[tuple, tuple[ImageData, Holdout | None]] = field(default_factory=dict)
 
     @property
@@ -49,11 +40,14 @@ class Job:
     def results(self) -> Path:
         return self.folder / "results.jsonl"
 
+    def finished(self) -> set[str]:
+        return {digest(line["run"]) for line in read_json_lines(self.results)}
+
     def run_folder(self, run: Run) -> Path:
         """Of a teacher, which stays; of anything else until it is finished."""
         if run["role"] in ("teacher", "given"):
-            name = Path(run["model"]).name
-            return self.folder / "teachers" / f"{name}_{run['imbalance_factor']:g}_{digest(run)}"
+            name = f"{Path(run['model']).name}_{run['imbalance_factor']:g}_{digest(run)}"
+            return self.folder / "teachers" / name
         return self.folder / "unfinished" / digest(run)
 
     def training_arguments(self, run: Run, **more: Any) -> DistillationTrainingArguments:
@@ -76,9 +70,9 @@ class Job:
         small = self.experiment.data.get("benchmark") != "imagenet_lt"
         return torch.cuda.is_available() and small and not self.running.get("use_cpu")
 
-    def data_arguments(self, imbalance_factor: float, **more: Any) -> DataArguments:
+    def data_arguments(self, imbalance_factor: float) -> DataArguments:
         device = self.data_device or ("cuda" if self.images_on_gpu else "cpu")
-        values = {name: value for name, value in self.experiment.data.items() if name not in OWN_DATA_KEYS} | more
+        values = {name: value for name, value in self.experiment.data.items() if name not in OWN_DATA_KEYS}
         return DataArguments(**values, imbalance_factor=imbalance_factor, data_dir=self.data_dir, data_device=device)
 
     def load(self, imbalance_factor: float, pixels_of: str | None = None) -> tuple[ImageData, Holdout | None]:
@@ -89,33 +83,29 @@ class Job:
             imbalance_factor (`float`): `gamma` of Eq. 15.
             pixels_of (`str`, *optional*): Folder or Hub id of a trained teacher, whose normalisation is taken.
         """
-        if (imbalance_factor, pixels_of) in self.loaded:
-            return self.loaded[imbalance_factor, pixels_of]
+        key = imbalance_factor, pixels_of
+        if key in self.loaded:
+            return self.loaded[key]
         args, own = self.data_arguments(imbalance_factor), self.experiment.data
-        fraction, order, holdout = own.get("eval_fraction", 0.2), own.get("class_order_seed"), None
+        fraction, holdout, splits = own.get("eval_fraction", 0.2), None, None
         options: dict[str, Any] = {"seed": 0, "progress": sys.stderr.isatty()}
         if pixels_of is not None:
             options |= normalisation(load_processor(pixels_of))
-        if order is None and own.get("evaluate_on", "test") == "test":
-            data, holdout = load_or_hold_out(args, eval_fraction=fraction, **options)
+        if "class_order_seed" in own:
+            splits = shuffle_classes(load_splits(args), args.label_column, own["class_order_seed"])
+        if own.get("evaluate_on") == "validation":
+            train = (splits or load_splits(args))["train"]
+            how = {"label_column": args.label_column, "eval_fraction": fraction, "seed": args.split_seed}
+            train, held_out, holdout = hold_out(train, **how)
+            args.eval_split, splits = "held_out", DatasetDict({"train": train, "held_out": held_out})
+        if splits is None:
+            self.loaded[key] = load_or_hold_out(args, eval_fraction=fraction, **options)
         else:
-            splits = load_splits(args)
-            if order is not None:
-                splits = shuffle_classes(splits, args.label_column, order)
-            if own.get("evaluate_on") == "validation":
-                how = {"label_column": args.label_column, "eval_fraction": fraction, "seed": args.split_seed}
-                train, held_out, holdout = hold_out(splits["train"], **how)
-                splits = DatasetDict({"train": train, "held_out": held_out})
-                args = self.data_arguments(imbalance_factor, eval_split="held_out")
-            data = load_image_data(args, splits=splits, **options)
-        self.loaded[imbalance_factor, pixels_of] = data, holdout
-        return data, holdout
+            self.loaded[key] = load_image_data(args, splits=splits, **options), holdout
+        return self.loaded[key]
 
     def data_of(self, run: Run) -> ImageData:
         return self.load(run["imbalance_factor"], run.get("pixels_of"))[0]
-
-    def finished(self) -> set[str]:
-        return {digest(line["run"]) for line in read_json_lines(self.results)}
 
 
 def shuffle_classes(splits: DatasetDict, column: str, seed: int) -> DatasetDict:
@@ -123,14 +113,11 @@ def shuffle_classes(splits: DatasetDict, column: str, seed: int) -> DatasetDict:
     names = splits["train"].features[column].names
     order = np.random.default_rng(seed).permutation(len(names))  # the old class of each new one
     new_of_old, feature = np.argsort(order), ClassLabel(names=[names[old] for old in order])
-    return DatasetDict(
-        {
-            name: split.remove_columns(column)
-            .add_column(column, new_of_old[np.array(split[column])])
-            .cast_column(column, feature)
-            for name, split in splits.items()
-        }
-    )
+    shuffled = DatasetDict()
+    for name, split in splits.items():
+        labels = new_of_old[np.array(split[column])]
+        shuffled[name] = split.remove_columns(column).add_column(column, labels).cast_column(column, feature)
+    return shuffled
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:

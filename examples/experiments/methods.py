@@ -4,7 +4,6 @@ import importlib
 import importlib.util
 import inspect
 import itertools
-import os
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -20,6 +19,8 @@ from hf_ltkd.losses import LOSSES, DistillationLoss
 FOLDER = Path(__file__).parent
 NEAREST = yaml.safe_load((FOLDER / "published_pairs.yaml").read_text(encoding="utf-8"))
 
+# `published` is true, or the pair whose published values are taken; `adjust_teacher` divides the class prior out of
+# the teacher's probabilities; `grid` (argument to values) stands for a method each, `search` for Optuna's trials.
 KEYS = ("loss", "arguments", "published", "num_groups", "adjust_teacher", "training", "grid", "search")
 MEASURE_KEYS = ("measure", "batch_size", "batches", "temperatures")
 SEARCH_KEYS = ("trials", "space", "metric")
@@ -35,7 +36,7 @@ def check_keys(where: str, given: Any, known: Collection[str]) -> None:
         raise ValueError(f"{where} must hold lines of the form name: value, not {given!r}.")
     for key in given:
         if key not in known:
-            raise ValueError(f"{where} has the key {key!r}, which nothing reads: use any of {', '.join(known)}.")
+            raise ValueError(f"{where}: there is no {key!r}, use any of {', '.join(known)}.")
 
 
 def check_method(where: str, method: dict[str, Any], folder: Path) -> None:
@@ -51,25 +52,22 @@ def check_method(where: str, method: dict[str, Any], folder: Path) -> None:
     check_keys(where, method, KEYS)
     if "loss" not in method:
         raise ValueError(f"{where} has no loss: use any of {', '.join(LOSSES)}, module:Class or file.py:Class.")
-    grid, search = method.get("grid", {}), method.get("search", {})
-    check_keys(f"search of {where}", search, SEARCH_KEYS)
-    space = search.get("space", {})
-    for kind, values in (("arguments", method.get("arguments", {})), ("grid", grid), ("space", space)):
-        check_keys(f"{kind} of {where}", values, default_arguments(find_loss(method["loss"], folder)))
-    for name, values in {**grid, **space}.items():
-        if not isinstance(values, list) or not values:
-            raise ValueError(f"{where}: {name} must be a list of the values to try, not {values!r}.")
-    if search.get("metric", "accuracy") not in METRICS:
-        raise ValueError(f"{where}: the metric {search['metric']!r} is not measured: use one of {', '.join(METRICS)}.")
-    trials = search.get("trials", 1)
-    if (grid and search) or ("search" in method and not space) or not isinstance(trials, int) or trials < 1:
-        raise ValueError(f"{where} must have a grid, or a search with its trials (1 or more) and its space, not both.")
+    grid, search = method.get("grid", {}), method.get("search", {"trials": 1, "space": {}})
+    check_keys(f"{where}, search", search, SEARCH_KEYS)
+    check_keys(f"{where}, metric", {search.get("metric", "accuracy"): None}, METRICS)
+    values = {"arguments": method.get("arguments", {}), "grid": grid, "space": search.get("space")}
+    for kind, names in values.items():
+        check_keys(f"{where}, {kind}", names, default_arguments(find_loss(method["loss"], folder)))
+    if not all(isinstance(tried, list) and tried for tried in [*grid.values(), *search["space"].values()]):
+        raise ValueError(f"{where}: grid and space must name a list of values for each argument.")
+    if type(search.get("trials")) is not int or search["trials"] < 1 or (grid and "search" in method):
+        raise ValueError(f"{where} must have a grid, or a search with its trials, 1 or more, not both.")
 
 
-def find_loss(name: str, folder: Path | None = None) -> type[DistillationLoss]:
+def find_loss(name: str, folder: Path = FOLDER) -> type[DistillationLoss]:
     """
-    The class of a loss: one of `LOSSES`, or `my_module:MyLoss` or `my_file.py:MyLoss`, looked for beside the experiment
-    and from where the script was started; such a one joins `LOSSES`, so that [`create_loss`] makes it too.
+    The class of a loss: one of `LOSSES`, or one's own as `my_module:MyLoss` or `my_file.py:MyLoss`, looked for in
+    `folder` and where the script was started. Such a one joins `LOSSES`, so that [`create_loss`] makes it too.
 
     Raises:
         `ValueError`: if there is none.
@@ -77,27 +75,22 @@ def find_loss(name: str, folder: Path | None = None) -> type[DistillationLoss]:
     if name in LOSSES:
         return LOSSES[name]
     source, _, class_name = name.rpartition(":")
-    if not source:
-        raise ValueError(f"There is no loss {name!r}: use {', '.join(LOSSES)}, module:Class or file.py:Class.")
-    folders = [*([] if folder is None else [folder]), Path(os.getcwd())]
+    folders = [folder, Path.cwd()]
     try:
         if source.endswith(".py"):
-            path = next((path for path in (parent / source for parent in folders) if path.is_file()), None)
-            if path is None:
-                raise ValueError(
-                    f"The loss {name!r} is not there: no file {source!r} in {' or '.join(map(str, folders))}."
-                )
+            path = next((path for path in (parent / source for parent in folders) if path.is_file()), folder / source)
             spec = importlib.util.spec_from_file_location(path.stem, path)
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
+            module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+            spec.loader.exec_module(module)  # type: ignore[union-attr]
         else:
             sys.path += [str(parent) for parent in folders if str(parent) not in sys.path]
             module = importlib.import_module(source)
         loss = vars(module)[class_name]
-    except (ImportError, KeyError) as error:
-        raise ValueError(f"The loss {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
-    if not (inspect.isclass(loss) and issubclass(loss, DistillationLoss)):
-        raise ValueError(f"The loss {name!r} is no subclass of DistillationLoss.")
+        if not issubclass(loss, DistillationLoss):
+            raise TypeError("it is no DistillationLoss")
+    except (ImportError, KeyError, OSError, TypeError, ValueError) as error:
+        known = f"{', '.join(LOSSES)}, module:Class or file.py:Class"
+        raise ValueError(f"There is no loss {name!r} ({type(error).__name__}: {error}): use {known}.") from error
     LOSSES[name] = loss
     return loss
 
@@ -106,17 +99,9 @@ def default_arguments(loss_class: type[DistillationLoss]) -> dict[str, Any]:
     """The arguments that an experiment may give to a loss, with their defaults."""
     defaults: dict[str, Any] = {}
     for parent in loss_class.__mro__[: loss_class.__mro__.index(nn.Module)]:
-        if "__init__" not in vars(parent):
-            continue
-        parameters = inspect.signature(parent.__init__).parameters.values()
-        for parameter in parameters:
-            if parameter.name not in ("self", "groups", "class_counts") and parameter.kind not in (
-                parameter.VAR_POSITIONAL,
-                parameter.VAR_KEYWORD,
-            ):
-                defaults.setdefault(parameter.name, parameter.default)
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-            break
+        for name, parameter in inspect.signature(parent).parameters.items():
+            if name not in ("groups", "class_counts") and parameter.kind.name not in ("VAR_POSITIONAL", "VAR_KEYWORD"):
+                defaults.setdefault(name, parameter.default)
     return defaults
 
 
@@ -143,26 +128,24 @@ def with_values(name: str, values: dict[str, Any]) -> str:
     return " ".join([name, *(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())])
 
 
-def make_loss(run: dict[str, Any], counts: list[int], groups: ClassGroups | None = None) -> DistillationLoss:
+def make_loss(run: dict[str, Any], class_counts: list[int], groups: ClassGroups | None = None) -> DistillationLoss:
     """
     The loss of a run.
 
     Args:
         run (`dict`): With `loss`, `arguments`, `published_for`, `num_groups` and `adjust_teacher`.
-        counts (`list[int]`): Training images per class.
+        class_counts (`list[int]`): Training images per class.
         groups ([`ClassGroups`], *optional*): Head, medium and tail, where they are not the thirds of the classes.
     """
     find_loss(run["loss"])
     arguments, published = dict(run["arguments"]), {}
     if run["adjust_teacher"]:
-        arguments["teacher_log_prior"] = log_class_prior(counts)
+        arguments["teacher_log_prior"] = log_class_prior(class_counts)
     if run["published_for"]:
-        dataset, pair = (
-            (run["data"].get("benchmark") or "cifar100_lt").removesuffix("_lt"),
-            ":".join(run["published_for"]),
-        )
-        dataset, pair = NEAREST.get(run["loss"], {}).get(f"{dataset} {pair}", f"{dataset} {pair}").split()
+        dataset = (run["data"].get("benchmark") or "cifar100_lt").removesuffix("_lt")
+        own = f"{dataset} {':'.join(run['published_for'])}"
+        dataset, pair = NEAREST.get(run["loss"], {}).get(own, own).split()
         published = {"pair": tuple(pair.split(":")), "dataset": dataset}
     if groups is None or run["num_groups"] != 3:
-        groups = ClassGroups.from_counts(counts, run["num_groups"])
+        groups = ClassGroups.from_counts(class_counts, run["num_groups"])
     return create_loss(run["loss"], groups, **published, **arguments)

@@ -2,7 +2,7 @@
 
 import base64
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
@@ -23,10 +23,13 @@ class Table:
         return ["text" if any(len(cell.split("<br>")[0]) > 40 for cell in column) else "number" for column in columns]
 
 
+Part = str | Table | Path  # a paragraph, a table or a picture
+
+
 @dataclass
 class Section:
     title: str
-    parts: list[str | Table | Path] = field(default_factory=list)  # paragraphs, tables and pictures in their order
+    parts: list[Part]
 
 
 def to_markdown(title: str, sections: list[Section]) -> str:

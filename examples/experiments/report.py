@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from experiment import Experiment, experiment_files, load_experiment
 from figures import draw_group_losses, draw_group_mass, draw_overview, draw_sensitivity
-from pages import Section, Table, markdown_table, to_html, to_markdown
+from pages import Part, Section, Table, markdown_table, to_html, to_markdown
 from results import PUBLISHED, Grid, Outcome, Results, best_and_second, paper_accuracy, read_results
 from trends import NOTE, signed, status_table, trend_tables
 
@@ -25,7 +25,6 @@ from hf_ltkd.utils import replacing
 
 
 TITLE = "Distilling Balanced Knowledge from a Biased Teacher: the paper's numbers and ours"
-OWN_TITLE = "Results"
 START, END = "<!-- status, written by report.py -->", "<!-- end of status -->"
 PAPER_NOTE = (
     "Each cell: ours, mean ± deviation over the seeds (number of seeds), of the last epoch; below, the paper's number "
@@ -46,67 +45,57 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=description, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("results", nargs="+", type=Path, help="Files of result lines, and of speeds.")
-    parser.add_argument(
-        *("--experiments", "--recipes"),
-        nargs="+",
-        type=Path,
-        default=[],
-        help="YAML files beside those of this folder.",
-    )
-    parser.add_argument("--output_dir", type=Path, default=Path("report"), help="For report.md, report.html, PNGs.")
-    parser.add_argument("--readme", type=Path, help="A file in which to replace the table of what was reproduced.")
+    add = parser.add_argument
+    add("results", nargs="+", type=Path, help="Files of result lines, and of speeds.")
+    add("--experiments", "--recipes", nargs="+", type=Path, default=[], help="YAML files beside those of this folder.")
+    add("--output_dir", type=Path, default=Path("report"), help="For report.md, report.html, PNGs.")
+    add("--readme", type=Path, help="A file in which to replace the table of what was reproduced.")
     args = parser.parse_args(argv)
     for path in [*args.results, *args.experiments]:
         if not path.is_file():
             parser.error(f"there is no file {str(path)!r}: give results.jsonl of run.py's --output_dir.")
-    paths = [*experiment_files(), *args.experiments]
-    write_report(args.results, [load_experiment(path) for path in paths], args.output_dir, readme=args.readme)
+    experiments = [load_experiment(path) for path in [*experiment_files(), *args.experiments]]
+    status = write_report(args.results, experiments, args.output_dir)
+    if args.readme is not None:
+        before, _, rest = args.readme.read_text(encoding="utf-8").partition(START)
+        _, end, after = rest.partition(END)
+        if not end or status is None:
+            parser.error(f"{str(args.readme)!r} needs runs of the paper, and {START} and {END} to write between.")
+        with replacing(args.readme) as file:
+            file.write_text(f"{before}{START}\n\n{markdown_table(status)}\n\n{END}{after}", encoding="utf-8")
 
 
-def write_report(
-    paths: list[Path], experiments: list[Experiment], folder: Path, *, readme: Path | None = None
-) -> None:
+def write_report(paths: list[Path], experiments: list[Experiment], folder: Path) -> Table | None:
     """
-    Writes `report.md`, `report.html` and the pictures.
+    Writes `report.md`, `report.html` and the pictures, and gives the table of what has been reproduced of the paper.
 
     Args:
         paths (`list[Path]`): Files of result lines, and of speeds.
         experiments (`list[Experiment]`): Those whose tables are wanted; the paper's are shown even without any run.
         folder (`Path`): Where the report goes.
-        readme (`Path`, *optional*): A file in which the table of what was reproduced is replaced.
 
     Raises:
-        `ValueError`: if the files hold no runs, or `readme` has no place for the table.
+        `ValueError`: if the files hold no runs.
     """
-    results = Results(read_results(paths))
+    results = Results([line for path in paths for line in read_results(path)])
     if not results.lines:
         raise ValueError(f"There are no runs in {', '.join(map(str, paths))}: give results.jsonl of run.py.")
     folder.mkdir(parents=True, exist_ok=True)
-    grids = [grid for experiment in experiments for grid in results.grids(experiment)]
+    planned = [grid for experiment in experiments for grid in results.grids(experiment)]
+    grids = [grid for grid in planned if grid.has_runs]
     sections, status = [], None
-    if any(grid.has_runs for grid in grids) and any(grid.is_papers for grid in grids):
+    if grids and any(grid.is_papers for grid in planned):
         status = status_table(experiments, results)
         sections.append(Section("What has been reproduced", [NOTE, status]))
-        grids = [grid for grid in grids if grid.has_runs or (grid.is_papers and grid.name.startswith("table"))]
-    else:
-        grids = [grid for grid in grids if grid.has_runs]
-    grids.sort(key=lambda grid: not grid.has_runs)  # what was run comes first
+        grids += [g for g in planned if g.is_papers and not g.has_runs and g.name.startswith("table")]
     grids += results.other_grids({experiment.name for experiment in experiments})
-    sections += [section_of(grid, folder) for grid in grids]
-    sections.append(about_the_runs(grids, results))
-    title = OWN_TITLE if status is None else TITLE
+    sections += [*(section_of(grid, folder) for grid in grids), about_the_runs(grids, results)]
+    title = "Results" if status is None else TITLE
     for name, text in (("report.md", to_markdown(title, sections)), ("report.html", to_html(title, sections))):
         with replacing(folder / name) as file:
             file.write_text(text, encoding="utf-8")
-    if readme is not None:
-        before, _, rest = readme.read_text(encoding="utf-8").partition(START)
-        _, end, after = rest.partition(END)
-        if not end or status is None:
-            raise ValueError(f"{str(readme)!r} needs runs of the paper, and {START} and {END} to write between.")
-        with replacing(readme) as file:
-            file.write_text(f"{before}{START}\n\n{markdown_table(status)}\n\n{END}{after}", encoding="utf-8")
     print(f"{len(results.lines)} runs: {folder / 'report.md'}, {folder / 'report.html'}")
+    return status
 
 
 def section_of(grid: Grid, folder: Path) -> Section:
@@ -118,12 +107,14 @@ def section_of(grid: Grid, folder: Path) -> Section:
     if grid.experiment.paper == "figure_4":
         return Section(title, group_losses(grid, folder))
     if grid.is_papers:
-        parts: list[str | Table | Path] = [PAPER_NOTE, *paper_tables(grid)]
+        parts: list[Part] = [PAPER_NOTE, *paper_tables(grid)]
     else:
         parts = [OWN_NOTE, *([HELD_OUT_NOTE] if grid.is_held_out else []), *own_tables(grid)]
         if grid.experiment.trends and not grid.overrides:
             parts += trend_tables(grid)
-            parts += [draw_overview(grid, factor, folder) for factor in grid.factors if grid.has_results(factor)]
+            for factor in grid.factors:
+                if grid.means(grid.methods, grid.pairs[0], factor, "all"):
+                    parts.append(draw_overview(grid, factor, folder))
     if grid.experiment.paper == "figure_5" or not grid.is_planned:
         parts += draw_sensitivity(grid, folder)
     return Section(title, parts)
@@ -136,9 +127,8 @@ def paper_tables(grid: Grid) -> list[Table]:
     if len(grid.factors) > 1:
         blocks = {arrow(pair): {f"factor {f:g}": (pair, f) for f in grid.factors} for pair in grid.pairs}
     else:
-        blocks = {
-            f"Imbalance factor {f:g}": {arrow(pair, "<br>"): (pair, f) for pair in grid.pairs} for f in grid.factors
-        }
+        caption = f"Imbalance factor {grid.factors[0]:g}"
+        blocks = {caption: {arrow(pair, "<br>"): (pair, grid.factors[0]) for pair in grid.pairs}}
     tables = []
     for caption, columns in blocks.items():
         rows = [[""], *([method] for method in methods)]
@@ -205,7 +195,7 @@ def mark(texts: dict[str, str], values: dict[str, float], experiment: Experiment
     return {name: f"<{tags[name]}>{text}</{tags[name]}>" if name in tags else text for name, text in texts.items()}
 
 
-def group_mass(grid: Grid, folder: Path) -> list[str | Table | Path]:
+def group_mass(grid: Grid, folder: Path) -> list[Part]:
     """Fig. 3."""
     rows = [["teacher, factor, temperature", "the full training set", "the long-tailed one"]]
     pictures: list[Path] = []
@@ -220,9 +210,9 @@ def group_mass(grid: Grid, folder: Path) -> list[str | Table | Path]:
     return [Table("The teacher's probability of head, medium and tail summed over a batch of 64", rows), *pictures]
 
 
-def group_losses(grid: Grid, folder: Path) -> list[str | Table | Path]:
+def group_losses(grid: Grid, folder: Path) -> list[Part]:
     """Fig. 4."""
-    parts: list[str | Table | Path] = [
+    parts: list[Part] = [
         "After each epoch, on the training images as the epoch showed them: KL(teacher ‖ student) of probabilities "
         "softened alike for all methods, within each group of classes (Eq. 7), and of the images of its classes."
     ]
@@ -248,7 +238,7 @@ def about_the_runs(grids: list[Grid], results: Results) -> Section:
         machines = "; ".join(dict.fromkeys(line["device"] for line in lines))
         versions = dict.fromkeys(", ".join(f"{k} {v}" for k, v in line["versions"].items()) for line in lines)
         rows.append([f"`{name}.yaml`", str(len(lines)), time, machines, "; ".join(versions)])
-    parts: list[str | Table | Path] = [Table("", rows)]
+    parts: list[Part] = [Table("", rows)]
     shown = {id(line) for grid in grids for cell in grid.cells for line in grid.lines(cell)}
     others = sum(id(line) not in shown for line in results.lines)
     if others:

@@ -1,6 +1,5 @@
 """Result lines in, the cells of an experiment's tables out; and what the paper has in the same cells."""
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from methods import FOLDER, default_arguments, with_values
 from plan import Cell, Run, digest, plan
 
 from hf_ltkd.losses import LOSSES
+from hf_ltkd.utils import read_json
 
 
 PUBLISHED = yaml.safe_load((FOLDER / "published.yaml").read_text(encoding="utf-8"))
@@ -22,37 +22,26 @@ PUBLISHED = yaml.safe_load((FOLDER / "published.yaml").read_text(encoding="utf-8
 Line = dict[str, Any]
 
 
-def read_results(paths: list[Path]) -> list[Line]:
-    """The lines of these files, those of before in the form of today; the first line of a run counts."""
-    lines: list[Line] = []
-    for path in paths:
-        some = read_json_lines(path)
-        if some and "loss_args" in some[0]:
-            some = _lines_of_old_sweep(path, some)
-        lines += [{"experiment": line["recipe"], **line} if "recipe" in line else line for line in some]
-    return lines
+def read_results(path: Path) -> list[Line]:
+    """The lines of a file; those of before, from `reproduce.py` and `sweep.py`, in the form of today."""
+    lines = read_json_lines(path)
+    if lines and "loss_args" in lines[0]:
+        return _lines_of_old_sweep(path, lines)
+    return [{"experiment": line["recipe"], **line} if "recipe" in line else line for line in lines]
 
 
 def _lines_of_old_sweep(path: Path, lines: list[Line]) -> list[Line]:
-    """Lines of `examples/sweep.py`, which had what all runs of a folder share in settings.json beside them."""
-    shared = path.with_name("settings.json")
-    settings = json.loads(shared.read_text(encoding="utf-8")) if shared.is_file() else {}
+    settings = read_json(path.with_name("settings.json"))  # what all runs of the folder share
     new = []
     for line in lines:
         loss, arguments = line["loss"], line["loss_args"]
-        others = [other["loss_args"] for other in lines if other["loss"] == loss]
         defaults = default_arguments(LOSSES[loss]) if loss in LOSSES else {}
-        named = {
-            name: value
-            for name, value in arguments.items()
-            if value != defaults.get(name, value) or any(other.get(name) != value for other in others)
-        }
-        teacher = f"teacher {settings['teacher']}" if settings.get("teacher") and loss != "ce" else None
-        student = settings.get("student", "student")
-        run = {"role": "student", "model": student, "loss": loss, "arguments": arguments, "seed": line["seed"]}
-        run |= {"teacher": teacher and {"role": "given", "model": teacher}, "data": {}, "settings": settings}
-        where = {"experiment": f"{path.parent.name}/{path.stem}", "overrides": {}, "method": with_values(loss, named)}
-        where |= {"pair": student, "imbalance_factor": None, "run": run}
+        others = [defaults, *(other["loss_args"] for other in lines if other["loss"] == loss)]
+        named = {k: v for k, v in arguments.items() if any(k in other and other[k] != v for other in others)}
+        run = {"role": "student", "model": settings.get("student", "student"), "loss": loss, "arguments": arguments}
+        run |= {"seed": line["seed"], "teacher": None, "data": {}, "training": {}, "of": settings}
+        where = {"experiment": f"{path.parent.name}/{path.stem}", "overrides": {}, "pair": run["model"], "run": run}
+        where |= {"method": with_values(loss, named), "imbalance_factor": None}
         new.append({**line, **where, "evaluated_on": settings.get("evaluated_on")})
     return new
 
@@ -88,11 +77,11 @@ class Results:
         self.lines = sorted(first.values(), key=lambda line: line["seed"])
         self._of_setting: dict[str, list[Line]] = {}
         for line in self.lines:
-            self._of_setting.setdefault(digest({**line["run"], "seed": None}), []).append(line)
+            self._of_setting.setdefault(digest(line["run"], seed=None), []).append(line)
 
     def of(self, run: Run) -> list[Line]:
         """The lines of a run with any seed. All else is equal: no other protocol can come in."""
-        return self._of_setting.get(digest({**run, "seed": None}), [])
+        return self._of_setting.get(digest(run, seed=None), [])
 
     def outcome(self, run: Run) -> Outcome | None:
         lines = [line for line in self.of(run) if "metrics" in line]
@@ -114,46 +103,33 @@ class Results:
 
     def other_grids(self, known: set[str]) -> Iterator["Grid"]:
         """What was run by experiments whose files are not here, sweeps for example: the lines hold all of it."""
-        for name in dict.fromkeys(line["experiment"] for line in self.lines):
-            tables: list[tuple[dict[str, Any], dict[tuple, Cell]]] = []
-            for line in self.lines if name not in known else []:
-                if line["experiment"] == name:
-                    _add_cell(tables, line)
-            for overrides, cells in tables:
-                yield Grid(_experiment_of(name, [*cells.values()]), overrides, self, [*cells.values()])
+        for name in dict.fromkeys(line["experiment"] for line in self.lines if line["experiment"] not in known):
+            lines = [line for line in self.lines if line["experiment"] == name]
+            for number, protocol in enumerate(dict.fromkeys(_protocol(line) for line in lines if line["pair"]), 1):
+                cells: dict[tuple, Cell] = {}
+                for line in lines:
+                    if line["pair"] and _protocol(line) != protocol:
+                        continue
+                    *teacher, student = (line["pair"] or f"{line['run'].get('model')}:").split(":")
+                    names = (teacher or [None])[0], student or None
+                    cell = Cell(line["method"], *names, line["imbalance_factor"], line["seed"], line["run"])
+                    while digest(cells.get(cell.place, cell).run, seed=None) != digest(cell.run, seed=None):
+                        cell.method += " (other settings)"
+                    cells.setdefault(cell.place, cell)
+                students = sorted((cell for cell in cells.values() if cell.pair), key=_by_arguments)
+                methods, pairs, factors = map(dict.fromkeys, zip(*(cell.place for cell in students), strict=True))
+                file_name = name if number == 1 else f"{name}_{number}"
+                experiment = Experiment(file_name, f"{name} {protocol}", [*pairs], methods, [*factors])
+                yield Grid(experiment, {}, self, [*cells.values()])
 
 
-def _add_cell(tables: list[tuple[dict[str, Any], dict[tuple, Cell]]], line: Line) -> None:
-    """Adds a line's cell to the first table of its protocol in which its place is not another run's."""
-    run, (teacher, student) = line["run"], (None, line["pair"])
-    if student is None:
-        teacher = run["model"]
-    elif ":" in student:
-        teacher, student = student.split(":")
-    cell = Cell(line["method"], teacher, student, line["imbalance_factor"], line["seed"], run)
-    place = cell.method, cell.pair or teacher, cell.imbalance_factor
-    for overrides, cells in tables:
-        same = place not in cells or digest({**cells[place].run, "seed": None}) == digest({**run, "seed": None})
-        if overrides == line["overrides"] and same:
-            cells.setdefault(place, cell)
-            return
-    tables.append((line["overrides"], {place: cell}))
+def _protocol(line: Line) -> str:
+    shared = {**line["run"]["data"], **line["run"].get("training", {})}
+    return ", ".join(f"{name}={value}" for name, value in shared.items())
 
 
-def _experiment_of(name: str, cells: list[Cell]) -> Experiment:
-    students = [cell for cell in cells if cell.pair is not None]
-    return Experiment(
-        name=name,
-        title=f"{name}: {', '.join(dict.fromkeys(cell.student for cell in students))}",
-        pairs=[*dict.fromkeys(cell.pair for cell in students)],
-        methods={cell.method: {"loss": cell.run["loss"]} for cell in sorted(students, key=_order)},
-        imbalance_factors=[*dict.fromkeys(cell.imbalance_factor for cell in students)],
-    )
-
-
-def _order(cell: Cell) -> tuple:
-    """By loss, then by the values of its arguments."""
-    return cell.run["loss"], [v for v in cell.run["arguments"].values() if type(v) in (int, float)]
+def _by_arguments(cell: Cell) -> tuple:
+    return cell.run.get("loss", ""), [v for v in cell.run.get("arguments", {}).values() if type(v) in (int, float)]
 
 
 class Grid:
@@ -167,11 +143,7 @@ class Grid:
     """
 
     def __init__(
-        self,
-        experiment: Experiment,
-        overrides: dict[str, Any],
-        results: Results,
-        cells: list[Cell] | None = None,
+        self, experiment: Experiment, overrides: dict[str, Any], results: Results, cells: list[Cell] | None = None
     ):
         self.experiment, self.overrides, self.results = experiment, overrides, results
         self.pairs, self.factors = experiment.pairs, experiment.imbalance_factors
@@ -184,7 +156,7 @@ class Grid:
             self.pairs, self.factors = [*dict.fromkeys(pairs)], [*dict.fromkeys(factors)]
             cells = plan(experiment, overrides, pairs=self.pairs, factors=self.factors, seeds=experiment.seeds[:1])
         self.cells = cells
-        self._runs = {(c.method, c.pair or c.teacher, c.imbalance_factor): c.run for c in self.cells}
+        self._runs = {cell.place: cell.run for cell in cells}
 
     @property
     def is_papers(self) -> bool:
@@ -229,9 +201,6 @@ class Grid:
     def outcome(self, method: str, pair: str, factor: float) -> Outcome | None:
         run = self._runs.get((method, pair.split(":")[0] if method == "Teacher" else pair, factor))
         return None if run is None else self.results.outcome(run)
-
-    def has_results(self, factor: float) -> bool:
-        return bool(self.means(self.methods, self.pairs[0], factor, "all"))
 
     def means(self, methods: list[str], pair: str, factor: float, metric: str) -> dict[str, float]:
         """The mean accuracy of those methods that have one."""

@@ -2,7 +2,7 @@
 
 python examples/experiments/run.py --table 1 --pairs resnet32x4:resnet8x4 --imbalance_factors 100 --output_dir paper
 python examples/experiments/run.py --experiment reduced.yaml --data_dir cifar100_files/cifar100 --output_dir reduced
-python examples/experiments/run.py --losses ltkd kd ce --grid alpha=1,2,6 beta=1,6 --teacher teacher --student resnet8x4 \\
+python examples/experiments/run.py --losses ltkd kd ce --grid alpha=1,2,6 beta=1,6 --teacher teacher --student vgg8 \\
     --benchmark cifar100_lt --imbalance_factors 100 --training preset=paper --output_dir sweep
 
 There is one teacher for each network and imbalance factor, which teaches the students of all seeds (the paper does not
@@ -28,6 +28,7 @@ from cost import describe
 from experiment import check_training, find_experiment, load_experiment
 from filelock import FileLock, Timeout
 from job import Job, append
+from methods import make_loss
 from plan import NEUTRAL, Cell, digest, plan
 from report import write_report
 from sweep import add_flags, make_sweep, take_old_flags
@@ -117,23 +118,21 @@ def take_one_gpu() -> int:
 
 def check(job: Job, cells: list[Cell]) -> None:
     """
-    Makes each network and the arguments of each training once, on no device.
+    Makes each network, each loss and the arguments of each training once, with no weights and no images.
 
     Raises:
         `ValueError`: if one cannot be made; before anything runs.
     """
-    networks, trainings = set(), []
-    for cell in cells:
-        if cell.run["role"] == "measure":
+    size, seen = job.data_arguments(1.0).image_size, set()
+    for run in (cell.run for cell in cells if cell.run["role"] != "measure"):
+        if digest(run, seed=0, imbalance_factor=1.0) in seen:
             continue
-        networks.add(cell.run["model"])
-        if cell.run["training"] not in trainings:
-            trainings.append(cell.run["training"])
-            job.training_arguments(cell.run)
-    for name in sorted(networks):
-        if not is_pretrained(name):
+        seen.add(digest(run, seed=0, imbalance_factor=1.0))
+        job.training_arguments(run)
+        make_loss(run, [1] * (job.experiment.classes or max(10, run["num_groups"])))
+        if not is_pretrained(run["model"]):
             with torch.device("meta"):
-                create_model(name, 10, job.data_arguments(1.0).image_size)
+                create_model(run["model"], 10, size)
 
 
 # ---- The work ----
@@ -146,11 +145,11 @@ def work(job: Job, cells: list[Cell]) -> None:
         missing = [cell for cell in cells if digest(cell.run) not in done]
         if not missing:
             return
-        if not any([do(job, cell, len(cells)) for cell in missing]):
+        if not any([do(job, cell, f"{cells.index(cell) + 1} of {len(cells)}") for cell in missing]):
             time.sleep(5)  # another process is at work on what is left, or on the teacher that it needs
 
 
-def do(job: Job, cell: Cell, number: int) -> bool:
+def do(job: Job, cell: Cell, number: str) -> bool:
     """Does a run, unless it is done, being done elsewhere, or has to wait for its teacher; says whether it did it."""
     run, teacher = cell.run, cell.run["teacher"]
     lock = job.folder / "locks" / digest(run)
@@ -161,7 +160,7 @@ def do(job: Job, cell: Cell, number: int) -> bool:
             waits = teacher is not None and teacher["role"] == "teacher" and digest(teacher) not in done
             if digest(run) in done or waits:
                 return False
-            say("Start", describe_cell(cell))
+            say(number, f"{describe_cell(cell)}: started")
             result = perform(job, run)
             line = {"experiment": job.experiment.name, "overrides": job.overrides, "method": cell.method}
             line |= {"pair": cell.pair, "imbalance_factor": cell.imbalance_factor, "seed": cell.seed, "run": run}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiment import DATA_KEYS, TRAINING_KEYS, Experiment, make_experiment
-from methods import default_arguments, find_loss, with_values
+from methods import check_keys, default_arguments, find_loss, with_values
 
 from hf_ltkd.utils import parse_values
 
@@ -17,21 +17,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--grid", nargs="+", default=[], metavar="NAME=VALUES", help="Values to try, e.g. alpha=1,6 temperature=2,4.")
     add("--loss_args", nargs="+", default=[], metavar="NAME=VALUE", help="Arguments that stay the same.")
     add("--search", type=int, help="Instead of the grid: trials of Optuna between the ends of each argument's values.")
-    add(
-        "--metric",
-        help="What the search maximises: accuracy (default), head_accuracy, medium_accuracy, tail_accuracy.",
-    )
+    add("--metric", help="What it maximises: accuracy (default), head_accuracy, medium_accuracy or tail_accuracy.")
     add("--teacher", help="A trained classifier, as folder or Hub id, or a network to train; --losses ce needs none.")
     add("--student", default="resnet8", help="A network (default: resnet8), or the folder or Hub id of a trained one.")
     add("--benchmark", help="cifar100_lt, tiny_imagenet_lt or imagenet_lt.")
     add("--data", nargs="+", default=[], metavar="NAME=VALUE", help="Fields of DataArguments, e.g. image_size=16.")
-    add("--evaluate_on", choices=["test", "validation"], help="validation: on training images that are held out.")
+    add("--evaluate_on", help="test (default), or validation: on training images that are held out.")
     add("--eval_fraction", "--eval_share", type=float, help="Part of the smallest class that is held out (0.2).")
     add(
         "--teacher_logits", "--teacher_cache_dtype", help="float32 (default) or float16 asks once; live in every step."
     )
     add("--teacher_views", "--teacher_cache_views", type=int, help="Views of each image to ask for (one an epoch).")
-    add("--name", default="sweep", help="Of the experiment (default: sweep): the report keeps names apart.")
+    add("--name", default="sweep", help="Of the experiment (default: sweep); the report keeps names apart.")
 
 
 def make_sweep(args: argparse.Namespace) -> Experiment:
@@ -42,11 +39,10 @@ def make_sweep(args: argparse.Namespace) -> Experiment:
         `ValueError`: if a loss or an argument is not there, or a search is not one of one loss and one seed.
     """
     given, grid = parse_values("--loss_args", args.loss_args), parse_grid(args.grid)
-    known = {loss: default_arguments(find_loss(loss)) for loss in args.losses}
-    for name in {**given, **grid}:
-        if not any(name in arguments for arguments in known.values()):
-            theirs = ", ".join(dict.fromkeys(argument for arguments in known.values() for argument in arguments))
-            raise ValueError(f"{', '.join(known)} have no argument {name!r}: use any of {theirs}.")
+    known = {loss: default_arguments(find_loss(loss, Path.cwd())) for loss in args.losses}
+    check_keys(
+        f"--grid and --loss_args of {', '.join(known)}", {**given, **grid}, {k for v in known.values() for k in v}
+    )
     if args.search is not None and (args.search < 1 or len(known) > 1 or not grid or len(args.seeds or "012") > 1):
         raise ValueError(
             "--search takes the number of trials, 1 or more, one loss, one seed and the ends of --grid, e.g. "
@@ -54,20 +50,17 @@ def make_sweep(args: argparse.Namespace) -> Experiment:
         )
     methods: dict[str, dict[str, Any]] = {}
     for loss, arguments in known.items():
-        same = {name: value for name, value in given.items() if name in arguments}
-        tried = {name: values for name, values in grid.items() if name in arguments}
-        method: dict[str, Any] = {"loss": loss, "arguments": same}
+        same, tried = ({k: v for k, v in some.items() if k in arguments} for some in (given, grid))
+        variants = {"grid": tried}
         if args.search is not None:
-            method["search"] = {"trials": args.search, "space": tried, "metric": args.metric or "accuracy"}
-        elif tried:
-            method["grid"] = tried
-        methods[with_values(loss, same)] = method
+            variants = {"search": {"trials": args.search, "space": tried, "metric": args.metric or "accuracy"}}
+        methods[with_values(loss, same)] = {"loss": loss, "arguments": same, **variants}
     data = {"benchmark": args.benchmark, "evaluate_on": args.evaluate_on, "eval_fraction": args.eval_fraction}
     values = {
         "title": f"{args.name} of {args.student}",
         "pairs": [":".join(filter(None, [args.teacher, args.student]))],
         "methods": methods,
-        "data": {name: value for name, value in data.items() if value is not None} | parse_values("--data", args.data),
+        "data": {k: v for k, v in data.items() if v is not None} | parse_values("--data", args.data),
         "training": parse_values("--training", args.training),
         "imbalance_factors": args.imbalance_factors,
         "seeds": args.seeds,
@@ -91,17 +84,16 @@ def take_old_flags(args: argparse.Namespace, rest: list[str]) -> list[str]:
     if args.recipe is not None and args.losses:
         rest, args.recipe = [*rest, "--preset", args.recipe], None
     while rest:
-        flag, *rest = rest
-        name, values = flag.removeprefix("--"), []
+        flag, values = rest.pop(0), []
         while rest and not rest[0].startswith("--"):
             values.append(rest.pop(0))
-        text = values[0] if len(values) == 1 else f"[{', '.join(values)}]" if values else "true"
-        if not flag.startswith("--") or name not in (*DATA_KEYS, *TRAINING_KEYS, "metric_for_best_model"):
+        name, text = flag.removeprefix("--"), ",".join(values) or "true"
+        target = "data" if name in DATA_KEYS else "training" if name in TRAINING_KEYS else None
+        if target is None:
             unknown += [flag, *values]
         elif name == "metric_for_best_model":
             args.metric = text
         else:
-            target = "data" if name in DATA_KEYS else "training"
-            getattr(args, target).append(f"{name}={text}")
+            getattr(args, target).append(f"{name}={text}" if len(values) < 2 else f"{name}=[{text}]")
             warnings.warn(f"Write --{target} {name}={text} instead of {flag}.", FutureWarning, stacklevel=2)
     return unknown

@@ -14,11 +14,12 @@ from transformers import PreTrainedModel, PrinterCallback, set_seed
 from transformers.trainer_utils import SaveStrategy
 
 import hf_ltkd
-from hf_ltkd import ClassGroups, DistillationTrainer, DistillationTrainingArguments, TeacherCache, group_accuracy
+from hf_ltkd import DistillationTrainer, DistillationTrainingArguments, TeacherCache, group_accuracy
 from hf_ltkd.data import ImageData
 from hf_ltkd.teacher import teacher_fingerprint
 from hf_ltkd.trainer.checkpoints import last_complete_checkpoint
 from hf_ltkd.utils import describe_machine
+from hf_ltkd.workflow.estimate import epochs_of
 from hf_ltkd.workflow.inputs import check_classes, load_classifier, make_groups, new_classifier
 from hf_ltkd.workflow.outputs import without_prefix
 
@@ -27,17 +28,16 @@ def perform(job: Job, run: Run) -> dict[str, Any]:
     """Does a run, and gives what goes into its line."""
     if run["role"] != "measure":
         return train(job, run)
-    balanced, long_tailed = job.load(1.0)[0], job.data_of(run)
+    balanced, long_tailed = job.load(1.0, run.get("pixels_of"))[0], job.data_of(run)
     device = job.training_arguments({**run, "training": {}}).device
     teacher = load_teacher(job, run, long_tailed).to(device)
     return {**measure_group_mass(run, teacher, balanced, long_tailed), **place(device)}
 
 
 def train(job: Job, run: Run) -> dict[str, Any]:
-    """Trains a teacher or a student, from its last checkpoint if there is one, and gives what goes into its line."""
+    """Trains a teacher or a student, from its last checkpoint if there is one."""
     data, holdout = job.load(run["imbalance_factor"], run.get("pixels_of"))
-    groups = make_groups(data)
-    args = job.training_arguments(run)
+    groups, args = make_groups(data), job.training_arguments(run)
     chosen = next_trial(job, run) if "search" in run else {}
     if run.get("group_losses") or chosen:
         args.save_strategy = SaveStrategy.NO  # what is noted after each epoch must not have a gap, nor another trial
@@ -52,14 +52,12 @@ def train(job: Job, run: Run) -> dict[str, Any]:
         "teacher_fingerprint": fingerprint(source),
         "running": job.running,
         **place(args.device),
+        **({"chosen": chosen} if chosen else {}),
     }
-    if chosen:
-        result["chosen"] = chosen
     check_sources(job, run, result)
     set_seed(run["seed"])
-    model = new_classifier(run["model"], data)
     trainer = DistillationTrainer(
-        model,
+        new_classifier(run["model"], data),
         source,
         args,
         distillation_loss=loss,
@@ -73,7 +71,10 @@ def train(job: Job, run: Run) -> dict[str, Any]:
     if run.get("group_losses"):
         group_losses = GroupLosses(trainer.train_dataset, groups, **run["group_losses"])
         trainer.add_callback(group_losses)
-    checkpoint = find_checkpoint(job, run)
+    try:
+        checkpoint = last_complete_checkpoint(job.run_folder(run))
+    except ValueError:  # there is none
+        checkpoint = None
     try:
         trained = trainer.train(resume_from_checkpoint=checkpoint)
     except FloatingPointError as error:
@@ -81,6 +82,7 @@ def train(job: Job, run: Run) -> dict[str, Any]:
             raise
         return {**result, "error": str(error)}  # a result too: this method does not train like this
     log = [entry for entry in trainer.state.log_history if "eval_accuracy" in entry]
+    best = max(log, key=lambda entry: entry["eval_accuracy"], default=None)  # where each epoch was evaluated
     if run["role"] == "teacher":
         trainer.save_model()
         data.split.save_pretrained(args.output_dir)
@@ -88,12 +90,12 @@ def train(job: Job, run: Run) -> dict[str, Any]:
     metrics = trainer.evaluate()
     first_step = int(checkpoint.rpartition("-")[2]) if checkpoint else 0
     share = 1 - first_step / trainer.state.global_step  # of the training that this process did
-    images, seconds = len(data.train) * args.num_train_epochs * share, trained.metrics["train_runtime"]
+    images, seconds = len(data.train) * trainer.state.epoch * share, trained.metrics["train_runtime"]
     return {
         **result,
         "metrics": without_prefix(metrics, groups),
         "class_accuracy": trainer.evaluation["class_accuracy"],
-        "best_epoch": best_epoch(log, groups),
+        "best_epoch": None if best is None else {"epoch": best["epoch"], **without_prefix(best, groups)},
         "group_losses": None if group_losses is None else group_losses.values,
         "resumed_at_step": first_step or None,
         "seconds": seconds + metrics["eval_runtime"],
@@ -126,14 +128,14 @@ def teacher_of(job: Job, run: Run, data: ImageData, args: DistillationTrainingAr
     folder, teacher = job.run_folder(run["teacher"]), load_teacher(job, run, data)
     if run["teacher_logits"] == "live":
         return teacher
-    views = run.get("teacher_views") or math.ceil(args.num_train_epochs)
+    views = run.get("teacher_views") or math.ceil(epochs_of(args, len(data.train)))
     cache = folder / f"logits_{views}_{run['teacher_logits']}"
     try:
         return TeacherCache.open(cache, teacher=teacher, dataset=data.train)
     except ValueError:
         pass  # there is none yet, or a part of it; if it is another one, build says so
     folder.mkdir(parents=True, exist_ok=True)
-    training = run["teacher"].get("training", {})
+    batch_size = run["teacher"].get("training", run["training"]).get("per_device_train_batch_size", 64)
     with FileLock(f"{cache}.lock", timeout=0):  # taken: another process asks the teacher, do something else meanwhile
         return TeacherCache.build(
             cache,
@@ -141,7 +143,7 @@ def teacher_of(job: Job, run: Run, data: ImageData, args: DistillationTrainingAr
             data.train,
             views=views,
             dtype=run["teacher_logits"],
-            batch_size=training.get("per_device_train_batch_size", args.per_device_train_batch_size),
+            batch_size=batch_size,
             device=args.device,
             num_workers=args.dataloader_num_workers,
             progress=not args.disable_tqdm,
@@ -153,17 +155,17 @@ def check_sources(job: Job, run: Run, result: dict[str, Any]) -> None:
     Raises:
         `ValueError`: if the folder's runs on these images, or by this given teacher, were made with others.
     """
+    same: dict[str, Any] = {"images": ("data", "imbalance_factor", "pixels_of")}
+    if run["teacher"] and run["teacher"]["role"] == "given":
+        same["teacher_fingerprint"] = ("teacher",)
     for line in read_json_lines(job.results):
-        other, changed = line["run"], []
-        if all(other.get(key) == run.get(key) for key in ("data", "imbalance_factor", "pixels_of")):
-            changed += [name for name in ["images"] if name in line and line[name] != result[name]]
-        if run["teacher"] and run["teacher"]["role"] == "given" and other.get("teacher") == run["teacher"]:
-            changed += [name for name in ["teacher_fingerprint"] if line[name] != result[name]]
-        for name in changed:
-            raise ValueError(
-                f"The runs in {str(job.results)!r} were made with {name} {line[name]}, not with {result[name]}: use "
-                "what they were made with, or choose another --output_dir."
-            )
+        for name, keys in same.items():
+            is_same = name in line and all(line["run"].get(key) == run.get(key) for key in keys)
+            if is_same and line[name] != result[name]:
+                raise ValueError(
+                    f"The runs in {str(job.results)!r} were made with {name} {line[name]}, not with {result[name]}: "
+                    "use what they were made with, or choose another --output_dir."
+                )
 
 
 def next_trial(job: Job, run: Run) -> dict[str, Any]:
@@ -181,38 +183,20 @@ def next_trial(job: Job, run: Run) -> dict[str, Any]:
     sampler = optuna.samplers.TPESampler(seed=run["seed"] + run["trial"])  # not the first points once more
     study = optuna.create_study(direction="maximize", sampler=sampler)
     for line in read_json_lines(job.results):
-        if "chosen" in line and digest({**line["run"], "trial": None}) == digest({**run, "trial": None}):
-            value = line["metrics"][run["search"]["metric"]] if "metrics" in line else 0.0
+        if "chosen" in line and digest(line["run"], trial=None) == digest(run, trial=None):
+            value = line["metrics"][run["search"]["metric"]] if "metrics" in line else 0.0  # it diverged
             study.add_trial(optuna.create_trial(params=line["chosen"], distributions=space, value=value))
     return study.ask(space).params
 
 
 def fingerprint(teacher: Any) -> str | None:
     """Which teacher it was: trained again on another machine, the same run gives other weights."""
-    if teacher is None:
-        return None
-    return teacher.manifest["teacher"] if isinstance(teacher, TeacherCache) else teacher_fingerprint(teacher)
-
-
-def find_checkpoint(job: Job, run: Run) -> str | None:
-    try:
-        return last_complete_checkpoint(job.run_folder(run))
-    except ValueError:
-        return None
-
-
-def best_epoch(log: list[dict[str, float]], groups: ClassGroups) -> dict[str, float] | None:
-    """The most accurate epoch, where each was evaluated (`--training eval_strategy=epoch`)."""
-    if not log:
-        return None
-    best = max(log, key=lambda entry: entry["eval_accuracy"])
-    return {"epoch": best["epoch"], **without_prefix(best, groups)}
+    if isinstance(teacher, TeacherCache):
+        return teacher.manifest["teacher"]
+    return None if teacher is None else teacher_fingerprint(teacher)
 
 
 def place(device: torch.device) -> dict[str, Any]:
     """Where a run was made, and with what."""
-    return {
-        "device": describe_machine(device.type),
-        "threads": torch.get_num_threads(),
-        "versions": {module.__name__: module.__version__ for module in (hf_ltkd, transformers, torch)},
-    }
+    versions = {module.__name__: module.__version__ for module in (hf_ltkd, transformers, torch)}
+    return {"device": describe_machine(device.type), "threads": torch.get_num_threads(), "versions": versions}

@@ -1,5 +1,6 @@
 """Differences between methods, beside the paper's where it has them, and what has been reproduced of the paper."""
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,11 +27,9 @@ NOTE = (
 @dataclass(frozen=True)
 class Trend:
     """
-    First less second, one of the experiment's `trends`.
+    First less second, one of the experiment's `trends`; `table` is the part of the paper that compares them too.
 
     Attributes:
-        table (`str` or `None`), first, second (`str`), factor (`float`):
-            What is compared, by our names of the methods, and the paper's table that compares it too.
         ours (`dict`): By metric the mean over the seeds that both have, which start from the same weights, and the
             half width of its 95 % confidence interval by Student's t (`None` with one seed).
         paper (`dict`): By metric the paper's difference, where it has one for this factor.
@@ -48,28 +47,24 @@ class Trend:
         """By metric, where there is something to say; a difference whose confidence interval holds 0 has no sign."""
         verdicts = {}
         for metric, (mean, margin) in self.ours.items():
-            if self.table is not None and metric not in self.paper:
-                continue
-            if margin is not None and abs(mean) <= margin:
-                verdicts[metric] = "not settled"
-                continue
-            verdict = "better" if mean > 0 else "worse"
-            if self.table is not None:
-                verdict = "as the paper" if mean * self.paper[metric] > 0 else "opposite"
-            verdicts[metric] = verdict + (" (one seed)" if margin is None else "")
+            kinds = ("better", "worse") if self.table is None else ("as the paper", "opposite")
+            sign = 1.0 if self.table is None else self.paper.get(metric, 0.0)
+            if sign:
+                verdict = kinds[mean * sign <= 0] + (" (one seed)" if margin is None else "")
+                verdicts[metric] = "not settled" if margin is not None and abs(mean) <= margin else verdict
         return verdicts
 
 
 def find_trends(grid: Grid) -> list[Trend]:
     """The experiment's `trends` at each factor, for its first pair."""
     found = []
-    for *tables, one, other in grid.experiment.trends:
+    for *tables, first, second in grid.experiment.trends:
         table = tables[0] if tables else None
         for factor in grid.factors:
-            first, second = (grid.outcome(method, grid.pairs[0], factor) for method in (one, other))
-            theirs = [in_paper(grid.experiment, table, factor, method) for method in (one, other)]
-            paper = {metric: theirs[0][metric] - theirs[1][metric] for metric in theirs[0].keys() & theirs[1].keys()}
-            found.append(Trend(table, one, other, factor, differences(first, second), paper))
+            outcomes = [grid.outcome(method, grid.pairs[0], factor) for method in (first, second)]
+            one, other = (in_paper(grid.experiment, table, factor, method) for method in (first, second))
+            paper = {metric: one[metric] - other[metric] for metric in one.keys() & other.keys()}
+            found.append(Trend(table, first, second, factor, differences(*outcomes), paper))
     return found
 
 
@@ -81,61 +76,45 @@ def in_paper(experiment: Experiment, table: str | None, factor: float, method: s
 
 
 def differences(first: Outcome | None, second: Outcome | None) -> dict[str, tuple[float, float | None]]:
-    if first is None or second is None or not set(first.seeds) & set(second.seeds):
-        return {}
-    common, ours = sorted(set(first.seeds) & set(second.seeds)), {}
-    for metric in ("tail", "all"):
+    common = sorted(set(first.seeds) & set(second.seeds)) if first is not None and second is not None else []
+    ours: dict[str, tuple[float, float | None]] = {}
+    for metric in ("tail", "all") if common else ():
         a, b = (o.accuracy[metric][[o.seeds.index(seed) for seed in common]] for o in (first, second))
-        margin = None
-        if len(common) > 1:
-            low, high = ttest_rel(a, b).confidence_interval(0.95)
-            margin = float(high - low) / 2
-        ours[metric] = (float((a - b).mean()), margin)
+        low, high = ttest_rel(a, b).confidence_interval(0.95) if len(common) > 1 else (0, 0)
+        ours[metric] = float((a - b).mean()), float(high - low) / 2 if len(common) > 1 else None
     return ours
 
 
 def trend_tables(grid: Grid) -> list[Table]:
     """The differences; where Table 1 is among them, its methods from best to worst."""
-    with_paper = any(len(trend) == 3 for trend in grid.experiment.trends)
-    papers = [["the paper's"], ["paper"]] if with_paper else [[], []]
-    rows = [
-        [
-            "first less second",
-            *papers[0],
-            "factor",
-            *(x for m in ("tail", "all") for x in (f"{m}: ours", *papers[1], "")),
-        ]
-    ]
+    head = ["first less second", "the paper's", "factor"]
+    rows = [[*head, *(title for metric in ("tail", "all") for title in (f"{metric}: ours", "paper", ""))]]
     for trend in find_trends(grid):
-        row = [f"{trend.first} less {trend.second}"]
-        row += [(trend.table or "–").replace("_", " ")] * with_paper + [f"{trend.factor:g}"]
+        row = [f"{trend.first} less {trend.second}", (trend.table or "–").replace("_", " "), f"{trend.factor:g}"]
         for metric in ("tail", "all"):
             mean, margin = trend.ours.get(metric, (None, None))
-            row.append("–" if mean is None else signed(mean) + ("" if margin is None else f" ± {margin:.2f}"))
-            row += [signed(trend.paper[metric]) if metric in trend.paper else "–"] * with_paper
-            row.append(trend.verdicts.get(metric, ""))
+            ours = "–" if mean is None else signed(mean) + ("" if margin is None else f" ± {margin:.2f}")
+            paper = signed(trend.paper[metric]) if metric in trend.paper else "–"
+            row += [ours, paper, trend.verdicts.get(metric, "")]
         rows.append(row)
-    beside = f" beside the paper's for {(grid.experiment.paper_pair or '').replace(':', ' → ')}" * with_paper
+    pair = (grid.experiment.paper_pair or "").replace(":", " → ")
     caption = (
-        f"Differences{beside}. Ours: the mean over the seeds that both methods have ± half of its 95 % confidence "
-        "interval (Student's t), below which a difference is not settled."
+        "Differences" + f" beside the paper's for {pair}" * bool(pair) + ". Ours: the mean over the seeds that both "
+        "methods have ± half of its 95 % confidence interval (Student's t), below which a difference is not settled."
         + " The paper has no deviations."
-        * with_paper
+        * bool(pair)
     )
-    has_table_1 = any(table == "table_1" for table, *_ in grid.experiment.trends)
-    return [Table(caption, rows), *([orders(grid)] if has_table_1 else [])]
-
-
-def orders(grid: Grid) -> Table:
-    rows = [["", "ours", "paper"]]
-    for factor in grid.factors:
-        for metric in ("tail", "all"):
+    tables = [Table(caption, rows)]
+    if any(trend.table == "table_1" for trend in find_trends(grid)):
+        rows = [["", "ours", "paper"]]
+        for factor, metric in itertools.product(grid.factors, ("tail", "all")):
             values = {method: in_paper(grid.experiment, "table_1", factor, method) for method in grid.methods}
             paper = {method: value[metric] for method, value in values.items() if value}
             ours = grid.means([*paper], grid.pairs[0], factor, metric)
             by_rank = [" > ".join(sorted(some, key=some.__getitem__, reverse=True)) or "–" for some in (ours, paper)]
             rows.append([f"{metric}, factor {factor:g}", *by_rank])
-    return Table("Table 1's methods from best to worst", rows)
+        tables.append(Table("Table 1's methods from best to worst", rows))
+    return tables
 
 
 # ---- What has been reproduced ----
