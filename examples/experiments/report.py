@@ -84,7 +84,7 @@ def write_report(paths: list[Path], experiments: list[Experiment], folder: Path)
     planned = [grid for experiment in experiments for grid in results.grids(experiment)]
     grids = [grid for grid in planned if grid.has_runs]
     sections, status = [], None
-    if grids and any(grid.is_papers for grid in planned):
+    if any(grid.experiment.paper or grid.experiment.paper_pair for grid in grids):
         status = status_table(experiments, results)
         sections.append(Section("What has been reproduced", [NOTE, status]))
         grids += [g for g in planned if g.is_papers and not g.has_runs and g.name.startswith("table")]

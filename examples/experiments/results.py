@@ -104,7 +104,7 @@ class Results:
     def other_grids(self, known: set[str]) -> Iterator["Grid"]:
         """What was run by experiments whose files are not here, sweeps for example: the lines hold all of it."""
         for name in dict.fromkeys(line["experiment"] for line in self.lines if line["experiment"] not in known):
-            lines = [line for line in self.lines if line["experiment"] == name]
+            lines = [line for line in self.lines[::-1] if line["experiment"] == name]  # as they were written
             for number, protocol in enumerate(dict.fromkeys(_protocol(line) for line in lines if line["pair"]), 1):
                 cells: dict[tuple, Cell] = {}
                 for line in lines:
