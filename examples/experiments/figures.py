@@ -77,14 +77,14 @@ def draw_sensitivity(grid: Grid, folder: Path) -> list[Path]:
 
 
 def draw_overview(grid: Grid, factor: float, folder: Path) -> Path:
-    """Tail and all classes with the deviation over the seeds, a row a method, ordered by all classes."""
+    """Tail and all classes with the sample deviation over the seeds, a row a method, ordered by all classes."""
     means = grid.means(grid.methods, grid.pairs[0], factor, "all")
     ranking = sorted(means, key=means.__getitem__)
     figure = _figure(8, 1.4 + 0.27 * len(ranking))
     axes = figure.add_subplot()
     for metric, color, marker, label in (("tail", COLORS[4], "o", "tail"), ("all", COLORS[2], "s", "all classes")):
         values = [grid.outcome(method, grid.pairs[0], factor).accuracy[metric] for method in ranking]
-        deviations = [v.std() for v in values]
+        deviations = [v.std(ddof=1) if len(v) > 1 else 0.0 for v in values]
         axes.errorbar(
             [v.mean() for v in values], range(len(ranking)), xerr=deviations, fmt=marker, color=color, label=label
         )

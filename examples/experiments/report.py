@@ -27,14 +27,14 @@ from hf_ltkd.utils import replacing
 TITLE = "Distilling Balanced Knowledge from a Biased Teacher: the paper's numbers and ours"
 START, END = "<!-- status, written by report.py -->", "<!-- end of status -->"
 PAPER_NOTE = (
-    "Each cell: ours, mean ± deviation over the seeds (number of seeds), of the last epoch; below, the paper's number "
+    "Each cell: ours, mean ± sample deviation over the seeds (number of seeds), of the last epoch; below, the paper's number "
     "and ours less the paper's. A dash stands for what was not run, or is not in the paper. <b>Best</b> and "
     "<u>second-best</u> method as the paper marks them, in ours and in the paper's numbers; Teacher and Student "
     "(trained without a teacher) are not ranked."
 )
 OWN_NOTE = (
     "This is not the paper's protocol: these numbers cannot be compared with the paper's, only their order. Accuracy "
-    "(%), mean ± deviation over the seeds (number of seeds), of the last epoch; <b>best</b> and <u>second-best</u> "
+    "(%), mean ± sample deviation over the seeds (number of seeds), of the last epoch; <b>best</b> and <u>second-best</u> "
     "student of each table."
 )
 HELD_OUT_NOTE = "On training images that were held out: choose by them, and report the choice on the test images."
@@ -176,7 +176,7 @@ def describe(outcome: Outcome | None, metric: str) -> str:
     if not outcome.seeds:
         return f"diverged ({outcome.failed})"
     values = outcome.accuracy[metric]
-    deviation = f" ± {values.std():.2f}" if len(values) > 1 else ""
+    deviation = f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else ""
     return f"{values.mean():.2f}{deviation} ({len(values)}{f', {outcome.failed} diverged' * bool(outcome.failed)})"
 
 
