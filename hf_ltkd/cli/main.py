@@ -15,6 +15,7 @@ from transformers import HfArgumentParser
 from transformers.utils.logging import disable_progress_bar
 
 from ..data.arguments import DataArguments
+from ..hub.names import BIAS_PICTURE
 from ..trainer.training_args import DistillationTrainingArguments
 from ..workflow import commands
 from ..workflow.distill import DistillArguments, distill
@@ -96,7 +97,7 @@ class EvaluateArguments:
 @dataclass
 class DiagnoseArguments:
     teacher: str = field(metadata={"help": "Hub id or folder of the teacher."})
-    picture: str = field(default="teacher_bias.png", metadata={"help": "Where the picture goes."})
+    picture: str = field(default=BIAS_PICTURE, metadata={"help": "Where the picture goes."})
     batch_size: int = field(default=128, metadata={"help": "Images that the teacher is asked for at once."})
 
 
