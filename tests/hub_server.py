@@ -181,9 +181,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif (match := re.fullmatch(r"/api/models/(.+/.+)/tree/main", path)) and match[1] in self.server.repos:
             files = self.server.repos[match[1]].items()
             self.answer([{"type": "file", "path": name, "size": len(data), "oid": "0"} for name, data in files])
-        elif (
-            match := re.fullmatch(r"/api/(?:models/)?((?:spaces/)?[^/]+/[^/]+)(/revision/.+)?", path)
-        ) and match[1] in self.server.repos:
+        elif (match := re.fullmatch(r"/api/(?:models/)?((?:spaces/)?[^/]+/[^/]+)(/revision/.+)?", path)) and match[
+            1
+        ] in self.server.repos:
             files = [{"rfilename": name} for name in self.server.repos[match[1]]]
             self.answer({"id": match[1], "sha": sha, "siblings": files, "tags": [], "private": False})
         else:

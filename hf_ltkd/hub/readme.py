@@ -41,7 +41,7 @@ def read_readme(path: Path) -> tuple[dict[str, Any], str]:
     except (ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{str(path)!r} cannot be read: {reason}; mend it, or remove it.") from error
-    return metadata or {}, text[front.end() :] if front else text
+    return metadata or {}, text[front.end() if front else 0 :].lstrip("\n")
 
 
 def write_readme(path: Path, metadata: Mapping[str, Any], text: str, wishes: Mapping[str, Any]) -> None:
@@ -59,11 +59,12 @@ def write_readme(path: Path, metadata: Mapping[str, Any], text: str, wishes: Map
     Raises:
         `ValueError`: as [`read_readme`].
     """
-    metadata = yaml.safe_load(yaml_dump(dict(metadata)))  # as it will be read again
+    metadata = yaml.safe_load(yaml_dump(dict(metadata), sort_keys=False))  # as it will be read again
     old, body = read_readme(path)
     persons, ours = persons_part(old, body)
     asked = {name: value for name, value in wishes.items() if value}
     merged = {**asked, **metadata, **persons, **asked}
+    merged = {name: merged[name] for name in dict.fromkeys([*old, *merged]) if name in merged}  # in the file's order
     tags = [persons.get("tags", metadata.get("tags")), asked.get("tags")]
     if any(tags):
         merged["tags"] = list(dict.fromkeys(tag for some in tags for tag in _listed(some)))
@@ -106,7 +107,7 @@ def persons_part(metadata: Mapping[str, Any], body: str) -> tuple[dict[str, Any]
 def _write(path: Path, metadata: Mapping[str, Any], body: str) -> None:
     front = f"---\n{yaml_dump(dict(metadata), sort_keys=False)}---\n\n" if metadata else ""
     with replacing(path) as file:
-        file.write_text(front + body.lstrip("\n"), encoding="utf-8", newline="\n")
+        file.write_text(front + body, encoding="utf-8", newline="\n")
 
 
 def _listed(values: Any) -> list[Any]:
