@@ -4,6 +4,7 @@ from .._moved import moved_name
 from .arguments import DataArguments
 from .augment import ImageDataset, LabelledImages
 from .benchmarks import cifar100_lt, imagenet_lt, tiny_imagenet_lt
+from .check import ImageReport, check_images
 from .image_files import read_class_folders, read_image_list, read_tiny_imagenet
 from .images import ImageData, decode_images, load_image_data
 from .lazy import LazyImageDataset
@@ -14,9 +15,11 @@ __all__ = [
     "DataArguments",
     "ImageData",
     "ImageDataset",
+    "ImageReport",
     "LabelledImages",
     "LazyImageDataset",
     "LongTailSplit",
+    "check_images",
     "cifar100_lt",
     "class_counts",
     "decode_images",
