@@ -69,6 +69,11 @@ class ImageReport:
             )
         return [*lines, *self.problems()]
 
+    @property
+    def eval_split(self) -> str:
+        """The name of the split to evaluate on; the training split, if there is no other."""
+        return [*self.class_counts][-1]
+
     def damaged_places(self) -> list[str]:
         """`"photos/cat/3.png (image file is truncated)"` and so on."""
         return [f"{place} ({reason})" for place, reason in self.damaged.items()]
@@ -77,15 +82,19 @@ class ImageReport:
         """What is wrong, each with up to three examples."""
         lines = []
         if self.damaged:
-            lines.append(f"{_images(len(self.damaged))} cannot be decoded: {listed(self.damaged_places(), 3)}")
+            lines.append(f"{len(self.damaged):,} images cannot be decoded: {listed(self.damaged_places(), 3)}")
         if self.relabelled:
-            lines.append(f"{_images(len(self.relabelled))} have two classes: {_pairs(self.relabelled)}")
+            lines.append(
+                f"same image, different classes, {len(self.relabelled):,} times in training: {_pairs(self.relabelled)}"
+            )
         if self.repeated:
-            lines.append(f"{_images(len(self.repeated))} are there several times in training: {_pairs(self.repeated)}")
+            lines.append(
+                f"same image several times in training, {len(self.repeated):,} of them: {_pairs(self.repeated)}"
+            )
         if self.shared:
             lines.append(
-                f"{_images(len(self.shared))} to evaluate on are training images, too, so that accuracy is flattered: "
-                f"{_pairs(self.shared)}"
+                f"{len(self.shared):,} of the {sum(self.class_counts[self.eval_split]):,} images to evaluate on are "
+                f"training images, too, so that accuracy is flattered: {_pairs(self.shared)}"
             )
         return lines
 
@@ -119,18 +128,17 @@ def inspect(source: Source, label_column: str, *, progress: bool = True) -> Imag
     for name, split in source.splits.items():
         report.digests[name], wrong = look_at(split, source.image_column, progress=progress)
         report.rows[name] = [*wrong]
-        report.damaged |= {source.place(name, row): reason for row, reason in wrong.items()}
+        report.damaged |= dict(zip(source.places(name, [*wrong]), wrong.values(), strict=True))
     for name in report.digests:
         if name == "train":
             labels = read_labels(train, label_column)[0]
             for rows in copies(report.digests[name]):
-                places = [source.place(name, row) for row in rows]
+                places = source.places(name, rows)
                 (report.repeated if len(set(labels[rows].tolist())) == 1 else report.relabelled).append(places)
         elif "train" in report.digests:
-            report.shared = [
-                (source.place(name, row), source.place("train", other))
-                for row, other in shared_rows(report.digests[name], report.digests["train"])
-            ]
+            both = shared_rows(report.digests[name], report.digests["train"])
+            of_each = (source.places(split, [rows[i] for rows in both]) for i, split in enumerate((name, "train")))
+            report.shared = list(zip(*of_each, strict=True))
     return report
 
 
@@ -201,10 +209,6 @@ def shared_rows(digests: np.ndarray, others: np.ndarray) -> list[tuple[int, int]
     place = np.searchsorted(values, digests).clip(max=len(values) - 1)
     rows = np.flatnonzero((values[place] == digests) & (digests != b""))
     return [(int(row), int(first[place[row]])) for row in rows]
-
-
-def _images(count: int) -> str:
-    return f"{count:,} image{'s' * (count != 1)}"
 
 
 def _pairs(groups: Sequence[Sequence[str]]) -> str:

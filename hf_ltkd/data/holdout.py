@@ -56,8 +56,8 @@ class Holdout:
         chosen = f"chosen with seed {self.seed} (--split_seed)"
         if self.group_column is not None:
             lines = [
-                f"{start}, {min(counts):,} to {max(counts):,} a class: no {self.group_column} is on both sides "
-                f"(--group_column), {chosen}"
+                f"{start}, at most {max(counts):,} a class and no "
+                f"{self.group_column} on both sides (--group_column), {chosen}"
             ]
         elif isinstance(self.per_class, int):
             part = self.per_class / min(self.full_class_counts)
@@ -298,9 +298,10 @@ def load_or_hold_out(
             min_class_images=args.min_class_images or 1,
             last=None if digests is None else repeated(digests),
         )
-        both = 0 if digests is None else len(shared_rows(digests[held_out], digests[~held_out]))
+        both = [] if digests is None else shared_rows(digests[held_out], digests[~held_out])
         if both:
-            source.said.append(f"{both} images that are held out are there again among the training images")
+            examples = source.places("train", [np.flatnonzero(held_out)[row] for row, _ in both[:4]])
+            source.said.append(f"{len(both):,} held-out images are training images, too: {listed(examples, 3)}")
         names = (PRESETS[args.benchmark].eval_splits[0], "train")
         rows = (held_out, ~held_out)
         splits = DatasetDict({name: full.select(np.flatnonzero(r)) for name, r in zip(names, rows, strict=True)})

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset
@@ -163,6 +163,20 @@ def class_counts(dataset: Dataset, label_column: str = "label") -> list[int]:
     return np.bincount(labels, minlength=num_classes).tolist()
 
 
+def check_rows_are_known(dataset: Any) -> None:
+    """
+    Raises:
+        `ValueError`: if a dataset is streamed.
+    """
+    if any(
+        isinstance(part, IterableDataset) for part in (dataset.values() if isinstance(dataset, dict) else [dataset])
+    ):
+        raise ValueError(
+            "A streaming dataset (an IterableDataset) cannot be counted or cut, since its rows are known one by one: "
+            "load it without streaming=True. The trainer takes streams as they are."
+        )
+
+
 def read_labels(dataset: Dataset, label_column: str) -> tuple[np.ndarray, int]:
     """
     The labels as an integer array, and the number of classes (`ClassLabel`'s, or the largest label plus 1).
@@ -171,11 +185,9 @@ def read_labels(dataset: Dataset, label_column: str) -> tuple[np.ndarray, int]:
         `ValueError`: if the dataset is streamed, or the column is missing, empty, or holds other than the ids of at
             most a million classes.
     """
-    if isinstance(dataset, IterableDataset):
-        raise ValueError(
-            "A streaming dataset (an IterableDataset) cannot be counted or cut, since its rows are known one by one: "
-            "load it without streaming=True."
-        )
+    check_rows_are_known(dataset)
+    if isinstance(dataset, dict):
+        raise ValueError(f"This is a {type(dataset).__name__} of {list(dataset)}: give one split, e.g. ['train'].")
     if label_column not in dataset.column_names:
         raise ValueError(
             f"The dataset has no column {label_column!r}: its columns are {dataset.column_names}. "

@@ -1,5 +1,6 @@
 """Where images come from: the Hub, a folder, or lists of image files; and which of them are for what."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from .arguments import PRESETS, DataArguments
 from .columns import as_images, encode_labels, find_label_column, is_labelled
 from .image_files import read_image_list, read_tiny_imagenet
 from .layouts import read_folder
-from .long_tail import class_counts
+from .long_tail import check_rows_are_known, class_counts
 from .names import split_of
 from .readers import Part, from_splits, read_table_part
 from .tables import is_table
@@ -42,20 +43,27 @@ class Source:
         """The name of the split to evaluate on."""
         return next((name for name in self.splits if name != "train" or "train" not in self.splits), None)
 
-    def place(self, split: str, row: int) -> str:
-        """Where an image is: its path, or its row, counted from 0, in its file."""
+    def places(self, split: str, rows: Sequence[int]) -> list[str]:
+        """Where images are: their paths, or their rows, counted from 0, in the files that hold several."""
         files = self.splits[split].select_columns([self.image_column]).with_format(None)
-        file = files.cast_column(self.image_column, Image(decode=False))[row][self.image_column] or {}
-        path = file.get("path")
-        if path and file["bytes"] is None:
-            return path
-        also = f" ({path})" if path else ""
+        files = files.cast_column(self.image_column, Image(decode=False))
+        found = []
+        for row in map(int, rows):
+            file = files[row][self.image_column] or {"path": None, "bytes": None}
+            if file["path"] and file["bytes"] is None:
+                found.append(file["path"])
+                continue
+            hint = f" ({file['path']})" if file["path"] else ""
+            found.append(self._row(split, row) + hint)
+        return found
+
+    def _row(self, split: str, row: int) -> str:
         row = int(self.rows[split][row]) if split in self.rows else row
         for name, rows in self.parts[split].files:
             if row < rows:
-                return f"row {row} of {name}{also}"
+                return f"row {row} of {name}"
             row -= rows
-        return f"row {row} of {self.parts[split].name}{also}"
+        return f"row {row} of {self.parts[split].name}"
 
 
 def load_splits(args: DataArguments) -> DatasetDict:
@@ -82,6 +90,7 @@ def find_source(args: DataArguments, splits: DatasetDict | None = None) -> Sourc
             on or a column is missing, or labels cannot be told into the same classes.
         `FileNotFoundError`: if an image of a list does not exist.
     """
+    check_rows_are_known(splits)
     parts, said = _read(args) if splits is None else (from_splits(splits, args.eval_split), [])
     parts.sort(key=lambda part: part.split != "train")
     train = _only_training_part(parts)
