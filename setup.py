@@ -14,7 +14,9 @@ if VERSION is None:
 
 INSTALL_REQUIRES = [
     "torch>=2.6",
-    "transformers>=5.17,<6",  # the trainer overrides methods of its Trainer
+    # DistillationTrainer overrides Trainer._push_from_checkpoint and sets Trainer._signature_columns: another major
+    # version may have neither.
+    "transformers>=5.17,<6",
     "datasets>=4.0",
     "accelerate>=1.15",
     "evaluate>=0.4.6",
@@ -25,6 +27,7 @@ INSTALL_REQUIRES = [
     "matplotlib",
     "numpy",
     "Pillow",
+    "psutil",
     "pyarrow",
     "PyYAML",
     "tqdm",
@@ -33,7 +36,7 @@ INSTALL_REQUIRES = [
 
 EXAMPLES = ["scikit-learn"]  # the quickstart's images
 EXPERIMENTS = ["filelock", "optuna", "scipy"]  # examples/experiments
-ONNX = ["onnx", "onnxruntime", "onnxscript"]
+ONNX = ["onnx", "onnxruntime", "onnxscript"]  # hf-ltkd export
 DEMO = ["gradio>=6.0"]  # a page in the browser
 TIMM = ["timm", "torchvision"]  # teachers and image processors of timm
 EXTRAS_REQUIRE = {
@@ -72,7 +75,9 @@ setup(
         "hf_ltkd": [
             "py.typed",
             "__init__.pyi",
+            "data/__init__.pyi",
             "hub/templates/*.md",
+            "losses/published.yaml",
             "metrics/group_accuracy/README.md",
             "metrics/group_accuracy/requirements.txt",
         ]

@@ -10,6 +10,7 @@ from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from hub_server import Elsewhere, HubServer  # noqa: E402
 from ranks import TwoRanks  # noqa: E402
 
 
@@ -48,3 +49,20 @@ def pytest_xdist_make_scheduler(config, log):
             return "two_ranks" if "two_ranks" in nodeid.partition("[")[2] else super()._split_scope(nodeid)
 
     return FilesAndRanks(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+@pytest.fixture(scope="session")
+def hub():
+    """A Hub on loopback; a process talks to it inside `hub_server.use_hub`."""
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def elsewhere(hub, tmp_path_factory):
+    """Runs scripts in a process that has the Hub, but not hf_ltkd: `elsewhere(script, **names)`."""
+    machine = Elsewhere(hub, tmp_path_factory.mktemp("elsewhere"))
+    yield machine
+    if machine.process is not None:
+        machine.process.kill()
+        machine.process.wait()

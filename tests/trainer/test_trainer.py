@@ -162,24 +162,33 @@ def test_best_model_by_tail_accuracy(tmp_path):
 
 def test_plain_training_arguments_and_a_teacher_folder(tmp_path):
     network(2).save_pretrained(tmp_path / "teacher")
-    trainer = DistillationTrainer(
-        network(1),
-        str(tmp_path / "teacher"),
-        TrainingArguments(output_dir=tmp_path / "student", max_steps=2, **QUIET),
-        distillation_loss=KDLoss(),
-        train_dataset=images(),
-    )
-    assert trainer.train().global_step == 2
+    same = {"output_dir": tmp_path / "student", "max_steps": 2, "learning_rate": 0.01, "logging_steps": 1, **QUIET}
+    students = []
+    for teacher, args in (
+        (str(tmp_path / "teacher"), TrainingArguments(**same)),
+        (network(2), DistillationTrainingArguments(**same)),
+        (network(3), DistillationTrainingArguments(**same)),
+    ):
+        student = network(1)
+        DistillationTrainer(student, teacher, args, distillation_loss=KDLoss(), train_dataset=images()).train()
+        students.append(student.classifier.weight.detach())
+    assert torch.equal(students[0], students[1]) and not torch.equal(students[0], students[2])
 
 
 def test_datasets_with_a_transform(tmp_path):
-    data = Dataset.from_dict({"pixels": [[float(i)] * 192 for i in range(12)], "label": [i % 6 for i in range(12)]})
+    rows = images(12).__getitems__(range(12))
+    data = Dataset.from_dict({"pixels": [row["pixel_values"].flatten().tolist() for row in rows]})
+    data = data.add_column("label", [int(row["labels"]) for row in rows])
 
     def transform(batch):
         return {"pixel_values": [torch.tensor(p).view(3, 8, 8) for p in batch["pixels"]], "labels": batch["label"]}
 
-    trainer = trainer_for(tmp_path, train_dataset=data.with_transform(transform), eval_dataset=None)
-    assert trainer.train().global_step == 4
+    students = []
+    for dataset in (data.with_transform(transform), rows):
+        trainer = trainer_for(tmp_path, train_dataset=dataset, eval_dataset=None)
+        trainer.train()
+        students.append(trainer.model.classifier.weight.detach())
+    assert torch.equal(*students) and not torch.equal(students[0], network(1).classifier.weight)
 
 
 def test_cross_entropy_alone_trains_without_a_teacher(tmp_path):
@@ -198,15 +207,20 @@ def test_bf16(tmp_path):
 
 
 def test_hyperparameter_search(tmp_path):
-    pytest.importorskip("optuna")
+    optuna = pytest.importorskip("optuna")
     trainer = trainer_for(tmp_path, model_init=lambda: network(1), args={"max_steps": 2})
+    losses = []
     best = trainer.hyperparameter_search(
-        hp_space=lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-3, 1e-1)},
-        compute_objective=lambda metrics: metrics["eval_accuracy"],
-        direction="maximize",
+        hp_space=lambda trial: {"learning_rate": trial.suggest_categorical("learning_rate", [1e-3, 1e-1])},
+        compute_objective=lambda metrics: losses.append(metrics["eval_loss"]) or metrics["eval_loss"],
+        sampler=optuna.samplers.GridSampler({"learning_rate": [1e-3, 1e-1]}),
         n_trials=2,
     )
-    assert 1e-3 <= best.hyperparameters["learning_rate"] <= 1e-1
+    assert len(set(losses)) == 2 and best.objective == min(losses)
+    args = {"max_steps": 2, **best.hyperparameters}
+    again = trainer_for(tmp_path, model_init=lambda: network(1), args=args)
+    again.train()
+    assert again.evaluate()["eval_loss"] == pytest.approx(best.objective, rel=1e-6)
 
 
 def test_paper_preset_decays_everything_and_steps_the_rate(tmp_path):
