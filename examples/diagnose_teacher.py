@@ -13,6 +13,7 @@ import argparse
 from hf_ltkd.analysis.bias import group_report, loss_parts, teacher_group_mass
 from hf_ltkd.analysis.plots import plot_teacher_bias
 from hf_ltkd.cli.text import describe_bias, describe_images, describe_start, say, share_table
+from hf_ltkd.hub.names import BIAS_PICTURE
 from hf_ltkd.workflow.inputs import check_classes, find_data, load_classifier, load_images, make_groups
 from hf_ltkd.workflow.recommend import recommend_num_groups, recommend_weights
 
@@ -26,7 +27,7 @@ def main():
     parser.add_argument("--imbalance_factor", type=float, help="Cut the training images to this long tail first.")
     parser.add_argument("--num_groups", type=int, help="Equal groups, instead of head, medium and tail.")
     parser.add_argument("--student", help="Takes the loss of a trained student, instead of one that knows nothing.")
-    parser.add_argument("--picture", default="teacher_bias.png", help="Where the picture goes.")
+    parser.add_argument("--picture", default=BIAS_PICTURE, help="Where the picture goes.")
     args = parser.parse_args()
 
     names = ("data_dir", "label_column", "imbalance_factor")

@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import Literal
 
-from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser, set_seed
+from transformers import AutoModelForImageClassification, HfArgumentParser, set_seed
 
 from hf_ltkd import (
     ClassGroups,
@@ -26,7 +26,9 @@ from hf_ltkd import (
     log_class_prior,
 )
 from hf_ltkd.data import DataArguments, load_image_data
+from hf_ltkd.data.processors import choose_pixels, pixels_of
 from hf_ltkd.utils import parse_values
+from hf_ltkd.workflow.inputs import is_pretrained, load_processor
 
 
 @dataclass
@@ -90,16 +92,14 @@ def main():
     logging.basicConfig(level=logging.INFO if training_args.should_log else logging.WARNING)
     set_seed(training_args.seed)
 
-    # The student must see the very pixels that the teacher was trained on: its normalisation is taken over.
-    teacher = processor = None
-    if args.teacher is not None:
-        teacher = AutoModelForImageClassification.from_pretrained(args.teacher)
-        if not os.path.isdir(args.teacher) or os.path.exists(os.path.join(args.teacher, "preprocessor_config.json")):
-            processor = AutoImageProcessor.from_pretrained(args.teacher)
+    # Each sees the pixels that it was trained on; a student of ours sees what the teacher sees.
+    teacher = None if args.teacher is None else AutoModelForImageClassification.from_pretrained(args.teacher)
+    processors = [name and is_pretrained(name) and load_processor(name) for name in (args.teacher, args.student)]
+    pixels, teacher_pixels = choose_pixels(*(pixels_of(processor) if processor else None for processor in processors))
     data = load_image_data(
         data_args,
-        mean=None if processor is None else processor.image_mean,
-        std=None if processor is None else processor.image_std,
+        processor=pixels,
+        teacher_processor=teacher_pixels,
         seed=training_args.seed,
         progress=training_args.should_log,
     )
@@ -115,7 +115,7 @@ def main():
             args.student, ignore_mismatched_sizes=True, num_labels=len(data.class_names), **labels
         )
     else:
-        student = create_model(args.student, len(data.class_names), data_args.image_size, **labels)
+        student = create_model(args.student, len(data.class_names), data.args.image_size, **labels)
 
     loss_args = parse_values("--loss_args", args.loss_args)
     if args.adjust_teacher:

@@ -1,6 +1,5 @@
 """What distillation adds to checkpoints, and whether one can be resumed from: complete, same teacher, same steps."""
 
-import json
 import logging
 import os
 from pathlib import Path
@@ -10,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..losses.base import DistillationLoss
-from ..utils import replacing, write_json
+from ..utils import file_crc32, read_json, replacing, write_json
 
 
 logger = logging.getLogger(__name__)
@@ -28,38 +27,48 @@ def save_loss(checkpoint: str | os.PathLike, distillation_loss: DistillationLoss
             save_file(state, file)
 
 
-def load_loss(checkpoint: str | os.PathLike, distillation_loss: DistillationLoss) -> None:
+def check_loss_state(checkpoint: str | os.PathLike, distillation_loss: DistillationLoss) -> None:
     """
-    Reads it back.
-
     Raises:
         `ValueError`: if the checkpoint was made with a loss that trains and remembers nothing, or something else.
     """
-    expected = distillation_loss.state_dict()
-    if not expected:
-        return
     path = Path(checkpoint) / LOSS_NAME
     state = load_file(path) if path.is_file() else {}
-    if {name: tensor.shape for name, tensor in state.items()} != {n: tensor.shape for n, tensor in expected.items()}:
+    expected = distillation_loss.state_dict()
+    if expected and {n: t.shape for n, t in state.items()} != {n: t.shape for n, t in expected.items()}:
         raise ValueError(
             f"{str(checkpoint)!r} has no {LOSS_NAME} that fits {type(distillation_loss).__name__}, which trains or "
             "remembers something beside the student: resume from a checkpoint of the same loss, or start anew."
         )
-    distillation_loss.load_state_dict(state)
+
+
+def load_loss(checkpoint: str | os.PathLike, distillation_loss: DistillationLoss) -> None:
+    """Reads back what [`save_loss`] wrote."""
+    if distillation_loss.state_dict():
+        distillation_loss.load_state_dict(load_file(Path(checkpoint) / LOSS_NAME))
 
 
 def write_manifest(checkpoint: str | os.PathLike, run: dict[str, Any]) -> None:
     """
-    Writes `distillation_state.json` into a checkpoint: what the run is made of, and the size of each file so far.
+    Writes `distillation_state.json` into a checkpoint: what the run is made of.
 
     Args:
         checkpoint (`str` or `os.PathLike`): The folder.
         run (`dict`): JSON values that [`check_checkpoint`] compares: `teacher`, `examples_per_step`, `world_size`.
     """
+    write_json(Path(checkpoint) / MANIFEST_NAME, run)
+
+
+def seal(checkpoint: str | os.PathLike) -> None:
+    """Adds size and CRC-32 of each file to the manifest of a checkpoint that is whole, if it has one."""
     folder = Path(checkpoint)
-    # The other ranks write their random states at their own pace.
-    sizes = {p.name: p.stat().st_size for p in sorted(folder.iterdir()) if p.is_file() and "rng_state" not in p.name}
-    write_json(folder / MANIFEST_NAME, {**run, "files": sizes})
+    run = read_json(folder / MANIFEST_NAME)
+    if run:
+        files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST_NAME)
+        names = [path.relative_to(folder).as_posix() for path in files]
+        sizes = dict(zip(names, [path.stat().st_size for path in files], strict=True))
+        crc32 = dict(zip(names, map(file_crc32, files), strict=True))
+        write_json(folder / MANIFEST_NAME, {**run, "files": sizes, "crc32": crc32})
 
 
 def check_checkpoint(checkpoint: str | os.PathLike, run: dict[str, Any]) -> None:
@@ -73,10 +82,9 @@ def check_checkpoint(checkpoint: str | os.PathLike, run: dict[str, Any]) -> None
         raise ValueError(
             f"Cannot resume from {str(checkpoint)!r}: {problem}. Resume from an earlier checkpoint, or start anew."
         )
-    path = Path(checkpoint) / MANIFEST_NAME
-    if not path.is_file():
+    saved = read_json(Path(checkpoint) / MANIFEST_NAME)
+    if not saved:
         return  # a checkpoint of the plain Trainer
-    saved = json.loads(path.read_text(encoding="utf-8"))
     if saved["teacher"] != run["teacher"]:
         raise ValueError(
             f"Cannot resume from {str(checkpoint)!r}: its teacher had other weights (fingerprint {saved['teacher']}, "
@@ -98,22 +106,28 @@ def check_checkpoint(checkpoint: str | os.PathLike, run: dict[str, Any]) -> None
 
 
 def incomplete(checkpoint: str | os.PathLike) -> str | None:
-    """What is missing from a checkpoint, for instance because the run was killed while it was written, or `None`."""
+    """
+    What is missing from a checkpoint or damaged, for instance because the run was killed while it was written, or
+    `None`. Reads every file, about a second per GB.
+    """
     folder = Path(checkpoint)
     if not folder.is_dir():
         return "there is no such folder"
-    try:
-        json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not (folder / TRAINER_STATE_NAME).is_file():
         return f"it has no {TRAINER_STATE_NAME}, which is written last, so it is not complete"
-    except ValueError:
-        return f"its {TRAINER_STATE_NAME} is cut short"
-    if not (folder / MANIFEST_NAME).is_file():
-        return None  # a checkpoint of the plain Trainer
-    for name, size in json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))["files"].items():
-        found = (folder / name).stat().st_size if (folder / name).is_file() else None
-        if found != size:
-            return f"its {name} is missing" if found is None else f"its {name} has {found} instead of {size} bytes"
+    for name in (TRAINER_STATE_NAME, MANIFEST_NAME):  # the plain Trainer's have no manifest
+        try:
+            manifest = read_json(folder / name)
+        except ValueError:
+            return f"its {name} is cut short"
+    for name, size in manifest.get("files", {}).items():
+        path = folder / name
+        if not path.is_file():
+            return f"its {name} is missing"
+        if path.stat().st_size != size:
+            return f"its {name} has {path.stat().st_size} instead of {size} bytes"
+        if file_crc32(path) != manifest.get("crc32", {}).get(name, file_crc32(path)):
+            return f"its {name} is damaged: its CRC-32 is not that which was written"
     return None
 
 

@@ -230,6 +230,7 @@ def test_other_layouts_are_left_to_the_image_folder_reader(tmp_path):
 
 def test_class_folders_with_files_beside_them(tmp_path):
     write_image(tmp_path / "ant" / "0.jpg", 0)
+    (tmp_path / "README.md").write_text("no class")
     assert len(read_class_folders(tmp_path)) == 1
     (tmp_path / "metadata.csv").write_text("file_name,label\n")
     assert read_class_folders(tmp_path) is None
@@ -276,6 +277,12 @@ def test_list(tmp_path):
         (["a.jpg 0", "", "b.jpg cat"], None, ValueError, "Line 3 of .* is 'b.jpg cat', not"),
         ([""], None, ValueError, "is empty: it needs one 'relative/path label' per line"),
         (["a.jpg 0", "b.jpg 3"], None, ValueError, "labels up to 3, but no image of class 1, 2: number"),
+        (
+            ["a.jpg 0", "b.jpg 3000000000"],
+            None,
+            ValueError,
+            r"up to 3000000000, but no image of class 1, 2, 3, 4, 5, \.\.\.",
+        ),
         (["a.jpg 0", "b.jpg 3"], 3, ValueError, "label 3, outside the classes 0 to 2 of the training list"),
         (["a.jpg 0", "x/c.jpg 0", "d.jpg 1"], None, FileNotFoundError, r"2 of the 3 images .*\(x/c.jpg, d.jpg\)"),
     ],

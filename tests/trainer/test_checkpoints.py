@@ -21,7 +21,7 @@ from hf_ltkd import (
     create_model,
 )
 from hf_ltkd.teacher.live import teacher_fingerprint
-from hf_ltkd.trainer.checkpoints import check_checkpoint, incomplete, last_complete_checkpoint, write_manifest
+from hf_ltkd.trainer.checkpoints import check_checkpoint, incomplete, last_complete_checkpoint, seal, write_manifest
 
 
 RUN = {"teacher": "abc", "examples_per_step": 64, "world_size": 1}
@@ -34,7 +34,8 @@ def checkpoint(folder, step=10, run=RUN, state=True):
     (path / "optimizer.pt").write_bytes(b"0" * 50)
     write_manifest(path, run)
     if state:
-        (path / "trainer_state.json").write_text("{}")
+        (path / "trainer_state.json").write_text('{"epoch": 1}')
+        seal(path)
     return path
 
 
@@ -57,6 +58,12 @@ def test_a_checkpoint_of_the_plain_trainer_passes(tmp_path):
         (lambda p: (p / "optimizer.pt").unlink(), "optimizer.pt is missing"),
         (lambda p: (p / "trainer_state.json").unlink(), "has no trainer_state.json"),
         (lambda p: (p / "trainer_state.json").write_text('{"epoch": 1'), "trainer_state.json is cut short"),
+        (lambda p: (p / "distillation_state.json").write_text(""), "distillation_state.json is cut short"),
+        (
+            lambda p: (p / "model.safetensors").write_bytes(b"0" * 99 + b"1"),
+            "model.safetensors is damaged: its CRC-32",
+        ),
+        (lambda p: (p / "trainer_state.json").write_text('{"epoch": 2}'), "trainer_state.json is damaged: its CRC-32"),
     ],
 )
 def test_damaged_checkpoints_are_refused_and_skipped(tmp_path, damage, message, caplog):
@@ -66,6 +73,20 @@ def test_damaged_checkpoints_are_refused_and_skipped(tmp_path, damage, message, 
         check_checkpoint(bad, RUN)
     assert last_complete_checkpoint(tmp_path) == str(good)
     assert message in caplog.text
+
+
+def test_a_manifest_of_an_earlier_version_passes(tmp_path):
+    path = checkpoint(tmp_path)
+    manifest = json.loads((path / "distillation_state.json").read_text())
+    del manifest["crc32"], manifest["files"]["trainer_state.json"]
+    (path / "distillation_state.json").write_text(json.dumps(manifest))
+    check_checkpoint(path, RUN)
+
+
+def test_a_run_killed_before_it_seals_a_whole_checkpoint_goes_on_from_it(tmp_path):
+    path = checkpoint(tmp_path)
+    write_manifest(path, RUN)
+    assert last_complete_checkpoint(tmp_path) == str(path)
 
 
 def test_no_complete_checkpoint(tmp_path):
@@ -134,6 +155,23 @@ def test_resume_with_a_changed_teacher_or_batch_is_refused(tmp_path):
     with pytest.raises(ValueError, match="an optimizer step had 8 examples on 1 ranks, now 16 on 1"):
         make_trainer(tmp_path, max_steps=4, gradient_accumulation_steps=2).train(resume_from_checkpoint=True)
     assert make_trainer(tmp_path, max_steps=4).train(resume_from_checkpoint=True).global_step == 4
+
+
+def test_any_flipped_bit_of_a_checkpoint_is_refused(tmp_path):
+    make_trainer(tmp_path, max_steps=1).train()
+    files = [path for path in (tmp_path / "checkpoint-1").iterdir() if path.name != "distillation_state.json"]
+    assert {"model.safetensors", "optimizer.pt", "rng_state.pth", "distillation_loss.safetensors"} <= {
+        path.name for path in files
+    }
+    for number, path in enumerate(files):
+        whole = path.read_bytes()
+        data = bytearray(whole)
+        data[7919 * (number + 1) % len(data)] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=f"its {path.name} is (damaged|cut short)"):
+            check_checkpoint(path.parent, {})
+        path.write_bytes(whole)
+    assert incomplete(tmp_path / "checkpoint-1") is None
 
 
 def test_running_group_mass_is_resumed(tmp_path):

@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from losses.tolerance import assert_close
+from losses.waves import wave
 from torch import nn
 from transformers import (
     ConvNextConfig,
@@ -13,7 +15,6 @@ from transformers import (
     ViTConfig,
     ViTForImageClassification,
 )
-from waves import wave
 
 from hf_ltkd import CATKDLoss, class_attention_loss, create_model
 
@@ -42,15 +43,10 @@ def plain_class_attention(student, teacher, resolution, normalize):
 @pytest.mark.parametrize("normalize, authors", [(True, 0.5522774632871189), (False, 0.3940452376007148)])
 def test_value(normalize, authors):
     student, teacher = wave(2, 3, 4, 4, frequency=0.3), wave(2, 3, 8, 8, frequency=0.9)
-    value = class_attention_loss(student, teacher, resolution=2, normalize=normalize).item()
-    assert value == pytest.approx(plain_class_attention(student, teacher, 2, normalize), rel=1e-12)
-    assert value == pytest.approx(authors, rel=1e-9)
-
-
-@pytest.mark.parametrize("normalize", [True, False])
-def test_gradient(normalize):
-    student, teacher = wave(2, 2, 4, 4).requires_grad_(), wave(2, 2, 4, 4, frequency=0.5)
-    assert torch.autograd.gradcheck(lambda s: class_attention_loss(s, teacher, normalize=normalize), student)
+    value = class_attention_loss(student, teacher, resolution=2, normalize=normalize)
+    # Means of squares of at most 2²: 16 numbers in a cell, 24 cells
+    assert_close(value, plain_class_attention(student, teacher, 2, normalize), 16 + 24, 4)
+    assert value.item() == pytest.approx(authors, rel=1e-9)
 
 
 def test_equal_maps_give_zero_and_empty_maps_stay_finite():
@@ -63,15 +59,18 @@ def test_equal_maps_give_zero_and_empty_maps_stay_finite():
 
 def test_maps_are_the_head_as_a_convolution():
     """Averaged over the image, the class maps are the logits without bias: what the authors train and publish."""
-    student, teacher = create_model("resnet8", 5, image_size=16).eval(), create_model("resnet8x4", 5, image_size=16)
+    student, teacher = (create_model(name, 5, image_size=16).double().eval() for name in ("resnet8", "resnet8x4"))
     loss = CATKDLoss(ce_weight=0.0, resolution=1, normalize=False)
-    pixels = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    pixels = wave(3, 3, 16, 16)
     with torch.no_grad():
-        loss.prepare(student, teacher.eval())
+        loss.prepare(student, teacher)
         s, t = (model(pixels, output_hidden_states=True) for model in (student, teacher))
         terms = loss(s, t, torch.tensor([0, 1, 2]))
-    expected = ((s.logits - (t.logits - teacher.classifier.bias)) ** 2).mean()
-    torch.testing.assert_close(terms["class_attention"], expected)
+        expected = ((s.logits - (t.logits - teacher.classifier.bias)) ** 2).mean()
+    # A logit is a sum over 256 channels of the mean of 16 numbers.
+    weights, features = teacher.classifier.weight.abs().max(), t.hidden_states[-1].abs().max()
+    largest = 256 * (weights * features).item() + s.logits.abs().max().item()
+    assert_close(terms["class_attention"], expected, 256 * 16, largest**2)
 
 
 def test_the_students_bias_is_frozen_at_zero_and_the_head_is_not_part_of_the_loss():

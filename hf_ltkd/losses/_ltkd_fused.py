@@ -1,4 +1,4 @@
-"""LTKD's two terms (Eq. 14) with the gradient in closed form: as exact as the formula, at the price of a plain KL.
+"""`ltkd_terms` of `ltkd.py` with the gradient in closed form: as exact as the formula, at the price of a plain KL.
 
 With `d = p_Gˢ - p̂_Gᵀ`, and `w` the weight of the group (1 in Eq. 13, `p_Gᵀ` in Eq. 12), the gradient to a student
 logit of group G is `T / batch · (alpha · d · p̃ˢ + beta · w · (p̃ˢ - p̃ᵀ))`.
@@ -8,15 +8,17 @@ that another group made large, and nothing underflows that counts. Many groups o
 padded to the largest; large groups are a block each, without copies where their classes are neighbours.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ..groups import ClassGroups
+from .checks import is_eager
 
 
 LARGE_GROUP = 1024  # classes: from here on the gain of a group without padding outweighs more launches
@@ -52,14 +54,14 @@ def layout_of(groups: ClassGroups, device: torch.device) -> Layout:
     """The [`Layout`] of these groups on a device."""
     sizes = groups.group_of_class.bincount().tolist()
     members = groups.group_of_class.argsort(stable=True).split(sizes)
-    buckets: list[list[int]] = []
+    alike: list[list[int]] = []  # the groups of each block
     for group in sorted(range(groups.num_groups), key=lambda group: sizes[group]):
-        if buckets and sizes[group] < LARGE_GROUP and sizes[group] <= SIMILAR_SIZE * sizes[buckets[-1][0]]:
-            buckets[-1].append(group)
+        if alike and sizes[group] < LARGE_GROUP and sizes[group] <= SIMILAR_SIZE * sizes[alike[-1][0]]:
+            alike[-1].append(group)
         else:
-            buckets.append([group])
-    buckets = sorted(map(sorted, buckets))
-    blocks = [_block([members[group] for group in bucket]) for bucket in buckets]
+            alike.append([group])
+    alike = sorted(map(sorted, alike))
+    blocks = [_block([members[group] for group in block]) for block in alike]
 
     # Padding repeats the first class of its group; stable: the class itself comes before.
     places = torch.cat([block.classes for block in blocks])
@@ -67,7 +69,7 @@ def layout_of(groups: ClassGroups, device: torch.device) -> Layout:
     place_of_class = order[places.bincount().cumsum(0) - places.bincount()]
     return Layout(
         tuple(block.to(device) for block in blocks),
-        torch.tensor(sum(buckets, []), device=device),
+        torch.tensor(sum(alike, []), device=device),
         None if torch.equal(place_of_class, torch.arange(len(places))) else place_of_class.to(device),
     )
 
@@ -86,30 +88,45 @@ def _block(members: list[Tensor]) -> Block:
 
 
 class Weights(NamedTuple):
-    """What [`LTKDTerms`] is computed with, beside the logits."""
+    """What LTKD is computed with, beside the logits."""
 
     groups: ClassGroups
-    temperature: float
-    alpha: float
-    beta: float
+    alpha: Any  # float, or a scalar tensor
+    beta: Any
+    temperature: Any
     rebalance: bool
     reweight: bool
     log_mass: Tensor | None  # [groups]: the logarithm of Eq. 9's sums over more than the batch
 
 
+def can_be_fused(student_logits: Tensor, teacher_logits: Tensor, weights: Weights) -> bool:
+    """Whether [`LTKDTerms`] gives what the formula does: nothing but the student's logits may get a derivative."""
+    constants = weights.alpha, weights.beta, weights.temperature, weights.log_mass
+    return (
+        student_logits.dtype == teacher_logits.dtype
+        and student_logits.dtype in (torch.float32, torch.float64)
+        and is_eager(student_logits, teacher_logits)
+        and forward_ad._current_level < 0
+        and not any(isinstance(value, Tensor) and (value.requires_grad or not is_eager(value)) for value in constants)
+    )
+
+
 class LTKDTerms(torch.autograd.Function):
     """
-    `LTKDTerms.apply(student_logits, teacher_logits, weights)`: the two summands of Eq. 14, with `alpha`, `beta` and
-    `T²`, averaged over the batch. Logits are `[batch, classes]` in float32 or float64.
+    `LTKDTerms.apply(student_logits, teacher_logits, weights, formula)`: what `formula(student_logits, teacher_logits,
+    weights)` gives ([`ltkd_terms`]), where [`can_be_fused`] says so. Higher derivatives are those of the formula.
     """
 
     @staticmethod
-    def forward(ctx, student_logits: Tensor, teacher_logits: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
-        groups, temperature, log_mass = weights.groups, weights.temperature, weights.log_mass
+    def forward(
+        ctx, student_logits: Tensor, teacher_logits: Tensor, weights: Weights, formula: Callable
+    ) -> tuple[Tensor, Tensor]:
+        alpha, beta, temperature = float(weights.alpha), float(weights.beta), float(weights.temperature)
+        groups, log_mass = weights.groups, weights.log_mass
         kernels, layout = _triton_kernels(student_logits), None
         if kernels is not None:
             logsumexp, within = kernels.group_statistics(student_logits, teacher_logits, groups, temperature)
-            kept = student_logits, teacher_logits, logsumexp
+            kept = (logsumexp,)
         else:
             layout = layout_of(groups, student_logits.device)
             parts = [_block_terms(student_logits, teacher_logits, block, temperature) for block in layout.blocks]
@@ -128,37 +145,33 @@ class LTKDTerms(torch.autograd.Function):
         cross_term = (teacher_cross - student_cross).mul_(teacher_probs).sum()  # Eq. 6
         within_term = (within if group_weights is None else within * group_weights).sum()
 
-        batch = max(len(student_logits), 1)
-        alpha, beta = weights.alpha * temperature / batch, weights.beta * temperature / batch
-        ctx.kernels, ctx.layout, ctx.weights, ctx.alpha, ctx.beta = kernels, layout, weights, alpha, beta
-        ctx.save_for_backward(student_cross.exp().sub_(teacher_probs), group_weights, *kept)
-        return cross_term * (alpha * temperature), within_term * (beta * temperature)
+        scale = temperature / max(len(student_logits), 1)
+        ctx.kernels, ctx.layout, ctx.weights, ctx.formula = kernels, layout, weights, formula
+        ctx.alpha, ctx.beta, ctx.temperature = alpha * scale, beta * scale, temperature
+        ctx.save_for_backward(
+            student_logits, teacher_logits, student_cross.exp().sub_(teacher_probs), group_weights, *kept
+        )
+        return cross_term * (ctx.alpha * temperature), within_term * (ctx.beta * temperature)
 
     @staticmethod
     def backward(ctx, cross_gradient: Tensor, within_gradient: Tensor):
-        if torch.is_grad_enabled():
-            raise RuntimeError("The LTKD loss has no second derivative: call backward() without create_graph=True.")
-        difference, group_weights, *kept = ctx.saved_tensors
+        student_logits, teacher_logits, difference, group_weights, *kept = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph=True: the gradient itself will be differentiated
+            terms = ctx.formula(student_logits, teacher_logits, ctx.weights)
+            gradients = cross_gradient, within_gradient
+            return *torch.autograd.grad(terms, student_logits, gradients, create_graph=True), None, None, None
         of_teacher = within_gradient * ctx.beta
         if group_weights is not None:
             of_teacher = group_weights * of_teacher
         of_student = torch.addcmul(of_teacher, difference, cross_gradient * ctx.alpha)
         if ctx.kernels is not None:
             of_teacher = of_teacher.expand_as(of_student)
-            groups, temperature = ctx.weights.groups, ctx.weights.temperature
-            gradient = ctx.kernels.logit_gradient(*kept, of_student, of_teacher, groups, temperature)
+            gradient = ctx.kernels.logit_gradient(
+                student_logits, teacher_logits, *kept, of_student, of_teacher, ctx.weights.groups, ctx.temperature
+            )
         else:
             gradient = _gradient(kept, of_student, of_teacher, ctx.layout)
-        return gradient, None, None
-
-
-def log_group_mass(teacher_logits: Tensor, groups: ClassGroups, temperature: float) -> Tensor:
-    """The logarithm of Eq. 9's sums of `p_Gᵀ` over the batch: `[batch, classes]` logits in, `[groups]` out."""
-    layout = layout_of(groups, teacher_logits.device)
-    logits = [_block_logits((teacher_logits,), block, temperature) for block in layout.blocks]
-    logsumexp = _joined([x[0].logsumexp(block.dim) for x, block in zip(logits, layout.blocks, strict=True)])
-    sums = logsumexp.log_softmax(-1).logsumexp(0)
-    return torch.empty_like(sums).index_copy_(0, layout.group_order, sums)
+        return gradient, None, None, None
 
 
 def _block_logits(sources: tuple[Tensor, ...], block: Block, temperature: float) -> Tensor:
@@ -187,7 +200,7 @@ def _block_terms(
     logits = _block_logits((student_logits, teacher_logits), block, temperature)
     if logits.numel() <= FEW_LOGITS:
         log_probs = logits.log_softmax(block.dim)
-        probs, logsumexp = log_probs.exp(), logits.amax(block.dim).sub_(log_probs.amax(block.dim))
+        probs, logsumexp = log_probs.exp(), logits.select(block.dim, 0) - log_probs.select(block.dim, 0)
         student, teacher = log_probs.unbind()
         return probs, logsumexp, teacher.sub_(student).mul_(probs[1]).sum(block.dim)
     maxima = logits.amax(block.dim, keepdim=True)
@@ -236,6 +249,6 @@ def _triton_kernels(logits: Tensor):
     """The module with the kernels for these logits, or `None` where they cannot run."""
     if not logits.is_cuda or logits.dtype != torch.float32 or find_spec("triton") is None:
         return None
-    from . import triton_kernels
+    from . import _ltkd_triton
 
-    return triton_kernels
+    return _ltkd_triton

@@ -1,4 +1,4 @@
-"""`for_pair`: the values of the literature, where they come from, and what happens where there are none."""
+"""`for_pair`: the values of the literature, where they come from, and the error where there are none."""
 
 import warnings
 
@@ -15,6 +15,8 @@ from hf_ltkd import (
     LTKDLoss,
     ReviewKDLoss,
 )
+from hf_ltkd.losses import LOSSES
+from hf_ltkd.losses.published import published_table
 
 
 # Read off the configuration files that `source` names.
@@ -59,31 +61,36 @@ def test_positional_arguments_and_overrides():
 
 
 @pytest.mark.parametrize(
-    "loss_class, dataset, teacher, student, nearest",
+    "loss_class, dataset, teacher, student, known",
     [
-        (DKDLoss, "tiny_imagenet", "resnet32x4", "resnet8x4", "resnet32x4 -> resnet8x4 on cifar100"),  # the same pair
-        (DISTLoss, "cifar100", "wrn_40_2", "shufflenet_v1", "resnet32x4 -> shufflenet_v1 on cifar100"),  # same student
-        (ReviewKDLoss, "cifar100", "vgg13", "mobilenet_v2", "resnet50 -> mobilenet_v2 on cifar100"),
-        (DKDLoss, "cifar100", "vgg13", "vgg11", "vgg13 -> vgg8 on cifar100"),  # same teacher
-        (CATKDLoss, "imagenet", "resnet50", "mobilenet_v1", "resnet50 -> mobilenet_v2 on imagenet"),
-        (ReviewKDLoss, "cifar100", "vgg13", "vgg8", "resnet32x4 -> resnet8x4 on cifar100"),  # nothing in common
-        (ReviewKDLoss, "cifar100", "resnet50", "mobilenet_v2", "a user's report"),  # not the authors' value
+        (DKDLoss, "tiny_imagenet", "resnet32x4", "resnet8x4", r"resnet32x4 -> resnet8x4 \(cifar100\)"),
+        (DISTLoss, "cifar100", "wrn_40_2", "shufflenet_v1", r"resnet34 -> resnet18 \(imagenet\)"),
+        (LTKDLoss, "cifar100", "vgg13", "vgg8", r"that are: resnet32x4 -> resnet8x4 \(cifar100\)\.$"),
+        (CrossEntropyLoss, "cifar100", "resnet32x4", "resnet8x4", "that are: none"),
     ],
 )
-def test_unpublished_pairs_say_so_and_take_the_nearest(loss_class, dataset, teacher, student, nearest):
-    with pytest.warns(UserWarning, match=f"publish no values for {teacher} -> {student} on {dataset}") as caught:
-        loss = loss_class.for_pair(teacher, student, dataset=dataset)
-    assert nearest in str(caught[0].message)
-    assert loss.source
+def test_unpublished_pairs_are_refused_with_those_there_are(loss_class, dataset, teacher, student, known):
+    with pytest.raises(ValueError, match=f"published for {teacher} -> {student} on {dataset}: .*{known}"):
+        loss_class.for_pair(teacher, student, dataset=dataset)
 
 
-def test_nothing_published():
-    with pytest.raises(ValueError, match="CrossEntropyLoss has no published hyper-parameters"):
-        CrossEntropyLoss.for_pair("resnet32x4", "resnet8x4")
+def test_values_of_somebody_else_than_the_authors_say_so():
+    with pytest.warns(UserWarning, match="The authors of ReviewKDLoss publish no values.*a user's report"):
+        loss = ReviewKDLoss.for_pair("resnet50", "mobilenet_v2")
+    assert loss.review_weight == 30.0 and "issue 39" in loss.source
 
 
-@pytest.mark.parametrize("loss_class", [KDLoss, DKDLoss, DISTLoss, ReviewKDLoss, CATKDLoss])
-def test_every_published_row_is_valid(loss_class):
-    for values in loss_class.published.values():
-        loss_class(**values.arguments)
+def test_a_loss_that_extends_another_has_its_values():
+    class OwnLoss(DKDLoss):
+        pass
+
+    assert OwnLoss.for_pair("vgg13", "vgg8").beta == 6.0
+
+
+@pytest.mark.parametrize("name", published_table())
+def test_every_published_row_is_valid(name):
+    loss_class = {loss.__name__: loss for loss in LOSSES.values()}[name]
+    for values in published_table()[name].values():
+        loss = loss_class.from_groups(ClassGroups.from_counts([9, 5, 1]), **values.arguments)
+        assert loss.hyper_parameters().items() >= values.arguments.items()
         assert values.source

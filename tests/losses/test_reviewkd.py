@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from losses.tolerance import assert_close
+from losses.waves import wave
 from torch import nn
 from transformers import (
     BertConfig,
@@ -16,7 +18,6 @@ from transformers import (
     ViTForImageClassification,
 )
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
-from waves import wave
 
 from hf_ltkd import ReviewKDLoss, create_model, hierarchical_context_loss
 from hf_ltkd.losses.features import feature_maps
@@ -55,17 +56,16 @@ def plain_hierarchical_context(students, teachers):
 def test_hierarchical_context_value():
     students = [wave(2, 3, 8, 8, frequency=0.3), wave(2, 5, 1, 1, frequency=0.7)]
     teachers = [wave(2, 3, 8, 8, frequency=0.9), wave(2, 5, 1, 1, frequency=0.2)]
-    value = hierarchical_context_loss(students, teachers).item()
-    assert value == pytest.approx(plain_hierarchical_context(students, teachers), rel=1e-12)
+    value = hierarchical_context_loss(students, teachers)
+    # Means of squares of at most 2² over 2 · 3 · 8 · 8 numbers, of two pairs of maps
+    assert_close(value, plain_hierarchical_context(students, teachers), 384, 2 * 4)
     # hcl_loss of megvii-research/mdistiller (e8c5bb3), the same maps in float64, torch 2.13
-    assert value == pytest.approx(1.9366983099046318, rel=1e-9)
+    assert value.item() == pytest.approx(1.9366983099046318, rel=1e-9)
 
 
-def test_hierarchical_context_gradient_and_zero():
-    student, teacher = wave(2, 2, 4, 4), wave(2, 2, 4, 4, frequency=0.5)
-    assert hierarchical_context_loss([student], [student]).item() == 0.0
-    student.requires_grad_()
-    assert torch.autograd.gradcheck(lambda s: hierarchical_context_loss([s], [teacher]), student)
+def test_equal_maps_give_zero():
+    maps = [wave(2, 2, 4, 4)]
+    assert hierarchical_context_loss(maps, maps).item() == 0.0
 
 
 @pytest.mark.parametrize("teacher_shape", [(2, 3, 4, 4), (2, 2, 8, 8)])
@@ -157,10 +157,10 @@ def test_tokens_become_a_grid_without_the_class_token():
     pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     loss = ReviewKDLoss()
     loss.prepare(model, model, pixel_values=pixels)
-    states = model(pixel_values=pixels, output_hidden_states=True).hidden_states
-    maps = feature_maps(model(pixel_values=pixels, output_hidden_states=True))
+    outputs = model(pixel_values=pixels, output_hidden_states=True)
+    states, maps = outputs.hidden_states, feature_maps(outputs)
     assert maps[2].shape == (2, 16, 4, 4)
-    torch.testing.assert_close(maps[2][1, :, 2, 3], states[2][1, 1 + 2 * 4 + 3])
+    assert torch.equal(maps[2][1, :, 2, 3], states[2][1, 1 + 2 * 4 + 3])
 
 
 def test_levels_of_our_networks_are_those_of_the_authors():
@@ -177,7 +177,8 @@ def test_levels_of_our_networks_are_those_of_the_authors():
         student_levels, teacher_levels = loss._levels(*map(list, states))
     assert all(level.min() >= 0 for level in student_levels)
     assert all(level.min() < 0 for level in teacher_levels[:-1])
-    torch.testing.assert_close(teacher_levels[-1][:, :, 0, 0], states[1][-1].relu().mean((2, 3)))
+    last = states[1][-1].relu()
+    assert_close(teacher_levels[-1][:, :, 0, 0], last.mean((2, 3)), last[0, 0].numel(), last.max().item())
 
 
 @pytest.mark.parametrize(
