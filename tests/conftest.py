@@ -19,3 +19,6 @@ def data_dir() -> Path:
     if "HF_LTKD_DATA" not in os.environ:
         pytest.skip("set HF_LTKD_DATA to the folder that holds cifar100/train.parquet")
     return Path(os.environ["HF_LTKD_DATA"])
+
+
+pytest_plugins = ["photos"]
