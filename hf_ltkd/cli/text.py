@@ -166,7 +166,8 @@ def changes(ours: Mapping[str, float | None], others: Mapping[str, float | None]
     """`+5.1 tail, -0.3 head` and so on, in points."""
     names = {**{group: f"{group}_accuracy" for group in groups.names}, "all": "accuracy"}
     both = {name: (ours[metric], others[metric]) for name, metric in names.items()}
-    return ", ".join(f"{100 * (a - b):+.1f} {name}" for name, (a, b) in both.items() if None not in (a, b))
+    known = {name: a - b for name, (a, b) in both.items() if a is not None and b is not None}
+    return ", ".join(f"{100 * difference:+.1f} {name}" for name, difference in known.items())
 
 
 def describe_loss(loss: DistillationLoss) -> str:

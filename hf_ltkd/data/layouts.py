@@ -32,8 +32,8 @@ def read_folder(folder: Path, args: DataArguments) -> tuple[list[Part], list[str
     if {"dataset_dict.json", "state.json"} & set(files):
         return read_saved(folder), said
     wanted = args.eval_split
-    splits = {name: split_of(name, is_folder=True, wanted=wanted) for name in folders}
-    splits = {name: split for name, split in splits.items() if split and _is_split(folder / name)}
+    named = {name: split_of(name, is_folder=True, wanted=wanted) for name in folders}
+    splits = {name: split for name, split in named.items() if split and _is_split(folder / name)}
     classes = [name for name in folders if name not in splits]
 
     parts = _row_files(folder, files, args, alone=not folders, said=said)
@@ -74,10 +74,10 @@ def _is_split(folder: Path) -> bool:
 
 def _row_files(folder: Path, files: list[str], args: DataArguments, *, alone: bool, said: list[str]) -> list[Part]:
     """Parquet files and shards by the splits that they are named for; of other names, they are training images."""
-    by_split: dict[str | None, list[str]] = {}
+    by_split: dict[str, list[str]] = {}
     for name in filter(holds_rows, files):
-        by_split.setdefault(split_of(name, is_folder=False, wanted=args.eval_split), []).append(name)
-    others = by_split.pop(None, [])
+        by_split.setdefault(split_of(name, is_folder=False, wanted=args.eval_split) or "", []).append(name)
+    others = by_split.pop("", [])
     if others and "train" not in by_split and (alone or by_split):
         by_split["train"] = others
     elif others:

@@ -1,6 +1,6 @@
 """Where images come from: the Hub, a folder, or lists of image files; and which of them are for what."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,7 +43,7 @@ class Source:
         """The name of the split to evaluate on."""
         return next((name for name in self.splits if name != "train" or "train" not in self.splits), None)
 
-    def places(self, split: str, rows: Sequence[int]) -> list[str]:
+    def places(self, split: str, rows: Iterable[int]) -> list[str]:
         """Where images are: their paths, or their rows, counted from 0, in the files that hold several."""
         files = self.splits[split].select_columns([self.image_column]).with_format(None)
         files = files.cast_column(self.image_column, Image(decode=False))

@@ -79,7 +79,7 @@ def train_teacher(model: str, images: dict[str, Any], training: dict[str, Any], 
     say("", f"next: hf-ltkd distill --teacher {output_dir} --data {data_name(data)} --student resnet8x4 --dry_run")
 
 
-def evaluate(model: str, images: dict[str, Any], eval_fraction: float, batch_size: int = 128) -> dict[str, float]:
+def evaluate(model: str, images: dict[str, Any], eval_fraction: float, batch_size: int = 128) -> dict[str, Any]:
     """
     Accuracy per group of a saved model; the groups are those it was saved with, else those of the training images.
 
