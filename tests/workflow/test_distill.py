@@ -123,7 +123,9 @@ def test_networks_of_transformers(home, tmp_path):
     plan = make_plan(
         teacher=tmp_path / "vit", student=tmp_path / "resnet", data=home.photos, output_dir=tmp_path / "s", **SHORT
     )
-    assert plan.images.data.args.image_size == 72 and str(plan.args.optim.value).startswith("adamw") and not plan.unseen
+    assert (
+        plan.images.data.args.image_size == 72 and str(plan.args.optim.value).startswith("adamw") and not plan.unseen
+    )
     run(plan)
     student = AutoModelForImageClassification.from_pretrained(tmp_path / "s")
     assert student.config.id2label == names["id2label"]
