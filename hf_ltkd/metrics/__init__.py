@@ -38,14 +38,13 @@ class group_accuracy:  # noqa: N801  # used like a function: compute_metrics=gro
                 f"The logits have {logits.shape[-1]} classes, the groups {self.groups.num_classes}: "
                 "make the groups from the counts of all classes of the model."
             )
-        return without_prefix(
-            group_accuracies(
-                np.argmax(logits, axis=-1),
-                prediction.label_ids,
-                self.groups.group_of_class.numpy(),
-                self.groups.names,
-            )
+        accuracies = group_accuracies(
+            np.argmax(logits, axis=-1),
+            prediction.label_ids,
+            self.groups.group_of_class.numpy(),
+            self.groups.names,
         )
+        return {name: value for name, value in accuracies.items() if name == "accuracy" or not math.isnan(value)}
 
     def check_is_measured(self, metric: str, labels: np.ndarray) -> None:
         """

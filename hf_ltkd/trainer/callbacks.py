@@ -23,6 +23,7 @@ class CheckpointCallback(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.forget_terms()  # of an earlier training, or of batches that did not fit (auto_find_batch_size)
         if self.trainer.resumed_from is not None:
             load_loss(self.trainer.resumed_from, self.trainer.distillation_loss)
 

@@ -55,6 +55,7 @@ class StudentFilesMixin(Trainer):
     distillation_loss: DistillationLoss
     teacher_model: nn.Module | None
     teacher_cache: TeacherCache | None
+    examples_per_step: int
     _evaluations: tuple | list[dict[str, Any]] = ()  # of the best weights so far, and the last one
     _described: tuple[Any, dict[str, Any]] | None = None
 
@@ -96,7 +97,7 @@ class StudentFilesMixin(Trainer):
                 "steps": state.global_step,
                 "epochs": state.epoch,
                 "seconds": runtime[-1] if runtime else None,
-                "examples_per_step": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+                "examples_per_step": self.examples_per_step,
                 "hardware": f"{args.world_size} × {name}",
                 "versions": {package.__name__: package.__version__ for package in (hf_ltkd, torch, transformers)},
             },

@@ -1,16 +1,12 @@
 """A `transformers.Trainer` whose loss distils. One file tells the whole step; the formulas are in `losses/`."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from accelerate.utils import broadcast, gather_object
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
@@ -19,10 +15,10 @@ from transformers.trainer_utils import EvalLoopOutput
 from ..losses.base import DistillationLoss
 from ..losses.checks import IGNORED_LABEL, at_least_float32, logits_of, select_valid
 from ..teacher.cache import CachedTeacherDataset, TeacherCache
-from ..teacher.live import ask_teacher, hand_over, load_teacher, teacher_fingerprint
+from ..teacher.live import ask_teacher, hand_over, load_teacher
 from ..utils import student_inputs, teacher_inputs
 from .callbacks import CheckpointCallback, SetEpochCallback
-from .checkpoints import check_checkpoint, check_loss_state, last_complete_checkpoint, save_loss, write_manifest
+from .checkpoints import CheckpointMixin
 from .checks import (
     blame,
     check_best_metric,
@@ -52,10 +48,9 @@ class StepContext:
 
 STEP_CONTEXT = "distillation_step_context"
 CACHED_LOGITS = "teacher_logits"  # the teacher's answer travels in the batch where it is cached
-TEACHER_PIXELS = "teacher_pixel_values"  # the same view as the teacher's image processor makes it, where that differs
 
 
-class DistillationTrainer(StudentFilesMixin):
+class DistillationTrainer(CheckpointMixin, StudentFilesMixin):
     """
     Distils a teacher into a student. What `Trainer` does (checkpoints, resuming, callbacks, mixed precision,
     hyper-parameter search, `torchrun`) works as there.
@@ -115,8 +110,6 @@ class DistillationTrainer(StudentFilesMixin):
             check_cache(self.teacher_cache, model, distillation_loss, args)
             train_dataset = CachedTeacherDataset(train_dataset, self.teacher_cache)
         self._optimizer_is_given = optimizers[0] is not None
-        self.resumed_from: str | None = None
-        self.unsealed: Path | None = None  # a checkpoint that is being written
         if model is not None:
             check_model(model, self.teacher_model, distillation_loss)
 
@@ -146,8 +139,8 @@ class DistillationTrainer(StudentFilesMixin):
         # What remove_unused_columns keeps: the Trainer would look at the student's forward alone.
         networks = [self.model] if self.teacher_model is None else [self.model, self.teacher_model]
         names = [name for network in networks for name in forward_names(network) or ()]  # type: ignore[arg-type]
-        own = ["label", "label_ids", CACHED_LOGITS, TEACHER_PIXELS]
-        self._signature_columns = [*dict.fromkeys([*names, *self.label_names, *own])]
+        columns = [*names, *(f"teacher_{name}" for name in names), *self.label_names, "label", "label_ids"]
+        self._signature_columns = [*dict.fromkeys([*columns, CACHED_LOGITS])]
         if self.teacher_model is not None:
             self.teacher_model.to(self.args.device)
             if self.args.torch_compile:
@@ -162,8 +155,7 @@ class DistillationTrainer(StudentFilesMixin):
         self.distillation_loss.to(self.args.device)
         if self._optimizer_is_given:
             check_optimizer(self.optimizer, distillation_loss)  # type: ignore[arg-type]
-        self._train_terms: dict[str, Tensor] = {}
-        self._train_steps = 0.0
+        self.forget_terms()
         self._eval_terms: dict[str, list[Tensor]] = {}
 
     # ---- What the loss makes for a student, and trains with it ----
@@ -332,51 +324,6 @@ class DistillationTrainer(StudentFilesMixin):
             )
         return inputs["labels"]
 
-    # ---- Checkpoints ----
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
-        """As `Trainer.train`; `True` resumes from the last checkpoint that is complete."""
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)  # type: ignore[arg-type]
-        self.resumed_from, self.unsealed = resume_from_checkpoint or None, None
-        if self.resumed_from is not None:
-            check_checkpoint(self.resumed_from, self._run)
-            check_loss_state(self.resumed_from, self.distillation_loss)
-        try:
-            return super().train(self.resumed_from, *args, **kwargs)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            if self.unsealed is None:
-                raise
-            folder = self.args.output_dir or "."
-            raise OSError(
-                f"The checkpoint of step {self.state.global_step} could not be written to {folder!r} ({error}; "
-                f"{shutil.disk_usage(folder).free / 1e9:.1f} GB are free). Earlier checkpoints are untouched: make "
-                "room (save_total_limit keeps fewer of them) and train with resume_from_checkpoint=True."
-            ) from error
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        is_checkpoint = _internal_call and output_dir is not None
-        if is_checkpoint:
-            self.unsealed = Path(output_dir)  # type: ignore[arg-type]
-        super().save_model(output_dir, _internal_call)
-        if is_checkpoint and self.args.should_save and not self.args.save_only_model:
-            save_loss(output_dir, self.distillation_loss)  # type: ignore[arg-type]
-            write_manifest(output_dir, self._run)  # type: ignore[arg-type]
-
-    @cached_property
-    def _run(self) -> dict[str, Any]:
-        """What a checkpoint must have in common with the run that resumes from it."""
-        args, teacher = self.args, None
-        if self.teacher_model is not None:
-            teacher = teacher_fingerprint(self.teacher_model)
-        elif self.teacher_cache is not None:
-            teacher = self.teacher_cache.manifest["teacher"]
-        return {
-            "teacher": teacher,
-            "examples_per_step": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-            "world_size": args.world_size,
-        }
-
     # ---- Optimizer, logs, files ----
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
@@ -399,6 +346,11 @@ class DistillationTrainer(StudentFilesMixin):
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def forget_terms(self) -> None:
+        """What was summed up since the last log is of a training that has ended."""
+        self._train_terms: dict[str, Tensor] = {}
+        self._train_steps = 0.0
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the named terms. Runs on every rank, so the reduction meets on all of them."""
         if "loss" in logs and self._train_steps:
@@ -408,5 +360,5 @@ class DistillationTrainer(StudentFilesMixin):
             means = torch.stack([self._train_terms.get(name, zero) for name in names]) / self._train_steps
             means = self.accelerator.reduce(means, "mean")
             logs.update(zip(names, means.tolist(), strict=True))
-            self._train_terms, self._train_steps = {}, 0.0
+            self.forget_terms()
         super().log(logs, start_time)

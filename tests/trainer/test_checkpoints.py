@@ -19,7 +19,7 @@ from hf_ltkd import (
     create_model,
 )
 from hf_ltkd.teacher.live import teacher_fingerprint
-from hf_ltkd.trainer.checkpoints import check_checkpoint, incomplete, last_complete_checkpoint, seal, write_manifest
+from hf_ltkd.trainer.checkpoints import check_checkpoint, incomplete, last_complete_checkpoint, seal
 
 
 RUN = {"teacher": "abc", "examples_per_step": 64, "world_size": 1}
@@ -30,7 +30,7 @@ def checkpoint(folder, step=10, run=RUN, state=True):
     path.mkdir(parents=True)
     (path / "model.safetensors").write_bytes(b"0" * 100)
     (path / "optimizer.pt").write_bytes(b"0" * 50)
-    write_manifest(path, run)
+    (path / "distillation_state.json").write_text(json.dumps(run))
     if state:
         (path / "trainer_state.json").write_text('{"epoch": 1}')
         seal(path)
@@ -83,7 +83,7 @@ def test_a_manifest_of_an_earlier_version_passes(tmp_path):
 
 def test_a_run_killed_before_it_seals_a_whole_checkpoint_goes_on_from_it(tmp_path):
     path = checkpoint(tmp_path)
-    write_manifest(path, RUN)
+    (path / "distillation_state.json").write_text(json.dumps(RUN))
     assert last_complete_checkpoint(tmp_path) == str(path)
 
 
