@@ -35,7 +35,9 @@ from sweep import add_flags, make_sweep, take_old_flags
 from train import perform
 
 from hf_ltkd import create_model
-from hf_ltkd.cli.text import duration, say
+from hf_ltkd.cli.tables import duration
+from hf_ltkd.cli.text import say
+from hf_ltkd.data import DataArguments
 from hf_ltkd.utils import parse_values
 from hf_ltkd.workflow.inputs import is_pretrained
 
@@ -123,7 +125,7 @@ def check(job: Job, cells: list[Cell]) -> None:
     Raises:
         `ValueError`: if one cannot be made; before anything runs.
     """
-    size, seen = job.data_arguments(1.0).image_size, set()
+    size, seen = DataArguments(**job.data_fields, imbalance_factor=1).image_size, set()
     for run in (cell.run for cell in cells if cell.run["role"] != "measure"):
         if digest(run, seed=0, imbalance_factor=1.0) in seen:
             continue

@@ -11,7 +11,7 @@ from plan import digest, plan
 from results import Grid, Outcome, Results, paper_accuracy
 from scipy.stats import ttest_rel
 
-from hf_ltkd.cli.text import duration
+from hf_ltkd.cli.tables import duration
 
 
 VERDICTS = ("as the paper", "as the paper (one seed)", "not settled", "opposite", "opposite (one seed)")
