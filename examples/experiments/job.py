@@ -51,12 +51,8 @@ class Job:
 
     def training_arguments(self, run: Run, **more: Any) -> DistillationTrainingArguments:
         values: dict[str, Any] = {
-            "report_to": "none",
-            "disable_tqdm": not sys.stderr.isatty(),
-            "logging_strategy": "no",
-            "save_strategy": "steps",
-            "save_steps": 0.1,  # of the training
-            "save_total_limit": 1,
+            **{"report_to": "none", "logging_strategy": "no", "disable_tqdm": not sys.stderr.isatty()},
+            **{"save_strategy": "steps", "save_steps": 0.1, "save_total_limit": 1},  # a tenth of the training
             "dataloader_pin_memory": torch.cuda.is_available() and not self.images_on_gpu,
         }
         values |= {**self.running, **run["training"], **more}

@@ -85,12 +85,11 @@ def find_loss(name: str, folder: Path = FOLDER) -> type[DistillationLoss]:
     return loss
 
 
-def default_arguments(loss_class: type[DistillationLoss]) -> dict[str, Any]:
-    """The arguments that an experiment may give to a loss, with their defaults."""
-    known = [name for name in loss_arguments(loss_class) if name not in ("groups", "class_counts")]
-    bases = [base for base in loss_class.__mro__ if issubclass(base, DistillationLoss)]
-    signatures = [inspect.signature(base).parameters for base in bases]
-    return {name: next(p[name].default for p in signatures if name in p) for name in known}
+def default_arguments(loss: type[DistillationLoss] | None) -> dict[str, Any]:
+    """The arguments that an experiment may give to a loss, with their defaults; none of one that is not known."""
+    bases = [base for base in loss.__mro__ if issubclass(base, DistillationLoss)] if loss else []
+    defaults = {k: p.default for base in bases[::-1] for k, p in inspect.signature(base).parameters.items()}
+    return {k: defaults[k] for k in (loss_arguments(loss) if loss else []) if k not in ("groups", "class_counts")}
 
 
 def expand(methods: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -67,12 +67,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def write_report(paths: list[Path], experiments: list[Experiment], folder: Path) -> Table | None:
     """
-    Writes `report.md`, `report.html` and the pictures, and gives the table of what has been reproduced of the paper.
-
-    Args:
-        paths (`list[Path]`): Files of result lines, and of speeds.
-        experiments (`list[Experiment]`): Those whose tables are wanted; the paper's are shown even without any run.
-        folder (`Path`): Where the report goes.
+    Writes `report.md`, `report.html` and the pictures into `folder`, of these files of lines and the experiments whose
+    tables are wanted, and gives the table of what has been reproduced of the paper, if that was run.
 
     Raises:
         `ValueError`: if the files hold no runs.
@@ -181,10 +177,7 @@ def describe(outcome: Outcome | None, metric: str) -> str:
 
 
 def mark(texts: dict[str, str], values: dict[str, float], experiment: Experiment | None = None) -> dict[str, str]:
-    """
-    The texts with the best in bold and the second-best underlined; those of a table of the paper as its `marks` say,
-    Teacher and Student aside.
-    """
+    """The best in bold and the second-best underlined; in a table of the paper as it marks them."""
     not_ranked = ("Teacher", "Student") if experiment else ()
     ranked = {name: value for name, value in values.items() if name not in not_ranked}
     if len(ranked) < 2:

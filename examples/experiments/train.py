@@ -130,18 +130,10 @@ def teacher_of(job: Job, run: Run, data: ImageData, args: DistillationTrainingAr
         pass  # there is none yet, or a part of it; if it is another one, build says so
     folder.mkdir(parents=True, exist_ok=True)
     batch_size = run["teacher"].get("training", run["training"]).get("per_device_train_batch_size", 64)
+    how = {"views": views, "dtype": run["teacher_logits"], "batch_size": batch_size, "device": args.device}
+    how |= {"num_workers": args.dataloader_num_workers, "progress": not args.disable_tqdm}
     with FileLock(f"{cache}.lock", timeout=0):  # taken: another process asks the teacher, do something else meanwhile
-        return TeacherCache.build(
-            cache,
-            teacher,
-            data.train,
-            views=views,
-            dtype=run["teacher_logits"],
-            batch_size=batch_size,
-            device=args.device,
-            num_workers=args.dataloader_num_workers,
-            progress=not args.disable_tqdm,
-        )
+        return TeacherCache.build(cache, teacher, data.train, **how)
 
 
 def check_sources(job: Job, run: Run, result: dict[str, Any]) -> None:
