@@ -31,7 +31,7 @@ INSTALL_REQUIRES = [
 ]
 
 ONNX = ["onnx", "onnxruntime", "onnxscript"]  # hf-ltkd export
-DEMO = ["gradio>=6.0"]  # examples/app.py
+DEMO = ["gradio>=6.0", "pandas"]  # examples/app.py
 EXTRAS_REQUIRE = {
     "onnx": ONNX,
     "demo": DEMO,
