@@ -44,7 +44,7 @@ def small_cifar100(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cifar100")
     features = Features({"img": Image(), "fine_label": ClassLabel(names=[f"class {i}" for i in range(100)])})
     for split, size in (("train", 4), ("test", 1)):
-        pixels = np.random.default_rng(0).integers(0, 256, (100 * size, 32, 32, 3), dtype=np.uint8)
+        pixels = np.random.default_rng(0).integers(0, 256, (100 * size, 8, 8, 3), dtype=np.uint8)
         rows = {"img": list(pixels), "fine_label": list(range(100)) * size}
         Dataset.from_dict(rows, features=features).to_parquet(folder / f"{split}.parquet")
     return folder
@@ -63,7 +63,9 @@ def stand_ins(small_cifar100, tmp_path, monkeypatch):
             return getattr(self, split)
 
     monkeypatch.chdir(tmp_path)
-    cifar100_lt = functools.partial(hf_ltkd.cifar100_lt, data_dir=str(small_cifar100), progress=False)
+    cifar100_lt = functools.partial(
+        hf_ltkd.cifar100_lt, data_dir=str(small_cifar100), image_size=8, crop_padding=1, progress=False
+    )
     arguments = {"max_steps": 2, "use_cpu": True, "report_to": "none", "disable_tqdm": True}
     arguments = functools.partial(hf_ltkd.DistillationTrainingArguments, **arguments)
     files = {split: str(small_cifar100 / f"{split}.parquet") for split in ("train", "test")}
@@ -73,7 +75,7 @@ def stand_ins(small_cifar100, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda name: splits)
     data = cifar100_lt(100)
     data.__class__ = Data
-    teacher = hf_ltkd.create_model("resnet8", 100)
+    teacher = hf_ltkd.create_model("resnet8", 100, image_size=8)
     teacher.save_pretrained("teacher")
     data.image_processor.save_pretrained("teacher")
     random = torch.Generator().manual_seed(0)
@@ -81,7 +83,7 @@ def stand_ins(small_cifar100, tmp_path, monkeypatch):
         "data": data,
         "groups": data.groups,
         "teacher": teacher,
-        "student": hf_ltkd.create_model("resnet8", 100),
+        "student": hf_ltkd.create_model("resnet8", 100, image_size=8),
         "args": arguments("student"),
         "labels": torch.randint(0, 100, (8,), generator=random),
         "student_logits": torch.randn(8, 100, generator=random),
