@@ -39,7 +39,7 @@ INSTALL_REQUIRES = [
 EXAMPLES = ["scikit-learn"]  # the quickstart's images
 EXPERIMENTS = ["MarkupSafe", "optuna", "scipy"]  # examples/experiments
 ONNX = ["onnx", "onnxruntime", "onnxscript"]  # hf-ltkd export
-DEMO = ["gradio>=6.0"]  # a page in the browser
+DEMO = ["gradio>=6.0", "pandas"]  # examples/app.py
 TIMM = ["timm", "torchvision"]  # teachers and image processors of timm
 EXTRAS_REQUIRE = {
     "examples": EXAMPLES,

@@ -22,7 +22,7 @@ from ..losses.base import DistillationLoss
 from ..teacher.cache import CachedTeacherDataset, TeacherCache
 from ..teacher.live import teacher_fingerprint
 from ..utils import file_crc32, read_json, replacing, write_json
-from .checks import labels_at_hand
+from .checks import check_finite, labels_at_hand
 
 
 logger = logging.getLogger(__name__)
@@ -271,6 +271,7 @@ class CheckpointMixin(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         is_checkpoint = _internal_call and output_dir is not None
+        check_finite(self.model, f"saved to {str(output_dir or self.args.output_dir)!r}")  # type: ignore[arg-type]
         if is_checkpoint:
             self.unsealed = Path(output_dir)  # type: ignore[arg-type]
         super().save_model(output_dir, _internal_call)

@@ -14,6 +14,7 @@ from ..losses.checks import IGNORED_LABEL, logits_of
 from ..metrics import group_accuracy
 from ..teacher.cache import CachedTeacherDataset, TeacherCache
 from ..teacher.live import check_same_classes
+from ..utils import listed
 from .training_args import DistillationTrainingArguments
 
 
@@ -162,6 +163,41 @@ def check_optimizer(optimizer: torch.optim.Optimizer, distillation_loss: Distill
         raise ValueError(
             f"The optimizer does not train {len(missing)} parameters of {type(distillation_loss).__name__}: "
             "give it distillation_loss.parameters() too, or let the trainer make the optimizer."
+        )
+
+
+def check_finite(network: nn.Module, refused: str) -> None:
+    """
+    Args:
+        refused (`str`): What is not done with a broken student: `"saved to 'folder'"`.
+
+    Raises:
+        `FloatingPointError`: if a weight is NaN or infinite, or a buffer NaN or +Inf, as batch normalisation's
+            variance becomes while the loss is still finite. A mask of -Inf is none of that.
+    """
+    wrong = [name for name, weight in network.named_parameters() if not torch.isfinite(weight).all()]
+    for name, buffer in network.named_buffers():
+        if buffer.is_floating_point() and (buffer.isnan() | buffer.isposinf()).any():
+            wrong.append(name)
+    if wrong:
+        raise FloatingPointError(
+            f"The student is not {refused}, because {len(wrong)} of its tensors hold NaN or Inf: {listed(wrong)}. "
+            "Lower the learning rate, clip the gradient (max_grad_norm), or resume from the last checkpoint, which is "
+            "untouched."
+        )
+
+
+def check_scores(logits: torch.Tensor, valid: torch.Tensor, step: int) -> None:
+    """
+    Raises:
+        `FloatingPointError`: if the logits of a labelled example are NaN or infinite: they belong to no class.
+    """
+    wrong = ~torch.isfinite(logits).all(-1) & valid
+    if wrong.any():
+        raise FloatingPointError(
+            f"The student's logits hold NaN or Inf for {int(wrong.sum())} of {int(valid.sum())} examples of an "
+            f"evaluation batch after step {step}: the student is broken. Resume from the last checkpoint with a lower "
+            "learning rate, or look at the inputs."
         )
 
 

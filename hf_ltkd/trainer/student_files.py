@@ -38,7 +38,7 @@ from ..hub.push import (
     within,
 )
 from ..losses.base import DistillationLoss
-from ..metrics import group_accuracy, without_prefix
+from ..metrics import class_ids, group_accuracy, without_prefix
 from ..metrics.group_accuracy.group_accuracy import class_accuracies
 from ..teacher.cache import TeacherCache
 from ..utils import write_json
@@ -272,11 +272,10 @@ def _link(source: str | os.PathLike, target: str | os.PathLike) -> None:
 
 def _class_accuracy(output: EvalLoopOutput, groups) -> list[float | None] | None:
     """The accuracy of each class, `None` for those without a test example, if there is a prediction per label."""
-    predictions: Any = output.predictions
-    predictions = predictions[0] if isinstance(predictions, tuple) else predictions
-    labels: Any = output.label_ids
-    if groups is None or not isinstance(predictions, np.ndarray) or not isinstance(labels, np.ndarray):
+    if groups is None or not isinstance(output.label_ids, np.ndarray):
         return None
-    if predictions.shape != (*labels.shape, groups.num_classes):
+    try:
+        predictions = class_ids(output.predictions, output.label_ids, groups.num_classes)
+    except ValueError:  # whatever else preprocess_logits_for_metrics makes of them
         return None
-    return class_accuracies(predictions.argmax(-1), labels, groups.num_classes)
+    return class_accuracies(predictions, output.label_ids, groups.num_classes)

@@ -14,6 +14,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from ..losses.base import DistillationLoss
 from ..losses.checks import IGNORED_LABEL, at_least_float32, logits_of, select_valid
+from ..metrics import group_accuracy
 from ..teacher.cache import CachedTeacherDataset, TeacherCache
 from ..teacher.live import ask_teacher, hand_over, load_teacher
 from ..utils import student_inputs, teacher_inputs
@@ -24,11 +25,13 @@ from .checks import (
     check_best_metric,
     check_cache,
     check_device,
+    check_finite,
     check_labels,
     check_loss_and_teacher,
     check_model,
     check_optimizer,
     check_overlap,
+    check_scores,
 )
 from .columns import forward_names, inputs_of
 from .engines import check_engine, make_shardable
@@ -266,7 +269,10 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):
 
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
         """Adds the named terms; what one evaluation has gathered is gone when the next begins."""
+        check_finite(self.model, "evaluated")  # type: ignore[arg-type]
         self._eval_terms = {}
+        if isinstance(self.compute_metrics, group_accuracy):
+            self.compute_metrics.reset()
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         metrics, loss = output.metrics, f"{metric_key_prefix}_loss"
         if metrics is not None and loss in metrics:
@@ -278,9 +284,9 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):
         return output
 
     def _evaluation_loss(self, inputs: dict, outputs: Any, labels: Tensor) -> Tensor:
-        logits = at_least_float32(logits_of(outputs)).flatten(0, -2)
-        losses = F.cross_entropy(logits, labels.flatten(), reduction="none")
-        valid = labels != IGNORED_LABEL
+        logits, valid = at_least_float32(logits_of(outputs)), labels != IGNORED_LABEL
+        check_scores(logits, valid, self.state.global_step)
+        losses = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
         if labels.ndim == 1:
             # One value an example, so that the gather cuts off what pads the last batch of several ranks.
             self._gather_eval_term("loss", losses.masked_fill(~valid, torch.nan))

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import re
 import resource
 import signal
 import time
@@ -15,6 +16,7 @@ from hf_ltkd import (
     DistillationTrainer,
     DistillationTrainingArguments,
     ImageDataset,
+    KDLoss,
     LTKDLoss,
     create_model,
 )
@@ -122,13 +124,20 @@ def test_fingerprint_changes_with_any_weight():
     assert fingerprint != teacher_fingerprint(teacher)
 
 
-def make_trainer(folder, teacher_seed=0, **arguments):
+GROUPS = ClassGroups.from_counts([60, 50, 40, 30, 20, 10])
+REVERSED = ClassGroups.from_counts([10, 20, 30, 40, 50, 60])
+
+
+def images(count=60, content_seed=0, seed=0, labels=None):
+    generator = torch.Generator().manual_seed(content_seed)
+    pixels = torch.randint(0, 256, (count, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(count) % 6 if labels is None else labels
+    return ImageDataset(pixels, labels, mean=[0.5] * 3, std=[0.25] * 3, augment=True, padding=1, seed=seed)
+
+
+def make_trainer(folder, teacher_seed=0, loss=None, data=None, **arguments):
     """Dropout in the student and augmented views: a resumed run is the same only if all random states are."""
     torch.manual_seed(1)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (60, 3, 8, 8), generator=generator, dtype=torch.uint8)
-    labels = torch.randint(0, 6, (60,), generator=generator)
-    data = ImageDataset(images, labels, mean=[0.5] * 3, std=[0.25] * 3, augment=True, padding=1)
     student = create_model("resnet8", 6, image_size=8)
     student.classifier = torch.nn.Sequential(torch.nn.Dropout(0.5), student.classifier)
     torch.manual_seed(teacher_seed)
@@ -136,13 +145,12 @@ def make_trainer(folder, teacher_seed=0, **arguments):
     defaults = {"num_train_epochs": 12, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "save_steps": 1}
     defaults |= {"save_strategy": "steps", "save_total_limit": 2, "report_to": "none", "disable_tqdm": True}
     defaults |= {"use_cpu": True, "dataloader_pin_memory": False, "logging_strategy": "no"}
-    groups = ClassGroups.from_counts([60, 50, 40, 30, 20, 10])
     return DistillationTrainer(
         student,
         teacher,
         DistillationTrainingArguments(str(folder), **{**defaults, **arguments}),
-        distillation_loss=LTKDLoss(groups, group_mass_momentum=0.9),
-        train_dataset=data,
+        distillation_loss=loss or LTKDLoss(GROUPS, group_mass_momentum=0.9),
+        train_dataset=data or images(),
     )
 
 
@@ -170,6 +178,90 @@ def test_any_flipped_bit_of_a_checkpoint_is_refused(tmp_path):
             check_checkpoint(path.parent, {})
         path.write_bytes(whole)
     assert incomplete(tmp_path / "checkpoint-1") is None
+
+
+OTHERS = {
+    "loss": (lambda: {"loss": KDLoss()}, "its loss was another one: class KDLoss .was LTKDLoss."),
+    "alpha": (lambda: {"loss": LTKDLoss(GROUPS, alpha=1.0, group_mass_momentum=0.9)}, r"alpha 1.0 \(was 6.0\)"),
+    "groups": (lambda: {"loss": LTKDLoss(REVERSED, group_mass_momentum=0.9)}, "groups and counts [0-9a-f]+ .was"),
+    "counts": (
+        lambda: {"loss": LTKDLoss(GROUPS, group_mass_momentum=0.9, ce="balanced_softmax", class_counts=[9] * 6)},
+        "ce balanced_softmax .was cross_entropy.*, groups and counts",
+    ),
+    "images": (lambda: {"data": images(content_seed=1)}, "its training set was another one: means"),
+    "labels": (lambda: {"data": images(labels=[0] * 60)}, "its training set was another one: labels"),
+    "twice as many": (lambda: {"data": images(120)}, r"examples 120 \(was 60\)"),
+    "views": (lambda: {"data": images(seed=3)}, "transform .*'seed': 3.* .was .*'seed': 0"),
+    "kind": (lambda: {"data": list(images().__getitems__(range(60)))}, "kind list .was ImageDataset"),
+    "seed": (lambda: {"seed": 1}, r"its seed was another one: seed 1 \(was 42\)"),
+    "data seed": (lambda: {"data_seed": 1}, r"data_seed 1 \(was None\)"),
+    "smoothing": (lambda: {"label_smoothing_factor": 0.1}, r"label_smoothing 0.1 \(was 0.0\)"),
+}
+
+
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    make_trainer(folder, max_steps=2).train()
+    return folder
+
+
+@pytest.mark.parametrize("change", OTHERS)
+def test_resume_with_what_changes_the_result_is_refused(two_steps, change):
+    arguments, message = OTHERS[change]
+    with pytest.raises(ValueError, match=f"(?s)Cannot resume from .*{message}.*start anew"):
+        make_trainer(two_steps, **arguments()).train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (
+            {"learning_rate": 0.1, "max_steps": 2},
+            r"arguments than the checkpoint's: learning_rate 0.1 \(was 0.001\). What",
+        ),
+        ({"max_steps": 3}, r"checkpoint's: max_steps 3 \(was 2\)"),
+        (
+            {"max_steps": 2, "optim": "sgd", "weight_decay": 0.1},
+            "optim sgd .was adamw_torch.*, weight_decay 0.1 .was 0.0",
+        ),
+    ],
+)
+def test_other_training_arguments_are_warned_of(two_steps, caplog, arguments, message):
+    trainer = make_trainer(two_steps, **arguments)
+    check_checkpoint(two_steps / "checkpoint-2", trainer._describe_run())
+    assert re.search(message, caplog.text)
+
+
+def test_the_same_run_elsewhere_is_neither_refused_nor_warned_of(two_steps, caplog):
+    trainer = make_trainer(
+        two_steps.parent / "elsewhere", max_steps=2, per_device_train_batch_size=4, gradient_accumulation_steps=2
+    )
+    check_checkpoint(two_steps / "checkpoint-2", trainer._describe_run())
+    assert not caplog.text
+
+
+def test_the_step_that_auto_find_batch_size_found_is_recorded(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=2, per_device_train_batch_size=32, auto_find_batch_size=True)
+    sizes, forward = [], trainer.model.forward
+
+    def limited(pixel_values, **kwargs):
+        if len(pixel_values) > 30:
+            raise RuntimeError("CUDA out of memory.")
+        sizes.append(len(pixel_values))
+        return forward(pixel_values=pixel_values, **kwargs)
+
+    trainer.model.forward = limited
+    trainer.train()
+    assert set(sizes) == {sizes[0]} and sizes[0] < 30
+    checkpoint = tmp_path / "checkpoint-2"
+    assert json.loads((checkpoint / "distillation_state.json").read_text())["examples_per_step"] == sizes[0]
+    assert json.loads((checkpoint / "distillation.json").read_text())["training"]["examples_per_step"] == sizes[0]
+    with pytest.raises(ValueError, match=f"had {sizes[0]} examples on 1 ranks, now 32 on 1"):
+        make_trainer(tmp_path, max_steps=3, per_device_train_batch_size=32).train(resume_from_checkpoint=True)
+    for arguments in ({"per_device_train_batch_size": sizes[0]}, {"auto_find_batch_size": True}):
+        again = make_trainer(tmp_path, max_steps=3, **arguments)
+        assert again.train(resume_from_checkpoint=str(checkpoint)).global_step == 3
 
 
 def test_running_group_mass_is_resumed(tmp_path):
