@@ -152,5 +152,9 @@ from .trainer import (
 from .trainer import (
     DistillationTrainingArguments as DistillationTrainingArguments,
 )
+from .workflow.diagnose import diagnose as diagnose
+from .workflow.distill import distill as distill
+from .workflow.evaluate import evaluate as evaluate
+from .workflow.train_teacher import train_teacher as train_teacher
 
 __version__: str

@@ -2,19 +2,35 @@
 
 import copy
 import math
+import tempfile
 import time
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 import torch
-from torch import nn
-from torch.utils.data import DataLoader
-from transformers import default_data_collator
+from transformers import PrinterCallback, TrainerCallback
 
-from ..data.augment import LabelledImages
-from ..losses.base import DistillationLoss
-from ..teacher.live import ask_teacher
-from ..trainer.training_args import DistillationTrainingArguments
+from ..trainer.trainer import DistillationTrainer
+from .plan import TrainingPlan
+
+
+# What a timed step leaves out of the training arguments: files, logs, evaluations, and what would run beside it.
+ALONE: dict[str, Any] = {
+    "disable_tqdm": True,
+    "logging_strategy": "no",
+    "report_to": "none",
+    "save_strategy": "no",
+    "eval_strategy": "no",
+    "eval_on_start": False,
+    "load_best_model_at_end": False,
+    "push_to_hub": False,
+    "gradient_accumulation_steps": 1,
+    "dataloader_num_workers": 0,
+    "dataloader_persistent_workers": False,
+    "dataloader_prefetch_factor": None,
+    "overlap_teacher": False,
+}
 
 
 @dataclass(frozen=True)
@@ -46,73 +62,62 @@ class Estimate:
         return self.training() - self.training(with_teacher=False)
 
 
-def estimate(
-    student: nn.Module,
-    teacher: nn.Module | None,
-    loss: DistillationLoss,
-    dataset: LabelledImages,
-    args: DistillationTrainingArguments,
-    *,
-    steps: int = 5,
-) -> Estimate:
+def estimate(plan: TrainingPlan, teacher: Any = None, *, steps: int = 5) -> Estimate:
     """
-    Times `steps` batches as the training will see them, after one that does not count; the models stay as they are.
+    Trains a copy for a few steps, one batch each, and times all but the first; writes nothing and changes nothing.
 
     Args:
-        student, teacher (`torch.nn.Module`): The models.
-        loss ([`DistillationLoss`]): The loss of the training.
-        dataset ([`ImageDataset`] or [`LazyImageDataset`]): The training images.
-        args ([`DistillationTrainingArguments`]): Batch size, epochs, device and precision.
-        steps (`int`, *optional*, defaults to 5): Batches to time; the median counts.
+        plan ([`TrainingPlan`]): The training.
+        teacher (`torch.nn.Module`, *optional*): Its teacher.
+        steps (`int`, *optional*, defaults to 5): Steps to time; the median counts.
     """
-    device = args.device
-    student, loss = copy.deepcopy(student).to(device).train(), copy.deepcopy(loss)
-    if teacher is not None:
-        teacher = teacher.to(device)
-        if loss.needs_teacher:
-            loss.prepare(student, teacher)
-    loss.to(device)
-    features = {"output_hidden_states": True} if loss.needs_hidden_states else {}
-    dtype = torch.bfloat16 if args.bf16 else torch.float16
-    generator = torch.Generator().manual_seed(0)
-    loader: DataLoader = DataLoader(
-        dataset, args.train_batch_size, shuffle=True, generator=generator, collate_fn=default_data_collator
-    )
-    times: list[tuple[float, float, float]] = []
-    batches = iter(loader)
-    for _ in range(steps + 1):
-        start = _now(device)
-        batch = next(batches, None)
-        if batch is None:
-            batches = iter(loader)
-            batch = next(batches)
-        inputs = {"pixel_values": batch["pixel_values"].to(device), **features}
-        made = _now(device)
-        autocast = torch.autocast(device.type, dtype=dtype, enabled=args.bf16 or args.fp16)
-        answer = None if teacher is None else ask_teacher(teacher, inputs, autocast)
-        asked = _now(device)
-        with torch.autocast(device.type, dtype=dtype, enabled=args.bf16 or args.fp16):
-            outputs = student(**inputs)
-            terms = loss(outputs, answer, batch["labels"].to(device))
-        torch.stack(list(terms.values())).sum().backward()
-        student.zero_grad()
-        times.append((made - start, asked - made, _now(device) - asked))
-    images, asking, training = (median(column) for column in zip(*times[1:], strict=True))
-
-    per_epoch = math.ceil(len(dataset) / (args.train_batch_size * args.world_size))
-    total = math.ceil(per_epoch * epochs_of(args, len(dataset)))
-    return Estimate(images, asking, training, total, args.dataloader_num_workers)
+    args, images = plan.args, plan.images.data.train
+    network, loss, view = copy.deepcopy(plan.network), copy.deepcopy(plan.loss), images.view
+    with tempfile.TemporaryDirectory() as folder:
+        changes: dict[str, Any] = {**ALONE, "output_dir": folder, "max_steps": steps + 1}
+        trainer: Any = plan.trainer(network, loss, teacher, TimedTrainer, **changes)
+        try:
+            trainer.train()
+        finally:
+            images.set_epoch(view)
+    making, asking, training = (median(column) for column in zip(*trainer.seconds[1:], strict=True))
+    per_epoch = math.ceil(len(images) / (args.train_batch_size * args.world_size))
+    return Estimate(making, asking, training, math.ceil(per_epoch * plan.epochs), args.dataloader_num_workers)
 
 
-def epochs_of(args: DistillationTrainingArguments, num_images: int) -> float:
-    """Epochs of the training, also where `max_steps` sets its length."""
-    if args.max_steps <= 0:
-        return args.num_train_epochs
-    per_epoch = math.ceil(num_images / (args.train_batch_size * args.world_size))
-    return args.max_steps * args.gradient_accumulation_steps / per_epoch
+class TimedTrainer(DistillationTrainer):
+    """Notes in `seconds`, a row a step, how long it makes images, asks the teacher, and trains."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.seconds: list[list[float]] = []
+        self.remove_callback(PrinterCallback)
+        self.add_callback(StepEnd(self))
+
+    def get_batch_samples(self, *args, **kwargs):
+        self.asked, start = 0.0, self.now()
+        step = super().get_batch_samples(*args, **kwargs)
+        self.begun = self.now()
+        self.seconds.append([self.begun - start - self.asked, self.asked])
+        return step
+
+    def _ask_teacher(self, inputs: dict) -> Any:
+        start = self.now()
+        answer = super()._ask_teacher(inputs)
+        self.asked += self.now() - start if answer is not None else 0.0
+        return answer
+
+    def now(self) -> float:
+        if self.args.device.type == "cuda":
+            torch.cuda.synchronize(self.args.device)
+        return time.perf_counter()
 
 
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+class StepEnd(TrainerCallback):
+    """Tells a [`TimedTrainer`] that a step ends."""
+
+    def __init__(self, trainer: TimedTrainer):
+        self.trainer = trainer
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.trainer.seconds[-1].append(self.trainer.now() - self.trainer.begun)

@@ -1,26 +1,58 @@
-"""Models and images by the names that a user gives on the command line."""
+"""Models and images by the names that a user gives, or as they are in memory."""
 
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from datasets import Dataset, DatasetDict
+from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data.arguments import PRESETS, DataArguments
 from ..data.holdout import Holdout, load_or_hold_out
 from ..data.images import ImageData
+from ..data.processors import choose_pixels, pixels_of
 from ..groups import ClassGroups
 from ..models import create_model
-from .recommend import normalisation, recommend_images
+from ..utils import read_json
+from .arguments import SourceArguments
+from .recommend import recommend_images
 
 
-def find_data(name: str) -> dict[str, str]:
+Model = str | os.PathLike | PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Images:
+    """
+    What every job looks at.
+
+    Attributes:
+        data ([`ImageData`]): Training and evaluation images.
+        groups ([`ClassGroups`]): Groups of their classes.
+        holdout ([`Holdout`], *optional*): How the evaluation images were split off; `None` where the data has its own.
+    """
+
+    data: ImageData
+    groups: ClassGroups
+    holdout: Holdout | None
+
+
+def is_main_process() -> bool:
+    """Whether this process shows progress; also before a Trainer has set up the others."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def find_data(name: str | os.PathLike) -> dict[str, str]:
     """
     The field of `DataArguments` that a folder, a benchmark's name or a Hub id belongs to.
 
     Raises:
         `ValueError`: if `name` can be none of them.
     """
+    name = os.fspath(name)
     if os.path.isdir(os.path.expanduser(name)):
         return {"data_dir": name}
     if name in PRESETS:
@@ -34,62 +66,117 @@ def find_data(name: str) -> dict[str, str]:
     )
 
 
-def is_pretrained(name: str) -> bool:
-    """Whether a model's name is a folder or a Hub id, not one of [`create_model`]."""
-    return "/" in name or os.path.isdir(name)
+def model_name(model: Model) -> str:
+    """The name, folder or Hub id of a model; its class where it has none."""
+    return model.name_or_path or type(model).__name__ if isinstance(model, PreTrainedModel) else os.fspath(model)
 
 
-def load_classifier(name: str, **kwargs: Any) -> PreTrainedModel:
+def is_pretrained(model: Model) -> bool:
+    """Whether a model has been trained: it comes from a folder or the Hub, not from [`create_model`]."""
+    if isinstance(model, PreTrainedModel):
+        return bool(model.name_or_path)
+    return "/" in model_name(model) or os.path.isdir(model)
+
+
+def load_classifier(model: Model, **kwargs: Any) -> PreTrainedModel:
     """
-    A trained image classifier.
+    A trained image classifier; one that is loaded already is returned as it is.
 
     Raises:
         `ValueError`: if there is none in the folder or on the Hub.
     """
+    if isinstance(model, PreTrainedModel):
+        return model
+    if isinstance(model, nn.Module):
+        raise ValueError(f"The model is a {type(model).__name__}: give a PreTrainedModel, a folder or a Hub id.")
     try:
-        return AutoModelForImageClassification.from_pretrained(name, **kwargs)
+        return AutoModelForImageClassification.from_pretrained(model, **kwargs)
     except (OSError, ValueError) as error:
-        where = "in this folder" if os.path.isdir(name) else "as a folder here or on the Hub"
-        raise ValueError(f"There is no image classifier {name!r} {where}: {str(error).splitlines()[0]}") from error
+        where = "in this folder" if os.path.isdir(model) else "as a folder here or on the Hub"
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"There is no image classifier {os.fspath(model)!r} {where}: {reason}") from error
 
 
-def load_processor(name: str) -> BaseImageProcessor | None:
-    """The image processor saved with a model, if there is one."""
+def load_processor(name: str | os.PathLike) -> BaseImageProcessor | None:
+    """
+    The image processor saved with a model, if there is one; models of timm have theirs in `config.json`.
+
+    Raises:
+        `ValueError`: if a library is missing that it needs.
+    """
     files = ("preprocessor_config.json", "processor_config.json")
     if os.path.isdir(name) and not any(os.path.exists(os.path.join(name, file)) for file in files):
-        return None
-    return AutoImageProcessor.from_pretrained(name)
+        config = read_json(os.path.join(name, "config.json"))
+        if "pretrained_cfg" not in config:
+            return None
+    try:
+        return AutoImageProcessor.from_pretrained(name)
+    except ImportError as error:
+        reason = str(error).strip().split(". ")[0]
+        raise ValueError(
+            f"The image processor of {name!r} cannot be loaded ({reason}): pip install timm torchvision"
+        ) from error
 
 
 def load_images(
-    given: dict[str, Any], model: str | None, *, eval_fraction: float, seed: int, progress: bool
-) -> tuple[ImageData, Holdout | None]:
+    source: SourceArguments,
+    given: Mapping[str, Any],
+    model: Model | None,
+    *,
+    student: Model | None = None,
+    seed: int = 0,
+    num_groups: int | None = None,
+) -> Images:
     """
-    The images, in the size and with the normalisation that a model was trained with.
+    The images as a model's own image processor makes them, and for a teacher and its student as each has it.
 
     Args:
+        source ([`SourceArguments`]): Its `data` is a folder, a benchmark's name, a dataset of the Hub or one in
+            memory, or `None` where `given` names the images.
         given (`dict`): Fields of `DataArguments` that the user set; they win over the model's.
-        model (`str`, *optional*): Folder or Hub id of the model; `None` or a name of [`create_model`] says nothing.
-        eval_fraction (`float`): As in [`hold_out`].
-        seed (`int`): Of the augmentation.
-        progress (`bool`): Whether decoding shows a bar.
+        model (`str` or `PreTrainedModel`, *optional*): A name of [`create_model`] says nothing of its pixels.
+        student (`str` or `PreTrainedModel`, *optional*): The same of a student that is to learn from `model`. One
+            without an image processor of its own sees what the teacher sees, in `image_size` if that is given.
+        seed (`int`, *optional*, defaults to 0): Of the augmentation.
+        num_groups (`int`, *optional*): Equal groups of classes; head, medium and tail by default.
 
     Raises:
-        `ValueError`: as [`load_or_hold_out`], or if the Hub has no such dataset.
+        `ValueError`: as [`load_or_hold_out`], or if no images are named, or the Hub has no such dataset.
     """
-    processor = config = None
-    if model is not None and is_pretrained(model):
-        config, processor = AutoConfig.from_pretrained(model), load_processor(model)
-    args = DataArguments(**{**recommend_images(processor, config, given.get("image_size")), **given})
+    data: Any = source.data  # the fields of the class name what a command line can hold
+    splits = DatasetDict(train=data) if isinstance(data, Dataset) else data if isinstance(data, DatasetDict) else None
+    if splits:
+        given = {"dataset_name": next(iter(splits.values())).info.dataset_name or "dataset in memory", **given}
+    elif data is not None:
+        given = {**given, **find_data(data)}
+    elif not {"data_dir", "dataset_name", "benchmark"} & set(given):
+        raise ValueError("--data is missing: give a folder of images, a benchmark's name or a dataset of the Hub.")
+    measured = []
+    for network in (model, student):
+        pretrained = network is not None and is_pretrained(network)
+        processor = load_processor(model_name(network)) if pretrained else None  # type: ignore[arg-type]
+        measured.append(None if processor is None else pixels_of(processor))
+    config = model.config if isinstance(model, PreTrainedModel) else None
+    if model is not None and config is None and is_pretrained(model):
+        config = AutoConfig.from_pretrained(model)
+    pixels, teacher_pixels = choose_pixels(*measured, image_size=given.get("image_size"))
+    args = DataArguments(**{**recommend_images(pixels, config, given.get("image_size"), teacher_pixels), **given})
     try:
-        return load_or_hold_out(
-            args, eval_fraction=eval_fraction, seed=seed, progress=progress, **normalisation(processor)
+        images, holdout = load_or_hold_out(
+            args,
+            splits=splits,
+            eval_fraction=source.eval_fraction,
+            processor=pixels,
+            teacher_processor=teacher_pixels,
+            seed=seed,
+            progress=is_main_process(),
         )
     except (ConnectionError, FileNotFoundError) as error:
         if args.dataset_name is None:
             raise
         reason = str(error).splitlines()[0]
         raise ValueError(f"The dataset {args.dataset_name!r} cannot be loaded from the Hub: {reason}") from error
+    return Images(images, make_groups(images, num_groups), holdout)
 
 
 def make_groups(data: ImageData, num_groups: int | None = None) -> ClassGroups:
@@ -99,13 +186,16 @@ def make_groups(data: ImageData, num_groups: int | None = None) -> ClassGroups:
     return ClassGroups.from_counts(data.split.class_counts, num_groups or len(data.class_names))
 
 
-def new_classifier(name: str, data: ImageData) -> PreTrainedModel:
+def new_classifier(model: Model, data: ImageData) -> PreTrainedModel:
     """A network of [`create_model`], or a trained one with a new head, for the classes of `data`."""
+    if isinstance(model, PreTrainedModel):
+        check_classes(model, data)
+        return model
     names = dict(enumerate(data.class_names))
     labels = {"id2label": names, "label2id": {label: class_id for class_id, label in names.items()}}
-    if is_pretrained(name):
-        return load_classifier(name, ignore_mismatched_sizes=True, **labels)
-    return create_model(name, len(names), data.args.image_size, **labels)
+    if is_pretrained(model):
+        return load_classifier(model, ignore_mismatched_sizes=True, **labels)
+    return create_model(model_name(model), len(names), data.args.image_size, **labels)
 
 
 def data_name(data: ImageData) -> str:
@@ -113,11 +203,12 @@ def data_name(data: ImageData) -> str:
     return str(data.args.data_dir or data.args.benchmark or data.args.dataset_name)
 
 
-def check_classes(model: PreTrainedModel, name: str, data: ImageData) -> None:
+def check_classes(model: PreTrainedModel, data: ImageData) -> None:
     """
     Raises:
         `ValueError`: if the model does not tell apart exactly the classes of the data, in their order.
     """
+    name = model_name(model)
     advice = f"train one on them first: hf-ltkd train-teacher --model {name} --data {data_name(data)}"
     if model.config.num_labels != len(data.class_names):
         raise ValueError(

@@ -1,5 +1,9 @@
-"""What the commands write beside a model."""
+"""What a training leaves in its folder, and what came out of it."""
 
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -8,61 +12,101 @@ from torch import nn
 from ..analysis.bias import teacher_group_mass
 from ..analysis.plots import plot_teacher_bias
 from ..data.arguments import PRESETS
-from ..data.holdout import Holdout
 from ..data.images import ImageData
 from ..groups import ClassGroups
+from ..hub.names import COMPARISON_NAME
 from ..trainer.trainer import DistillationTrainer
+from ..utils import write_json
+from .inputs import Images
+from .plan import TrainingPlan
 
 
-def check_output_dir(folder: Path, resume: Any = None) -> None:
+@dataclass(kw_only=True)
+class Comparison:
     """
-    Raises:
-        `ValueError`: if a model or a training is there already that would be overwritten.
+    A student beside its teacher and beside the same student without one.
+
+    Attributes:
+        dataset (`str`): Its Hub id, or what a local folder is called.
+        dataset_split (`str`): What was evaluated on.
+        teacher_name (`str`, *optional*): The teacher's Hub id.
+        teacher_probability (`dict[str, float]`, *optional*): What each group gets of the teacher's probability.
+        accuracy (`dict[str, dict[str, float]]`): By model (`"teacher"`, `"plain student"`, `"this student"`) the
+            fractions `accuracy` and `{group}_accuracy`.
+        output_dir (`Path`): Where the student is; not a part of the file.
+        pushed (`str`, *optional*): The address of the commit on the Hub; not a part of the file.
     """
-    if not resume and ((folder / "config.json").exists() or any(folder.glob("checkpoint-*"))):
-        raise ValueError(
-            f"{str(folder)!r} holds a model or an unfinished training already: choose another --output_dir, go on "
-            "with --resume_from_checkpoint true, or remove the folder."
-        )
+
+    dataset: str
+    dataset_split: str
+    teacher_name: str | None = None
+    teacher_probability: dict[str, float] | None = None
+    accuracy: dict[str, dict[str, float | None]]
+    output_dir: Path
+    pushed: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `comparison.json` holds."""
+        names = [f.name for f in fields(self) if f.name not in ("output_dir", "pushed")]
+        return {name: getattr(self, name) for name in names}
+
+    def save_pretrained(self, directory: str | os.PathLike) -> None:
+        """Writes `comparison.json` into `directory`, atomically."""
+        write_json(Path(directory) / COMPARISON_NAME, self.to_dict())
+
+    @classmethod
+    def from_pretrained(cls, directory: str | os.PathLike) -> "Comparison":
+        """
+        Reads `comparison.json` back.
+
+        Raises:
+            `FileNotFoundError`: if `directory` has none.
+        """
+        values = json.loads((Path(directory) / COMPARISON_NAME).read_text(encoding="utf-8"))
+        return cls(**values, output_dir=Path(directory))
+
+    def card_arguments(self) -> dict[str, Any]:
+        """What it tells [`write_model_card`]."""
+        return {
+            "dataset": self.dataset,
+            "dataset_split": self.dataset_split,
+            "teacher_name": self.teacher_name,
+            "teacher_metrics": self.accuracy.get("teacher"),
+            "plain_student_metrics": self.accuracy.get("plain student"),
+        }
 
 
-def save_split(trainer: DistillationTrainer, data: ImageData, holdout: Holdout | None) -> None:
-    """Writes how the training images were cut and held out beside the model."""
+def train_and_save(trainer: DistillationTrainer, plan: TrainingPlan) -> dict[str, float | None]:
+    """Trains, writes the model, its split and its metrics, and returns its accuracies."""
+    result = trainer.train(resume_from_checkpoint=plan.args.resume_from_checkpoint)
+    trainer.save_model()  # first of all
     if trainer.is_world_process_zero():
-        data.split.save_pretrained(trainer.args.output_dir)  # type: ignore[arg-type]
-        if holdout is not None:
-            holdout.save_pretrained(trainer.args.output_dir)  # type: ignore[arg-type]
+        plan.images.data.split.save_pretrained(plan.output_dir)
+        if plan.images.holdout is not None:
+            plan.images.holdout.save_pretrained(plan.output_dir)
+    trainer.save_metrics("train", result.metrics)
+    metrics = trainer.evaluate()
+    trainer.save_metrics("eval", metrics)
+    return accuracies(metrics, plan.images.groups)
+
+
+def accuracies(metrics: Mapping[str, float], groups: ClassGroups) -> dict[str, float | None]:
+    """Those of a Trainer's metrics; `None` for a group without a test image."""
+    return {
+        name: metrics.get(f"eval_{name}") for name in ("accuracy", *(f"{group}_accuracy" for group in groups.names))
+    }
 
 
 def draw_bias(
-    teacher: nn.Module,
-    data: ImageData,
-    groups: ClassGroups,
-    path: Path,
-    loss_shares: dict[str, list[float]] | None = None,
+    teacher: nn.Module, images: Images, path: str | os.PathLike, loss_shares: dict[str, list[float]] | None = None
 ) -> None:
     """Fig. 3 from up to 30 batches of evaluation and of training images, and where the losses go."""
-    evaluation, training = (
-        teacher_group_mass(teacher, images, groups, max_batches=30) for images in (data.test, data.train)
-    )
-    plot_teacher_bias(evaluation, training, groups, path, loss_shares=loss_shares)
+    data, groups = images.data, images.groups
+    mass = [teacher_group_mass(teacher, part, groups, max_batches=30) for part in (data.test, data.train)]
+    plot_teacher_bias(*mass, groups, path, loss_shares=loss_shares)
 
 
 def name_dataset(data: ImageData) -> str:
     """The Hub id, or the name of a local folder, worded so that nobody looks for it on the Hub."""
     preset = PRESETS[data.args.benchmark].dataset_name
     return data.args.dataset_name or preset or f"{Path(data.args.data_dir or '').absolute().name} (local folder)"
-
-
-def card_arguments(comparison: dict[str, Any]) -> dict[str, Any]:
-    """What `comparison.json` tells [`write_model_card`]."""
-    return {
-        **{name: comparison[name] for name in ("dataset", "dataset_split", "teacher_name")},
-        "teacher_metrics": comparison["accuracy"]["teacher"],
-        "plain_student_metrics": comparison["accuracy"].get("plain student"),
-    }
-
-
-def without_prefix(metrics: dict[str, float], groups: ClassGroups) -> dict[str, float]:
-    """The accuracies of a Trainer's metrics."""
-    return {name: metrics[f"eval_{name}"] for name in ("accuracy", *(f"{group}_accuracy" for group in groups.names))}

@@ -18,7 +18,7 @@ from ..hub.push import add_code, explained, published_files, push_folder, time_l
 from ..hub.readme import read_readme, take_over
 from ..teacher.live import load_teacher
 from ..utils import read_json, write_json
-from .outputs import card_arguments
+from .outputs import Comparison
 
 
 def push(
@@ -71,8 +71,8 @@ def push(
     folder = Path(model)
     published_files(folder)
     network = load_teacher(str(folder))  # loads any classifier
-    comparison = read_json(folder / COMPARISON_NAME)
-    card: dict[str, Any] = card_arguments(comparison) if comparison else {}
+    compared = (folder / COMPARISON_NAME).is_file()
+    card: dict[str, Any] = Comparison.from_pretrained(folder).card_arguments() if compared else {}
     given = {
         "dataset": dataset,
         "dataset_split": dataset_split,

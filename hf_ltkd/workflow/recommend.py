@@ -9,6 +9,8 @@ import torch
 from transformers import PreTrainedConfig
 from transformers.image_processing_utils import BaseImageProcessor
 
+from ..data.pixels import Pixels
+from ..data.processors import pixels_of
 from ..trainer.training_args import DistillationTrainingArguments
 
 
@@ -93,7 +95,7 @@ def recommend_training(num_images: int, student: str, is_pretrained: bool) -> Re
     if is_pretrained:
         values |= {"learning_rate": 1e-4, "weight_decay": 0.05, "lr_scheduler_type": "cosine", "warmup_steps": 0.1}
         return Recommendation(values, f"AdamW, to fine-tune trained weights, for about {steps:,} steps")
-    slow = student.startswith(("shufflenet", "mobilenet"))
+    slow = "shufflenet" in student.lower() or "mobilenet" in student.lower()
     values |= {"preset": "paper", "learning_rate": 0.01 if slow else 0.05}
     return Recommendation(values, f"the paper's preset for fresh weights, for about {steps:,} steps")
 
@@ -110,15 +112,29 @@ def merge_training(recommended: Recommendation, given: dict[str, Any]) -> dict[s
 
 def training_arguments(given: dict[str, Any], recommended: Recommendation, crop: str) -> DistillationTrainingArguments:
     """The training's arguments; images that are decoded each time (`crop="resized"`) get worker processes."""
-    given = {"dataloader_pin_memory": torch.cuda.is_available(), **given}
-    if crop == "resized" and (os.cpu_count() or 1) > 2:
-        workers = {"dataloader_num_workers": min(8, os.cpu_count() or 1), "dataloader_persistent_workers": True}
-        given = {**workers, **given}
-    return DistillationTrainingArguments(**merge_training(recommended, given))
+    values = {"dataloader_pin_memory": torch.cuda.is_available(), **merge_training(recommended, given)}
+    if recommended.values and crop == "resized" and (os.cpu_count() or 1) > 2:
+        values = {
+            "dataloader_num_workers": min(8, os.cpu_count() or 1),
+            "dataloader_persistent_workers": True,
+            **values,
+        }
+    return DistillationTrainingArguments(**values)
+
+
+def epochs_of(args: DistillationTrainingArguments, num_images: int) -> float:
+    """Epochs of the training, also where `max_steps` sets its length."""
+    if args.max_steps <= 0:
+        return args.num_train_epochs
+    per_epoch = math.ceil(num_images / (args.train_batch_size * args.world_size))
+    return args.max_steps * args.gradient_accumulation_steps / per_epoch
 
 
 def recommend_images(
-    processor: BaseImageProcessor | None, config: PreTrainedConfig | None, image_size: int | None = None
+    pixels: Pixels | BaseImageProcessor | None,
+    config: PreTrainedConfig | None,
+    image_size: int | None = None,
+    teacher_pixels: Pixels | None = None,
 ) -> dict[str, Any]:
     """
     Fields of `DataArguments` that give a model the size of image it was trained on; empty where nothing tells it.
@@ -126,25 +142,14 @@ def recommend_images(
     Images above 64 pixels are decoded each time, with random resized crops, instead of being kept in memory.
 
     Args:
-        processor (`BaseImageProcessor`, *optional*): The image processor saved with the model.
+        pixels ([`Pixels`] or `BaseImageProcessor`, *optional*): What the model sees, or its image processor.
         config (`PreTrainedConfig`, *optional*): Its config; `image_size` counts where there is no processor.
         image_size (`int`, *optional*): A size of the user's own, which wins.
+        teacher_pixels ([`Pixels`], *optional*): What its teacher sees, where that is something else.
     """
-    size = image_size or getattr(config, "image_size", None)
-    if image_size is None and processor is not None:
-        cropped = getattr(processor, "do_center_crop", False) and getattr(processor, "crop_size", None)
-        edges = dict(processor.crop_size if cropped else processor.size)  # type: ignore[attr-defined]
-        size = edges.get("height") or edges.get("shortest_edge") or size
+    size = image_size or (max(pixels_of(pixels).size) if pixels is not None else getattr(config, "image_size", None))
     if not isinstance(size, int):
         return {}
-    crop = {"crop": "resized"} if size > 64 else {"crop_padding": max(1, size // 8)}
+    largest = max(size, *teacher_pixels.size) if teacher_pixels is not None else size
+    crop = {"crop": "resized"} if largest > 64 else {"crop_padding": max(1, size // 8)}
     return {"image_size": size, **crop}
-
-
-def normalisation(processor: BaseImageProcessor | None) -> dict[str, list[float] | None]:
-    """`mean` and `std` of a model's image processor, `None` without one."""
-    if processor is None:
-        return {"mean": None, "std": None}
-    if not getattr(processor, "do_normalize", True):
-        return {"mean": [0.0] * 3, "std": [1.0] * 3}
-    return {"mean": list(processor.image_mean), "std": list(processor.image_std)}  # type: ignore[attr-defined]

@@ -29,7 +29,6 @@ from hf_ltkd.workflow import commands, distill
 from hf_ltkd.workflow.estimate import Estimate
 from hf_ltkd.workflow.recommend import (
     merge_training,
-    normalisation,
     recommend_images,
     recommend_training,
     recommend_weights,
@@ -242,7 +241,7 @@ def test_networks_of_transformers(folder, tmp_path, capsys):
     student = AutoModelForImageClassification.from_pretrained(tmp_path / "student")
     assert student.config.id2label == names["id2label"]
     processor = AutoImageProcessor.from_pretrained(tmp_path / "student")
-    assert list(processor.image_mean) == [0.4] * 3 and processor.crop_size["height"] == 72
+    assert list(processor.image_mean) == [0.4] * 3 and processor.size["height"] == 72
 
 
 def test_push_sends_the_folder_with_its_card(folder, monkeypatch, capsys):
@@ -348,7 +347,6 @@ def test_large_images_are_not_kept_in_memory():
     assert recommend_images(processor, None) == {"image_size": 32, "crop_padding": 4}
     assert recommend_images(processor, None, 16)["image_size"] == 16
     assert recommend_images(BitImageProcessor(crop_size=size), None)["image_size"] == 32
-    assert normalisation(processor) == {"mean": [0.5] * 3, "std": [0.5] * 3}
 
 
 def test_recommendations():

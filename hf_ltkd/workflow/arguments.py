@@ -1,0 +1,158 @@
+"""
+What a user may set for each job, beside `DataArguments` and `DistillationTrainingArguments`; free of torch.
+
+In Python a teacher, student or model may also be in memory, `data` a `datasets.DatasetDict`, and `loss_args` a dict.
+"""
+
+import difflib
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from ..data.arguments import DataArguments as DataArguments
+
+
+@dataclass
+class DistillArguments:
+    """What is distilled into what, and how."""
+
+    teacher: str | None = field(
+        default=None, metadata={"help": "Hub id or folder of the teacher; --loss ce needs none."}
+    )
+    student: str = field(
+        default="resnet8x4",
+        metadata={"help": "A network of the paper (resnet8x4, vgg8, ...), or the Hub id or folder of any other."},
+    )
+    push: str | None = field(
+        default=None, metadata={"help": "Hub id to push the student to at the end; without it nothing is pushed."}
+    )
+    plain_student: bool = field(
+        default=True, metadata={"help": "Also train the student without the teacher, to compare with."}
+    )
+    loss: Literal["ltkd", "kd", "dkd", "dist", "reviewkd", "catkd", "bkd", "ce"] = field(
+        default="ltkd", metadata={"help": "The method; ce is the cross-entropy without a teacher."}
+    )
+    loss_args: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Its arguments as name=value, e.g. alpha=1 beta=1; they win over the recommended ones."},
+    )
+    pair: list[str] | None = field(
+        default=None,
+        metadata={"help": "Take the hyper-parameters published for this teacher and student: resnet32x4 resnet8x4."},
+    )
+    adjust_teacher: bool = field(
+        default=False, metadata={"help": "For --loss kd: divide the class prior out of the teacher's probabilities."}
+    )
+    teacher_cache: str | None = field(
+        default=None, metadata={"help": "A folder: ask the teacher once, keep its logits there, and train with them."}
+    )
+    teacher_cache_views: int | None = field(
+        default=None, metadata={"help": "Augmented views of each image in the cache; as many as epochs if not given."}
+    )
+    teacher_cache_dtype: Literal["float32", "float16"] = field(
+        default="float32", metadata={"help": "float16 halves the cache."}
+    )
+    num_groups: int | None = field(
+        default=None, metadata={"help": "Equal groups of classes (default: head, medium, tail)."}
+    )
+
+    def __post_init__(self):
+        if self.teacher is None and self.loss != "ce":
+            raise ValueError(
+                f"--teacher is missing, which --loss {self.loss} needs: give the Hub id or the folder of a "
+                "classifier, or train one first: hf-ltkd train-teacher --data FOLDER --output_dir teacher"
+            )
+        if self.pair is not None and len(self.pair) != 2:
+            raise ValueError(f"--pair {' '.join(self.pair)} must be two names, the teacher's and the student's.")
+        if self.adjust_teacher and self.loss != "kd":
+            raise ValueError("--adjust_teacher goes with --loss kd alone.")
+
+
+@dataclass
+class TrainTeacherArguments:
+    """What is trained by cross-entropy."""
+
+    model: str = field(
+        default="resnet32x4",
+        metadata={"help": "A network of the paper (resnet32x4, vgg13, ...), or the Hub id or folder of any other."},
+    )
+
+
+@dataclass
+class TrainingChoices:
+    """What both trainings ask beside the training arguments."""
+
+    recommend: bool = field(
+        default=True,
+        metadata={"help": "Recommend what is not set; else the method's and the training arguments' defaults hold."},
+    )
+
+
+@dataclass
+class EvaluateArguments:
+    """Which model is evaluated."""
+
+    model: str = field(metadata={"help": "Hub id or folder of the model."})
+    batch_size: int = field(default=128, metadata={"help": "Images that the model is asked for at once."})
+
+
+@dataclass
+class DiagnoseArguments:
+    """Which teacher is diagnosed, and for whom."""
+
+    teacher: str = field(metadata={"help": "Hub id or folder of the teacher."})
+    student: str | None = field(
+        default=None, metadata={"help": "Takes the loss of a trained student, instead of one that knows nothing."}
+    )
+    num_groups: int | None = field(
+        default=None, metadata={"help": "Equal groups of classes (default: head, medium, tail)."}
+    )
+    picture: str = field(default="teacher_bias.png", metadata={"help": "Where the picture goes."})
+    batch_size: int = field(default=128, metadata={"help": "Images that the teacher is asked for at once."})
+
+
+@dataclass
+class SourceArguments:
+    """Which images, in one word; `DataArguments` says the rest."""
+
+    data: str | None = field(
+        default=None, metadata={"help": "The images: a folder, a benchmark's name, or a dataset of the Hub."}
+    )
+    eval_fraction: float = field(
+        default=0.2,
+        metadata={
+            "help": "Without a test split, as many images of every class are held out as this part of the smallest "
+            "class."
+        },
+    )
+
+
+OLD_NAMES = {"eval_share": "eval_fraction", "recipe": "preset"}
+
+
+def split_settings(settings: Mapping[str, Any], *classes: type) -> list[dict[str, Any]]:
+    """
+    What was set, by argument class; `None` stands for what was not set.
+
+    Raises:
+        `ValueError`: if no class has a field of that name.
+    """
+    given = {name: value for name, value in settings.items() if value is not None}
+    for old, new in OLD_NAMES.items():
+        if old in given:
+            warnings.warn(f"{old} is now called {new}; the old name goes with version 0.3.", FutureWarning, 4)
+            given.setdefault(new, given.pop(old))
+            given.pop(old, None)
+    known = [f.name for argument_class in classes for f in fields(argument_class)]
+    for name in given:
+        if name not in known:
+            hint = "; arguments of the loss go into loss_args" if "loss_args" in known else ""
+            raise ValueError(f"There is no setting {name!r}{nearest(name, known)}{hint}.")
+    return [{f.name: given[f.name] for f in fields(c) if f.name in given} for c in classes]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`", did you mean 'learning_rate'?"`, or nothing where no name is near."""
+    found = difflib.get_close_matches(name, list(known), 1)
+    return f", did you mean {found[0]!r}?" if found else ""

@@ -1,0 +1,75 @@
+"""Whom a teacher favours, where the losses of a student would go, and what to start from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..analysis.bias import GroupReport, group_report, loss_parts
+from ..data.arguments import DataArguments
+from .arguments import DiagnoseArguments, SourceArguments, split_settings
+from .inputs import Images, Model, check_classes, load_classifier, load_images, model_name
+from .outputs import draw_bias
+from .recommend import Recommendation, recommend_num_groups, recommend_weights
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """
+    Attributes:
+        images ([`Images`]): What the teacher was asked about, and the groups.
+        student (`str`, *optional*): Whose loss it is; `None` is a student that knows nothing yet.
+        bias ([`GroupReport`]): Its answers to the evaluation images.
+        loss_shares (`dict[str, list[float]]`): By loss what part of it is between groups, and within each group.
+        weights, num_groups ([`Recommendation`]): What to start from.
+        picture (`Path`): Fig. 3 of the paper and the losses.
+    """
+
+    images: Images
+    student: str | None
+    bias: GroupReport
+    loss_shares: dict[str, list[float]]
+    weights: Recommendation
+    num_groups: Recommendation
+    picture: Path
+
+
+def diagnose(teacher: Model, data: Any = None, **settings: Any) -> Diagnosis:
+    """
+    How much of its probability a teacher gives to head, medium and tail, where the losses of KD and LTKD would go, and
+    what to start from; draws Fig. 3 of the paper and the losses.
+
+    Args:
+        teacher (`str`, `os.PathLike` or `PreTrainedModel`): A folder, a Hub id, or a model in memory.
+        data (`str`, `os.PathLike` or `datasets.DatasetDict`): As in [`distill`].
+        settings: `student` (whose loss it is; one that knows nothing by default), `num_groups`, `picture`,
+            `batch_size`, `eval_fraction`, and any field of `DataArguments`.
+
+    Raises:
+        `ValueError`: if teacher or student are not for these classes, or a setting is not known.
+    """
+    own, source, image_fields = split_settings(
+        {"teacher": teacher, "data": data, **settings}, DiagnoseArguments, SourceArguments, DataArguments
+    )
+    args = DiagnoseArguments(**own)
+    network = load_classifier(teacher)
+    student = None if args.student is None else load_classifier(args.student)
+    images = load_images(SourceArguments(**source), image_fields, network, num_groups=args.num_groups)
+    for model in (network, student):
+        if model is not None:
+            check_classes(model, images.data)
+    groups = images.groups
+    report = group_report(network, images.data.test, groups, batch_size=args.batch_size)
+    weights = recommend_weights(groups.num_classes)
+    alpha, beta, temperature = (weights.values[name] for name in ("alpha", "beta", "temperature"))
+    parts = loss_parts(network, images.data.train, groups, student=student, temperature=temperature, max_batches=100)
+    shares = {"KD": parts.kd_shares(), f"LTKD({alpha:g}, {beta:g})": parts.ltkd_shares(alpha, beta)}
+    draw_bias(network, images, args.picture, shares)
+    return Diagnosis(
+        images,
+        None if student is None else model_name(student),
+        report,
+        shares,
+        weights,
+        recommend_num_groups(groups.num_classes),
+        Path(args.picture),
+    )

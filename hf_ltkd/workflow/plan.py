@@ -1,0 +1,246 @@
+"""What a training will do, decided and checked before anything is trained or written."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from huggingface_hub import get_token
+from transformers import PreTrainedModel, set_seed
+
+from ..analysis.bias import GroupReport, group_report
+from ..data.arguments import DataArguments
+from ..data.holdout import HOLDOUT_NAME, Holdout
+from ..losses import CrossEntropyLoss, DistillationLoss, create_loss, log_class_prior
+from ..metrics import group_accuracy
+from ..trainer.trainer import DistillationTrainer
+from ..trainer.training_args import DistillationTrainingArguments
+from ..utils import parse_values
+from .arguments import DistillArguments, SourceArguments, TrainingChoices, TrainTeacherArguments, split_settings
+from .inputs import (
+    Images,
+    Model,
+    check_classes,
+    is_pretrained,
+    load_classifier,
+    load_images,
+    model_name,
+    new_classifier,
+)
+from .recommend import Recommendation, epochs_of, recommend_training, recommend_weights, training_arguments
+
+
+@dataclass(kw_only=True)
+class TrainingPlan:
+    """
+    One network, and how it is trained.
+
+    Attributes:
+        name (`str`): The network's name, folder or Hub id.
+        network (`PreTrainedModel`): With its initial weights; training changes them, so a plan is run once.
+        loss ([`DistillationLoss`]): What is minimised.
+        images ([`Images`]): What it is trained and evaluated on.
+        args ([`DistillationTrainingArguments`]): How.
+        reason (`str`): Why these training arguments, where they were recommended.
+    """
+
+    name: str
+    network: PreTrainedModel
+    loss: DistillationLoss
+    images: Images
+    args: DistillationTrainingArguments
+    reason: str
+
+    @property
+    def output_dir(self) -> Path:
+        return Path(str(self.args.output_dir))
+
+    @property
+    def epochs(self) -> float:
+        """Also where `max_steps` sets the length."""
+        return epochs_of(self.args, len(self.images.data.train))
+
+    def trainer(
+        self,
+        network: PreTrainedModel,
+        loss: DistillationLoss,
+        teacher: Any = None,
+        trainer_class: type[DistillationTrainer] = DistillationTrainer,
+        **changes: Any,
+    ) -> DistillationTrainer:
+        """The trainer of this plan, or of one with `changes` to its training arguments."""
+        return trainer_class(
+            network,
+            teacher,
+            replace(self.args, **changes) if changes else self.args,
+            distillation_loss=loss,
+            train_dataset=self.images.data.train,
+            eval_dataset=self.images.data.test,
+            compute_metrics=group_accuracy(self.images.groups),
+            processing_class=self.images.data.image_processor,
+        )
+
+
+@dataclass(kw_only=True)
+class DistillPlan(TrainingPlan):
+    """
+    A student, and the teacher that it learns from.
+
+    Attributes:
+        choices ([`DistillArguments`]): What was asked for.
+        teacher (`PreTrainedModel`, *optional*): The teacher, on the training's device.
+        bias ([`GroupReport`], *optional*): Its answers to the evaluation images.
+        unseen (`bool`): Whether the teacher is known to be trained without the images that are held out.
+        loss_reason (`str`): Why these arguments of the loss.
+    """
+
+    choices: DistillArguments
+    teacher: PreTrainedModel | None
+    bias: GroupReport | None
+    unseen: bool
+    loss_reason: str
+
+    @property
+    def cache_views(self) -> int:
+        """Views of each image that a teacher cache holds."""
+        return self.choices.teacher_cache_views or math.ceil(self.epochs)
+
+    @property
+    def cache_bytes(self) -> int | None:
+        """What a cache would take, where one can be made and is not asked for."""
+        if not self.loss.needs_teacher or self.loss.needs_hidden_states or self.choices.teacher_cache is not None:
+            return None
+        logits = len(self.images.data.train) * self.cache_views * self.images.groups.num_classes
+        return logits * np.dtype(self.choices.teacher_cache_dtype).itemsize
+
+
+def make_plan(**settings: Any) -> DistillPlan:
+    """
+    Looks at the images and the teacher, and chooses what was not chosen.
+
+    Args:
+        settings: As in [`distill`].
+
+    Raises:
+        `ValueError`: if teacher, student, images and settings do not fit each other.
+    """
+    own, source, image_fields, choice, training = split_settings(
+        settings, DistillArguments, SourceArguments, DataArguments, TrainingChoices, DistillationTrainingArguments
+    )
+    choices, recommend = DistillArguments(**own), TrainingChoices(**choice).recommend
+    _prepare(training, "student")
+    if choices.push is not None:
+        if get_token() is None and training.get("hub_token") is None:
+            raise ValueError(f"--push {choices.push} needs a login: run `hf auth login`, or set HF_TOKEN.")
+        training["hub_model_id"] = choices.push
+    loss_args = _loss_arguments(choices.loss_args)
+    teacher = None if choices.teacher is None else load_classifier(choices.teacher)
+    images = load_images(
+        SourceArguments(**source),
+        image_fields,
+        teacher,
+        student=choices.student,
+        seed=training.get("seed", 42),
+        num_groups=choices.num_groups,
+    )
+    if teacher is not None:
+        check_classes(teacher, images.data)
+    args, reason = _training(choices.student, images, training, recommend)
+    student = new_classifier(choices.student, images.data)
+
+    loss_reason = "the method's values where --loss_args says nothing"
+    if choices.loss == "ltkd" and choices.pair is None and recommend:
+        weights = recommend_weights(images.groups.num_classes, epochs_of(args, len(images.data.train)))
+        loss_args, loss_reason = {**weights.values, **loss_args}, weights.reason
+    if choices.adjust_teacher:
+        loss_args["teacher_log_prior"] = log_class_prior(images.data.split.class_counts)
+    dataset = (images.data.args.benchmark or "cifar100_lt").removesuffix("_lt")
+    pair: Any = choices.pair and tuple(choices.pair)
+    loss = create_loss(choices.loss, images.groups, pair=pair, dataset=dataset, **loss_args)
+    if isinstance(loss, CrossEntropyLoss) and loss.ce == "cross_entropy":
+        choices = replace(choices, plain_student=False)  # it is the student
+    bias = None
+    if teacher is not None:
+        teacher.to(args.device)  # type: ignore[arg-type]
+        batch_size = args.per_device_eval_batch_size
+        bias = group_report(teacher, images.data.test, images.groups, batch_size=batch_size)
+    return DistillPlan(
+        name=model_name(choices.student),
+        network=student,
+        loss=loss,
+        images=images,
+        args=args,
+        reason=reason,
+        choices=choices,
+        teacher=teacher,
+        bias=bias,
+        unseen=teacher is not None and _is_split_of(model_name(teacher), images.holdout),
+        loss_reason=loss_reason,
+    )
+
+
+def plan_teacher(**settings: Any) -> TrainingPlan:
+    """
+    The same for a classifier that is trained by cross-entropy alone.
+
+    Args:
+        settings: As in [`train_teacher`].
+
+    Raises:
+        `ValueError`: if model, images and settings do not fit each other.
+    """
+    own, source, image_fields, choice, training = split_settings(
+        settings, TrainTeacherArguments, SourceArguments, DataArguments, TrainingChoices, DistillationTrainingArguments
+    )
+    model = TrainTeacherArguments(**own).model
+    _prepare(training, "teacher")
+    images = load_images(SourceArguments(**source), image_fields, model, seed=training.get("seed", 42))
+    args, reason = _training(model, images, training, TrainingChoices(**choice).recommend)
+    network = new_classifier(model, images.data)
+    name = model_name(model)
+    return TrainingPlan(name=name, network=network, loss=CrossEntropyLoss(), images=images, args=args, reason=reason)
+
+
+def _prepare(training: dict[str, Any], output_dir: str) -> None:
+    """
+    Raises:
+        `ValueError`: if a model or a training is there already that would be overwritten.
+    """
+    resume = training.get("resume_from_checkpoint")
+    if str(resume).lower() in ("true", "false"):  # from the command line it comes as a word
+        resume = training["resume_from_checkpoint"] = str(resume).lower() == "true"
+    folder = Path(training.setdefault("output_dir", output_dir))
+    if not resume and ((folder / "config.json").exists() or any(folder.glob("checkpoint-*"))):
+        raise ValueError(
+            f"{str(folder)!r} holds a model or an unfinished training already: choose another --output_dir, go on "
+            "with --resume_from_checkpoint true, or remove the folder."
+        )
+
+
+def _training(
+    model: Model, images: Images, given: dict[str, Any], recommend: bool
+) -> tuple[DistillationTrainingArguments, str]:
+    """The training's arguments, and why these; the seed is set, as for the initial weights that come next."""
+    data, recommended = images.data, Recommendation()
+    if recommend:
+        recommended = recommend_training(len(data.train), model_name(model), is_pretrained(model))
+    args = training_arguments(given, recommended, data.args.crop)
+    set_seed(args.seed)
+    return args, recommended.reason
+
+
+def _loss_arguments(given: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
+    """`{"alpha": 1}` as it is, `["alpha=1"]` of the command line, or `['{"alpha": 1}']` of a YAML file."""
+    if isinstance(given, Mapping):
+        return dict(given)
+    if len(given) == 1 and given[0].startswith("{"):
+        return json.loads(given[0])
+    return parse_values("--loss_args", given)
+
+
+def _is_split_of(teacher: str, holdout: Holdout | None) -> bool:
+    """Whether the teacher's folder says that it was trained without the images that are held out here."""
+    return (Path(teacher) / HOLDOUT_NAME).is_file() and Holdout.from_pretrained(teacher) == holdout

@@ -1,0 +1,32 @@
+"""A classifier trained by cross-entropy, on the images that `distill` will train the student on."""
+
+from typing import Any
+
+from .evaluate import Evaluation
+from .inputs import Model
+from .outputs import train_and_save
+from .plan import TrainingPlan, plan_teacher
+
+
+def train_teacher(model: Model = "resnet32x4", data: Any = None, **settings: Any) -> Evaluation:
+    """
+    Trains a classifier by cross-entropy and saves it.
+
+    Args:
+        model (`str`, `os.PathLike` or `PreTrainedModel`, *optional*, defaults to `"resnet32x4"`):
+            A name of [`create_model`], a folder, a Hub id, or a model in memory.
+        data (`str`, `os.PathLike` or `datasets.DatasetDict`): As in [`distill`].
+        settings: `eval_fraction`, `recommend`, and any field of `DataArguments` and
+            [`DistillationTrainingArguments`], for instance `output_dir="teacher"`.
+
+    Raises:
+        `ValueError`: if model, images and settings do not fit each other, or a setting is not known; before anything
+            is trained.
+    """
+    return run(plan_teacher(model=model, data=data, **settings))
+
+
+def run(plan: TrainingPlan) -> Evaluation:
+    """Trains, saves and evaluates what was planned."""
+    accuracy = train_and_save(plan.trainer(plan.network, plan.loss), plan)
+    return Evaluation(model=str(plan.output_dir), accuracy=accuracy, images=plan.images)
