@@ -130,7 +130,7 @@ def _show_fields(parser: argparse.ArgumentParser, argument_class: type, own_help
         choices = next((typing.get_args(k) for k in kinds if typing.get_origin(k) is Literal), None)
         if choices is not None:
             options["choices"] = choices
-        elif list in map(typing.get_origin, kinds):
+        elif any(typing.get_origin(k) is list for k in kinds):
             options["nargs"] = "+"
         elif bool in kinds:
             options.update(nargs="?", metavar="true|false")

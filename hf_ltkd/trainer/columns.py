@@ -16,7 +16,8 @@ def inputs_of(model: nn.Module, batch: dict[str, Any]) -> dict[str, Any]:
 
 def forward_names(model: nn.Module) -> frozenset[str] | None:
     """The arguments that the forward of a network names, `None` if it takes any."""
-    return _forward_names(type(model.get_base_model() if hasattr(model, "get_base_model") else model))  # PEFT has one
+    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]  # PEFT
+    return _forward_names(type(base))  # type: ignore[arg-type]
 
 
 @functools.cache

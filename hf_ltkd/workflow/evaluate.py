@@ -1,5 +1,6 @@
 """How right a saved model is about each group."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ class Evaluation:
     """
     Attributes:
         model (`str`): The model's folder, Hub id or name.
-        accuracy (`dict[str, float]`): The fractions `accuracy` and `{group}_accuracy`.
+        accuracy (`Mapping[str, float]`):
+            The fractions `accuracy` and `{group}_accuracy`, `None` for a group without a test image.
         images ([`Images`]): What it was evaluated on, and the groups.
     """
 
     model: str
-    accuracy: dict[str, float]
+    accuracy: Mapping[str, float | None]
     images: Images
 
 

@@ -158,8 +158,8 @@ def load_images(
         measured.append(None if processor is None else pixels_of(processor))
     config = model.config if isinstance(model, PreTrainedModel) else None
     if model is not None and config is None and is_pretrained(model):
-        config = AutoConfig.from_pretrained(model)
-    pixels, teacher_pixels = choose_pixels(*measured, image_size=given.get("image_size"))
+        config = AutoConfig.from_pretrained(model_name(model))
+    pixels, teacher_pixels = choose_pixels(measured[0], measured[1], image_size=given.get("image_size"))
     args = DataArguments(**{**recommend_images(pixels, config, given.get("image_size"), teacher_pixels), **given})
     try:
         images, holdout = load_or_hold_out(

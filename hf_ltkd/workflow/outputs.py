@@ -102,8 +102,9 @@ def draw_bias(
 ) -> None:
     """Fig. 3 from up to 30 batches of evaluation and of training images, and where the losses go."""
     data, groups = images.data, images.groups
-    mass = [teacher_group_mass(teacher, part, groups, max_batches=30) for part in (data.test, data.train)]
-    plot_teacher_bias(*mass, groups, path, loss_shares=loss_shares)
+    balanced = teacher_group_mass(teacher, data.test, groups, max_batches=30)
+    long_tailed = teacher_group_mass(teacher, data.train, groups, max_batches=30)
+    plot_teacher_bias(balanced, long_tailed, groups, path, loss_shares=loss_shares)
 
 
 def name_dataset(data: ImageData) -> str:
