@@ -15,6 +15,7 @@ from ranks import TwoRanks  # noqa: E402
 
 
 torch.set_num_threads(1)
+pytest_plugins = ["photos"]
 
 
 @pytest.fixture

@@ -14,6 +14,12 @@ from hf_ltkd.data import DataArguments
 
 
 TRAINING_KEYS = sorted({f.name for f in fields(DistillationTrainingArguments)} - {"seed", "output_dir", "recipe"})
+# Training arguments that change when and where something is computed, not what comes out (but for rounding).
+NEUTRAL = (
+    *("eval_strategy", "eval_steps", "per_device_eval_batch_size", "save_strategy", "save_steps", "use_cpu"),
+    *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"),
+    *("torch_compile", "torch_compile_backend", "torch_compile_mode"),
+)
 OWN_DATA_KEYS = ("class_order_seed", "evaluate_on", "eval_fraction")
 FLAGS = {
     "data_dir",

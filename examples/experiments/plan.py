@@ -13,13 +13,6 @@ from hf_ltkd.workflow.inputs import is_pretrained
 
 Run = dict[str, Any]
 
-# Training arguments that change when and where something is computed, not what comes out (but for rounding).
-NEUTRAL = (
-    *("eval_strategy", "eval_steps", "per_device_eval_batch_size", "save_strategy", "save_steps", "use_cpu"),
-    *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"),
-    *("torch_compile", "torch_compile_backend", "torch_compile_mode"),
-)
-
 
 @dataclass
 class Cell:

@@ -25,11 +25,11 @@ from typing import Any
 import torch
 import transformers
 from cost import describe
-from experiment import check_training, find_experiment, load_experiment
+from experiment import NEUTRAL, check_training, find_experiment, load_experiment
 from filelock import FileLock, Timeout
 from job import Job, append
 from methods import make_loss
-from plan import NEUTRAL, Cell, digest, plan
+from plan import Cell, digest, plan
 from report import write_report
 from sweep import add_flags, make_sweep, take_old_flags
 from train import perform

@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from experiment import DATA_KEYS, TRAINING_KEYS, Experiment, make_experiment
+from experiment import DATA_KEYS, NEUTRAL, TRAINING_KEYS, Experiment, check_training, make_experiment
 from methods import check_keys, default_arguments, find_loss, with_values
 
 from hf_ltkd.utils import parse_values
@@ -56,12 +56,14 @@ def make_sweep(args: argparse.Namespace) -> Experiment:
             variants = {"search": {"trials": args.search, "space": tried, "metric": args.metric or "accuracy"}}
         methods[with_values(loss, same)] = {"loss": loss, "arguments": same, **variants}
     data = {"benchmark": args.benchmark, "evaluate_on": args.evaluate_on, "eval_fraction": args.eval_fraction}
+    training = check_training("--training", parse_values("--training", args.training))
     values = {
         "title": f"{args.name} of {args.student}",
         "pairs": [":".join(filter(None, [args.teacher, args.student]))],
         "methods": methods,
         "data": {k: v for k, v in data.items() if v is not None} | parse_values("--data", args.data),
-        "training": parse_values("--training", args.training),
+        "training": {k: v for k, v in training.items() if k not in NEUTRAL},
+        "running": {k: v for k, v in training.items() if k in NEUTRAL},
         "imbalance_factors": args.imbalance_factors,
         "seeds": args.seeds,
         "teacher_logits": args.teacher_logits,

@@ -1,6 +1,7 @@
 """The command `hf-ltkd`: arguments in, text and pictures out."""
 
+from .arguments import parse
 from .main import main
 
 
-__all__ = ["main"]
+__all__ = ["main", "parse"]

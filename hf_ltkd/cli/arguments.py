@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from ..data.arguments import DataArguments
 from ..workflow.arguments import (
+    DataArguments,
     DiagnoseArguments,
     DistillArguments,
     EvaluateArguments,
@@ -107,7 +107,7 @@ def help_text(name: str, show_all: bool = False) -> str:
     for argument_class in command.arguments:
         _show_fields(parser, argument_class, OWN_HELP)
     if command.trains and show_all:
-        from ..trainer.training_args import DistillationTrainingArguments
+        from ..workflow.recommend import DistillationTrainingArguments
 
         _show_fields(parser, DistillationTrainingArguments, TRAINING_HELP)
     elif command.trains:
@@ -156,7 +156,7 @@ def parse(name: str, argv: Sequence[str]) -> dict[str, Any]:
         raise SystemExit(0)
     from transformers import HfArgumentParser
 
-    from ..trainer.training_args import DistillationTrainingArguments
+    from ..workflow.recommend import DistillationTrainingArguments
 
     files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     files.add_argument("--config", action="append", default=[])

@@ -30,9 +30,8 @@ def changes(ours: Mapping[str, float | None], others: Mapping[str, float | None]
     """`+5.1 tail, -0.3 head` and so on, in points."""
     columns = _columns(ours)
     both = {name: (ours[metric], others[metric]) for name, metric in columns.items()}
-    return ", ".join(
-        f"{100 * (a - b):+.1f} {name}" for name, (a, b) in both.items() if a is not None and b is not None
-    )
+    known = {name: a - b for name, (a, b) in both.items() if a is not None and b is not None}
+    return ", ".join(f"{100 * difference:+.1f} {name}" for name, difference in known.items())
 
 
 def _percent(value: float | None) -> str:

@@ -10,18 +10,20 @@ from typing import Any
 import numpy as np
 from transformers.training_args import OptimizerNames
 
-from ..analysis.bias import GroupReport
 from ..groups import ClassGroups
-from ..hub.names import COMPARISON_NAME
-from ..losses.base import DistillationLoss
-from ..trainer.training_args import DistillationTrainingArguments
 from ..utils import listed
 from ..workflow.diagnose import Diagnosis
 from ..workflow.estimate import Estimate
 from ..workflow.evaluate import Evaluation
 from ..workflow.inputs import Images, data_name, is_main_process, model_name
-from ..workflow.outputs import Comparison
-from ..workflow.plan import DistillPlan, TrainingPlan
+from ..workflow.outputs import COMPARISON_NAME, Comparison
+from ..workflow.plan import (
+    DistillationLoss,
+    DistillationTrainingArguments,
+    DistillPlan,
+    GroupReport,
+    TrainingPlan,
+)
 from ..workflow.recommend import Recommendation
 from .tables import changes, duration, group_table, number, share_table, size
 

@@ -34,9 +34,10 @@ def as_images(dataset: Dataset, wanted: str | None, root: str | os.PathLike | No
     """
     column = wanted or _image_column(dataset.features)
     if column is None or column not in dataset.column_names:
+        none = f"no image column {column!r}" if column else "no column that is clearly of images"
         raise ValueError(
-            f"The dataset has no image column {column or ''!r}: its columns are {dataset.column_names}. "
-            "Name the one with the images with --image_column."
+            f"The dataset has {none}: its columns are {dataset.column_names}. Name the one with the images with "
+            "--image_column."
         )
     feature = dataset.features[column]
     if isinstance(feature, Image):
@@ -48,6 +49,8 @@ def as_images(dataset: Dataset, wanted: str | None, root: str | os.PathLike | No
             images = images if column == "image" else images.rename_column("image", column)
             return concatenate_datasets([dataset.remove_columns(column), images], axis=1), column
     elif _may_be_images(feature):
+        plain = isinstance(feature, Value) and feature.dtype not in ("binary", "large_binary")
+        dataset = dataset.cast_column(column, Value("binary")) if plain else dataset
         return dataset.cast_column(column, Image()), column
     raise ValueError(
         f"The column {column!r} holds {feature}, no images: expected image files as bytes, {{bytes, path}}, paths "
@@ -74,7 +77,7 @@ def _may_be_images(feature: Any) -> bool:
 
 
 def _is_text(feature: Any) -> bool:
-    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string", "string_view")
 
 
 def find_label_column(dataset: Dataset, wanted: str) -> str | None:

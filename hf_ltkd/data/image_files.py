@@ -19,11 +19,11 @@ METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # the i
 JUNK = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"}
 
 
-def visible(folder: str | os.PathLike) -> tuple[list[str], list[str]]:
+def visible(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
     """The names of the files and of the folders in `folder`, sorted, without hidden ones and what systems leave."""
     files: list[str] = []
     folders: list[str] = []
-    with os.scandir(folder) as entries:
+    with os.scandir(os.fspath(folder)) as entries:
         for entry in entries:
             if not entry.name.startswith(".") and entry.name.lower() not in JUNK:
                 (folders if entry.is_dir() else files).append(entry.name)

@@ -7,7 +7,7 @@ from .arguments import DataArguments
 from .image_files import METADATA_NAMES, class_name, is_image, only_folder, visible
 from .names import find_label_name, split_of
 from .readers import Part, holds_rows, read_class_part, read_rows, read_saved, read_table_part
-from .tables import is_table, path_column, read_table
+from .tables import is_table, path_column, plain_path, read_table
 
 
 def read_folder(folder: Path, args: DataArguments) -> tuple[list[Part], list[str]]:
@@ -32,11 +32,18 @@ def read_folder(folder: Path, args: DataArguments) -> tuple[list[Part], list[str
     if {"dataset_dict.json", "state.json"} & set(files):
         return read_saved(folder), said
     wanted = args.eval_split
-    splits = {name: split_of(name, is_folder=True, wanted=wanted) for name in folders}
-    splits = {name: split for name, split in splits.items() if split and _is_split(folder / name)}
+    named = {name: split_of(name, is_folder=True, wanted=wanted) for name in folders}
+    splits = {name: split for name, split in named.items() if split and _is_split(folder / name)}
     classes = [name for name in folders if name not in splits]
 
-    parts = _row_files(folder, files, args, alone=not folders, said=said)
+    others = [name for name in classes if set(splits.values()) == {"train"} and _holds_images(folder / name)]
+    if len(others) > 1:
+        raise ValueError(
+            f"{str(folder)!r}: {[*splits][0]}/ holds folders, beside {listed([f'{name}/' for name in others])}: if it "
+            "is a class of its own, put its images into it directly; if it is the training split, move the rest away."
+        )
+
+    parts = _row_files(folder, files, {*splits.values()}, len(classes) > 1, args, said)
     metadata = [name for name in files if name in METADATA_NAMES][:1]
     for name in metadata:
         parts += read_table_part(folder / name, folder, "train", args, said)
@@ -46,8 +53,9 @@ def read_folder(folder: Path, args: DataArguments) -> tuple[list[Part], list[str
             parts += _split_folder(folder / name, split, args, said)
     if not any(part.split == "train" for part in parts):
         return [*parts, *_training_images(folder, files, classes, parts, args, said)], said
-    if classes and not metadata:
-        said.append(f"not used: {listed([f'{name}/' for name in classes])}")
+    unused = [name for name in files if is_table(name) and name not in metadata]
+    unused += [f"{name}/" for name in classes if not metadata]
+    said += [f"not used: {listed(unused)}"] if unused else []
     return parts, said
 
 
@@ -72,13 +80,18 @@ def _is_split(folder: Path) -> bool:
     return bool(folders) or any(holds_rows(name) or is_table(name) for name in files)
 
 
-def _row_files(folder: Path, files: list[str], args: DataArguments, *, alone: bool, said: list[str]) -> list[Part]:
-    """Parquet files and shards by the splits that they are named for; of other names, they are training images."""
-    by_split: dict[str | None, list[str]] = {}
+def _row_files(
+    folder: Path, files: list[str], splits: set[str], class_folders: bool, args: DataArguments, said: list[str]
+) -> list[Part]:
+    """
+    Parquet files and shards by the splits that they are named for; of other names, they are training images, unless
+    there are others.
+    """
+    by_split: dict[str, list[str]] = {}
     for name in filter(holds_rows, files):
-        by_split.setdefault(split_of(name, is_folder=False, wanted=args.eval_split), []).append(name)
-    others = by_split.pop(None, [])
-    if others and "train" not in by_split and (alone or by_split):
+        by_split.setdefault(split_of(name, is_folder=False, wanted=args.eval_split) or "", []).append(name)
+    others = by_split.pop("", [])
+    if others and "train" not in splits | set(by_split) and (by_split or not class_folders):
         by_split["train"] = others
     elif others:
         said.append(f"not used: {listed(others)}")
@@ -105,19 +118,28 @@ def _training_images(
     folder: Path, files: list[str], classes: list[str], parts: list[Part], args: DataArguments, said: list[str]
 ) -> list[Part]:
     """Where no file and no folder is called train: those of a table, or the class folders themselves."""
-    plausible = len(classes) > 1 and not all(split_of(name, is_folder=True) for name in classes)
-    tables = {name: split_of(name, is_folder=False) for name in files if is_table(name)}
-    tables = {name: split for name, split in tables.items() if _names_classes(folder / name, args)}
-    if tables and plausible:
-        _check_same_labels(folder, [*tables], args)
-    elif tables:
-        if len(tables) > 1:
-            tables = {name: split for name, split in tables.items() if split}
-        return [
-            part
-            for name, split in tables.items()
-            for part in read_table_part(folder / name, _root(folder / name), split or "train", args, said)
-        ]
+    are_classes = len(classes) > 1 and not all(split_of(name, is_folder=True) for name in classes)
+    tables = {}
+    for name in filter(is_table, files):
+        try:
+            rows = _files_and_labels(folder / name, args)
+        except ValueError:
+            if not are_classes:
+                raise
+        else:
+            tables |= {name: rows} if rows else {}
+    if tables and not are_classes:
+        splits = {name: split_of(name, is_folder=False) or "train" for name in tables}
+        if len(tables) > len(set(splits.values())):
+            raise ValueError(f"{listed([*tables])} list images: name the one to train on with --train_list.")
+        parts = []
+        for name, split in splits.items():
+            roots = [folder, *(folder / inner for inner in classes)]
+            root = next((root for root in roots if (root / tables[name][0][0]).exists()), folder)
+            parts += read_table_part(folder / name, root, split, args, said)
+        return parts
+    for name, rows in tables.items():
+        _check_same_labels(folder, name, rows)
     if parts and classes:
         raise ValueError(
             f"{str(folder)!r} holds {listed([part.name for part in parts])} to evaluate on beside "
@@ -125,7 +147,7 @@ def _training_images(
         )
     if parts:
         return []
-    if plausible or len(classes) == 1 and not split_of(classes[0], is_folder=True):
+    if are_classes or len(classes) == 1 and not split_of(classes[0], is_folder=True):
         return [read_class_part(folder, "train", args, said, f"{folder.name}/")]
     flat = [f"{name}/" for name in classes] or [f"{folder.name}/"] * any(map(is_image, files))
     if flat:
@@ -140,39 +162,32 @@ def _training_images(
     )
 
 
-def _names_classes(table: Path, args: DataArguments) -> bool:
-    """Whether a table has both image files and labels."""
-    columns = [*read_table(table)]
-    found = path_column(columns, args.image_column), find_label_name(columns, args.label_column)
-    return None not in found and found[0] != found[1]
-
-
-def _root(table: Path) -> Path:
-    """The folder that a table's paths start from: its own, or the one in it where the first image is."""
+def _files_and_labels(table: Path, args: DataArguments) -> list[tuple[str, str]]:
+    """The image files and the labels that a table lists; empty if it does not list both."""
     columns = read_table(table)
-    first = str(columns[path_column([*columns]) or ""][0]) if columns else ""
-    roots = [table.parent, *(table.parent / name for name in visible(table.parent)[1])]
-    return next((root for root in roots if (root / first).exists()), table.parent)
+    paths = path_column([*columns], args.image_column)
+    labels = find_label_name([name for name in columns if name != paths], args.label_column)
+    if paths is None or labels is None:
+        return []
+    return [
+        (plain_path(path), str(label)) for path, label in zip(columns[paths], columns[labels], strict=True) if path
+    ]
 
 
-def _check_same_labels(folder: Path, tables: list[str], args: DataArguments) -> None:
+def _check_same_labels(folder: Path, table: str, rows: list[tuple[str, str]]) -> None:
     """
     Raises:
         `ValueError`: if a table beside class folders gives an image another class than its folder.
     """
-    for name in tables:
-        columns = read_table(folder / name)
-        paths, labels = (
-            columns[find or ""]
-            for find in (
-                path_column([*columns], args.image_column),
-                find_label_name([*columns], args.label_column),
+    for path, label in rows:
+        inside = path.split("/")[0]
+        if class_name(inside) != class_name(label) and (folder / path).exists():
+            raise ValueError(
+                f"{table} says that {path} is of class {label!r}, its folder says {inside!r}: call the table "
+                f"metadata.csv (or give --train_list {table}) if it is right, remove it if the folders are."
             )
-        )
-        for path, label in zip(paths, labels, strict=True):
-            inside = str(path).replace("\\", "/").removeprefix("./").split("/")[0]
-            if (folder / str(path)).exists() and class_name(inside) != class_name(str(label)):
-                raise ValueError(
-                    f"{name} says that {path} is of class {label!r}, its folder says {inside!r}: call the table "
-                    f"metadata.csv (or give --train_list {name}) if it is right, remove it if the folders are."
-                )
+
+
+def _holds_images(folder: Path) -> bool:
+    files, folders = visible(folder)
+    return any(map(is_image, files)) or any(_holds_images(folder / name) for name in folders)

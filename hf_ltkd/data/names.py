@@ -17,8 +17,9 @@ _FOLDER = re.compile(rf"({_ANY})([\W_]*(set|split|data|images?|imgs?|\d+))*", re
 # "train-00000-of-00002.parquet", "cifar100_test.parquet", "trainset.parquet"
 _FILE = re.compile(rf"^(training|train|testing|test|validation|valid)|(?<![a-z])({_ANY})(?![a-z])", re.IGNORECASE)
 
-PATH_NAMES = ("file_name", "filename", "path", "file", "file_path", "filepath", "image_path", "img_path")
-PATH_NAMES += ("image_file", "image_name", "image", "img")
+PATH_NAMES = (
+    "file_name filename path file file_path filepath image_path img_path image_file image_name image img".split()
+)
 LABEL_NAMES = ("label", "labels", "class", "class_name", "category", "species", "target", "cls")
 SPLIT_NAMES = ("split", "subset")
 

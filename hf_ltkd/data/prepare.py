@@ -53,12 +53,12 @@ def prepare(
         kept[split][rows] = False
     if args.rare != "keep":
         _without_rare_classes(source, kept, args)
-    for split, rows in kept.items():
-        if not rows.all():
-            source.rows[split] = np.flatnonzero(rows)
+    for split, mask in kept.items():
+        if not mask.all():
+            source.rows[split] = np.flatnonzero(mask)
             source.splits[split] = source.splits[split].select(source.rows[split])
             if report is not None:
-                report.digests[split] = report.digests[split][rows]
+                report.digests[split] = report.digests[split][mask]
     return source, report
 
 

@@ -1,6 +1,6 @@
 """Where images come from: the Hub, a folder, or lists of image files; and which of them are for what."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,7 +43,7 @@ class Source:
         """The name of the split to evaluate on."""
         return next((name for name in self.splits if name != "train" or "train" not in self.splits), None)
 
-    def places(self, split: str, rows: Sequence[int]) -> list[str]:
+    def places(self, split: str, rows: Iterable[int]) -> list[str]:
         """Where images are: their paths, or their rows, counted from 0, in the files that hold several."""
         files = self.splits[split].select_columns([self.image_column]).with_format(None)
         files = files.cast_column(self.image_column, Image(decode=False))
@@ -99,11 +99,15 @@ def find_source(args: DataArguments, splits: DatasetDict | None = None) -> Sourc
     read = [_columns(dataset, args, train, said) for dataset in train.datasets]
     image_column = read[0][1] if read else ""
     train_data = [dataset for dataset, _ in read]
-    if not train_data or not all(is_labelled(dataset, args.label_column) for dataset in train_data):
-        columns = train_data[0].column_names if train_data else "none"
+    if not train_data:
+        raise ValueError(
+            f"{train.name} holds images without classes: put them into one folder per class, or add a metadata.csv "
+            "with the columns file_name and label."
+        )
+    if not all(is_labelled(dataset, args.label_column) for dataset in train_data):
         raise ValueError(
             f"{train.name} has no labels: it has no column {args.label_column!r}, or nothing in it; its columns are "
-            f"{columns}. Name the one with the class ids or names with --label_column."
+            f"{train_data[0].column_names}. Name the one with the class ids or names with --label_column."
         )
     said.append(f"{train.name}: {sum(map(len, train_data)):,} images for training")
     evaluation, eval_data = _evaluation_part(args, parts, image_column, said)

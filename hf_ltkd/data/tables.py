@@ -115,7 +115,7 @@ def table_splits(
     empty = [row for row, path in enumerate(paths, start=1) if not path]
     if empty:
         raise ValueError(f"{len(empty)} rows of {str(file)!r} name no image (row {listed(empty)}): remove them.")
-    paths = [_plain(path) for path in paths]
+    paths = [plain_path(path) for path in paths]
     labels_in = find_label_name([*columns], label_column)
     folders = [path.split("/") for path in paths]
     splits = _split_names(str(file), columns, folders)
@@ -152,7 +152,7 @@ def _split_names(file: str, columns: dict[str, list], folders: list[list[str]]) 
     return [""] * len(folders) if unknown or len(named) < len(folders) else [splits[name] or "" for name in named]
 
 
-def _plain(path: str) -> str:
+def plain_path(path: str) -> str:
     """A path with forward slashes (tables come from Windows, too) and without `./`."""
     return os.path.normpath(str(path).replace("\\", "/"))
 

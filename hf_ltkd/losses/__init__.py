@@ -2,6 +2,7 @@
 
 from importlib import import_module
 from inspect import signature
+from typing import Any
 
 from ..groups import ClassGroups
 from .balanced_softmax import balanced_softmax_loss
@@ -72,11 +73,14 @@ def find_loss(name: str) -> type[DistillationLoss]:
         ) from error
 
 
-def loss_arguments(loss_class: type[DistillationLoss]) -> list[str]:
-    """Names of the arguments of a loss, its own first."""
-    bases = [base for base in loss_class.__mro__ if issubclass(base, DistillationLoss)]
-    parameters = [parameter for base in bases for parameter in signature(base).parameters.values()]
-    return list(dict.fromkeys(p.name for p in parameters if p.kind is not p.VAR_KEYWORD))
+def loss_arguments(loss_class: type[DistillationLoss]) -> dict[str, Any]:
+    """The arguments that [`create_loss`] takes for a loss, its own first, with their defaults."""
+    defaults: dict[str, Any] = {}
+    for base in loss_class.__mro__[: loss_class.__mro__.index(DistillationLoss) + 1]:
+        for name, parameter in signature(base).parameters.items():
+            if name not in ("groups", "class_counts") and parameter.kind is not parameter.VAR_KEYWORD:
+                defaults.setdefault(name, parameter.default)
+    return defaults
 
 
 __all__ = [

@@ -55,9 +55,8 @@ class group_accuracy:  # noqa: N801  # used like a function: compute_metrics=gro
             return {}
         predictions, references = map(np.concatenate, zip(*self._batches, strict=True))
         self.reset()
-        return without_prefix(
-            group_accuracies(predictions, references, self.groups.group_of_class.numpy(), self.groups.names)
-        )
+        accuracies = group_accuracies(predictions, references, self.groups.group_of_class.numpy(), self.groups.names)
+        return {name: value for name, value in accuracies.items() if name == "accuracy" or not math.isnan(value)}
 
     def check_is_measured(self, metric: str, labels: np.ndarray) -> None:
         """

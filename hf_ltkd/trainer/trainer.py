@@ -32,6 +32,7 @@ from .checks import (
     check_optimizer,
     check_overlap,
     check_scores,
+    check_two_classes,
 )
 from .columns import forward_names, inputs_of
 from .engines import check_engine, make_shardable
@@ -137,6 +138,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):
             for part in dataset.values() if isinstance(dataset, dict) else [dataset]:
                 check_labels(name, part, self.model)  # type: ignore[arg-type]
                 check_device(name, part, self.args)
+        self.distillation_loss.smooth_labels(self.args.label_smoothing_factor)
         check_best_metric(self.args, compute_metrics, eval_dataset)
         check_engine(self, distillation_loss)
         # What remove_unused_columns keeps: the Trainer would look at the student's forward alone.
@@ -188,10 +190,20 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):
     def training_step(self, *args, **kwargs) -> Tensor:
         loss = super().training_step(*args, **kwargs)
         if self.accelerator.sync_gradients:  # the last micro-batch of the step: do what DDP does for the student
-            for parameter in self.distillation_loss.parameters():
-                if parameter.grad is not None:
-                    parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+            self._reduce_gradients()
         return loss
+
+    def _reduce_gradients(self) -> None:
+        """The mean over the ranks. A rank without a valid label has no gradient, and takes part all the same."""
+        parameters = [p for p in self.distillation_loss.parameters() if p.requires_grad]
+        if not parameters or self.args.world_size == 1:
+            return
+        given = torch.tensor([float(p.grad is not None) for p in parameters], device=self.args.device)
+        gradients = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten().float() for p in parameters]
+        mean = self.accelerator.reduce(torch.cat([given, *gradients]), "mean")
+        given, *gradients = mean.split([len(parameters), *(p.numel() for p in parameters)])
+        for parameter, gradient, ranks in zip(parameters, gradients, given.tolist(), strict=True):
+            parameter.grad = gradient.view_as(parameter).to(parameter.dtype) if ranks else None
 
     # ---- The step ----
 
@@ -241,6 +253,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):
         with_features = model.training or self._evaluates_with_teacher
         outputs = model(**self._inputs_of(self.model, student_inputs(inputs), with_features))
         self.distillation_loss.train(model.training)
+        check_two_classes(logits_of(outputs).shape[-1])
         if not model.training:
             loss = self._evaluation_loss(inputs, outputs, labels)
             # Predictions are logits alone: anything else would be gathered over the whole evaluation set.
@@ -283,6 +296,11 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):
             self.remember_evaluation(output)
         return output
 
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        if "labels" not in inputs:  # the Trainer asks the student itself
+            inputs = self._inputs_of(self.model, student_inputs(inputs), with_features=False)
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+
     def _evaluation_loss(self, inputs: dict, outputs: Any, labels: Tensor) -> Tensor:
         logits, valid = at_least_float32(logits_of(outputs)), labels != IGNORED_LABEL
         check_scores(logits, valid, self.state.global_step)
@@ -292,9 +310,10 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):
             self._gather_eval_term("loss", losses.masked_fill(~valid, torch.nan))
         if self._evaluates_with_teacher:
             terms = self.distillation_loss(outputs, self._ask_teacher(inputs), labels, epoch=self.state.epoch)
-            for name, term in terms.items():
+            lacking = labels.new_full((), torch.nan, dtype=torch.float32)  # a rank without a valid label has no terms
+            for name in dict.fromkeys(gather_object(list(terms))):
                 if name != "cross_entropy":
-                    self._gather_eval_term(name, term.detach().repeat(len(labels)))
+                    self._gather_eval_term(name, terms.get(name, lacking).detach().repeat(len(labels)))
         return losses.sum() / valid.sum().clamp_min(1)
 
     def _gather_eval_term(self, name: str, values: Tensor) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from ..data.arguments import DataArguments as DataArguments
+
 
 @dataclass
 class DistillArguments:

@@ -104,7 +104,7 @@ class TimedTrainer(DistillationTrainer):
     def _ask_teacher(self, inputs: dict) -> Any:
         start = self.now()
         answer = super()._ask_teacher(inputs)
-        self.asked += self.now() - start
+        self.asked += self.now() - start if answer is not None else 0.0
         return answer
 
     def now(self) -> float:

@@ -219,10 +219,10 @@ def test_cifar_folders_need_no_label_column(tmp_path):
     assert data.class_names == ["class_0", "class_1", "class_2"] and data.test.labels.tolist() == [0, 1, 2]
 
 
-def test_other_layouts_are_left_to_the_image_folder_reader(tmp_path):
-    for split in ("train", "test"):
-        write_image(tmp_path / split / "animals" / "ant" / "0.jpg", 0, 8, 8)
-        write_image(tmp_path / split / "animals" / "bee" / "0.jpg", 1, 8, 8)
+def test_one_folder_around_the_classes(tmp_path):
+    for seed, split in enumerate(("train", "test")):
+        write_image(tmp_path / split / "animals" / "ant" / "0.jpg", seed, 8, 8)
+        write_image(tmp_path / split / "animals" / "bee" / "0.jpg", seed + 2, 8, 8)
     assert read_class_folders(tmp_path / "train") is None
     data = load_image_data(DataArguments(data_dir=str(tmp_path), image_size=8), progress=False)
     assert data.class_names == ["ant", "bee"]

@@ -19,8 +19,8 @@ def dataset():
     return Dataset.from_dict({"row": range(len(labels)), "label": labels}, features=features)
 
 
-def write_images(folder, counts=COUNTS, size=8):
-    random = np.random.default_rng(0)
+def write_images(folder, counts=COUNTS, size=8, seed=0):
+    random = np.random.default_rng(seed)
     for name, count in counts.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
         for number in range(count):
@@ -221,7 +221,7 @@ def test_cut_after_the_split(tmp_path):
 
 def test_a_split_of_its_own_is_taken(tmp_path):
     write_images(tmp_path / "train")
-    write_images(tmp_path / "test", {"bird": 3, "cat": 3, "dog": 3})
+    write_images(tmp_path / "test", {"bird": 3, "cat": 3, "dog": 3}, seed=1)
     data, holdout = load_or_hold_out(DataArguments(data_dir=str(tmp_path), image_size=8), progress=False)
     assert holdout is None and len(data.train) == sum(COUNTS.values()) and len(data.test) == 9
 

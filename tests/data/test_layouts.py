@@ -295,6 +295,7 @@ def said(root: Path, **arguments) -> str:
         ("train/README.md", "train/: not read are README.md beside the class folders"),
         ("extra/ant/7.png", "not used: extra/"),
         ("old.parquet", "not used: old.parquet"),
+        ("train.csv", "not used: train.csv"),
         ("val/ant/7.png", "val/: not used, since test/ is there"),
         ("val/7.png", "not used: val/"),
         ("train/ant/2024/7.png", "train/: images in folders inside those of ant belong to these classes"),
@@ -302,7 +303,7 @@ def said(root: Path, **arguments) -> str:
 )
 def test_what_is_not_used_is_said(extra, message, tmp_path):
     both(folders)(tmp_path)
-    write(tmp_path / extra, png(7))
+    write(tmp_path / extra, png(7) if extra[-3:] != "csv" else "path,label\nx,y")
     assert message in said(tmp_path)
     assert {split: len(images) for split, images in read(tmp_path).items()} == {
         "train": 6 + extra.endswith("2024/7.png"),
@@ -405,6 +406,18 @@ def refused(message: str, build, **arguments):
         refused(
             r"holds test/ to evaluate on beside ant/, bee/, cat/.*into it",
             lambda root: (folders(root, TRAIN), folders(root / "test", TEST)),
+        ),
+        refused(
+            r"train/ holds folders, beside bus/, car/: if it is a class",
+            lambda root: folders(root, {1: "bus", 2: "car", 3: "train"}, "{name}/2024/{number}.png"),
+        ),
+        refused(
+            r"a.csv, b.csv list images: name the one to train on with --train_list",
+            lambda root: (flat(root, TRAIN, "a.csv"), flat(root, TEST, "b.csv")),
+        ),
+        refused(
+            r"holds test/ to evaluate on beside train/, but no train/|train/ holds images without classes",
+            lambda root: (folders(root / "train", TRAIN, "{number}.png"), folders(root / "test", TEST)),
         ),
         refused(
             r"Training/ and train/ are both called as training images",

@@ -17,7 +17,7 @@ from hf_ltkd.teacher import teacher_fingerprint
 
 
 DATA = ["--data", "label_column=colour", "image_size=8", "crop_padding=1", "--imbalance_factors", "4"]
-TRAINING = ["preset=paper", "num_train_epochs=2", "per_device_train_batch_size=16", "use_cpu=true"]
+TRAINING = ["preset=paper", "num_train_epochs=2", "per_device_train_batch_size=16", "use_cpu=true", "save_steps=0.9"]
 
 
 @pytest.fixture
@@ -38,13 +38,13 @@ def runs_of(lines):
 
 
 def test_every_combination_and_seed_once(start_sweep, tmp_path):
-    grid = ["--grid", "alpha=1,6", "beta=0.5,2", "--loss_args", "temperature=2", "--seeds", "0", "1"]
+    grid = ["--grid", "alpha=1,6", "beta=0.5,2", "--loss_args", "temperature=2", "--seeds", "0"]
     lines = start_sweep(tmp_path, "--losses", "ltkd", "kd", "ce", *grid)
     points = [{"temperature": 2, "alpha": a, "beta": b} for a, b in itertools.product((1, 6), (0.5, 2))]
     expected = [("ltkd", point) for point in points] + [("kd", {"temperature": 2}), ("ce", {})]
-    assert runs_of(lines) == [(*setting, seed) for seed in (0, 1) for setting in expected]
+    assert runs_of(lines) == [(*setting, 0) for setting in expected]
     assert lines[0]["method"] == "ltkd temperature=2 alpha=1 beta=0.5"
-    assert len({str(line["class_accuracy"]) for line in lines}) > 6  # the settings do something
+    assert len({str(line["class_accuracy"]) for line in lines}) > 3  # the settings do something
     (teacher,) = (tmp_path / "teachers").iterdir()  # asked once, not trained
     assert [path.name for path in teacher.iterdir() if path.is_dir()] == ["logits_2_float32"]
     assert TeacherCache.open(teacher / "logits_2_float32").views == 2
@@ -85,7 +85,8 @@ def test_a_seed_has_its_initial_weights_and_order_for_every_loss(start_sweep, tm
                 assert torch.equal(pixels, other_pixels) and torch.equal(labels, other_labels)
     assert weights["LTKDLoss", 0] != weights["LTKDLoss", 1]
     assert not torch.equal(batches["LTKDLoss", 0][0][0], batches["LTKDLoss", 1][0][0])
-    assert settled(start_sweep(tmp_path / "b", "--losses", *losses[::-1], "--seeds", "1", "0")) == settled(lines)
+    again = start_sweep(tmp_path / "b", "--losses", "reviewkd", "ltkd", "--seeds", "1")
+    assert settled(again) == settled(lines[i] for i in (3, 5))  # whatever was trained before
 
 
 def test_every_loss_is_made_again_from_its_hyper_parameters():
@@ -143,9 +144,9 @@ def test_the_old_flags_work_with_a_warning(start, images, tmp_path):
         "num_train_epochs": 1,
         "preset": "paper",
         "per_device_train_batch_size": 16,
-        "use_cpu": True,
         "lr_milestones": [0.5, 0.75],
     }
+    assert line["running"] == {"use_cpu": True}
     assert line["run"]["data"] == {"label_column": "colour", "image_size": 8, "crop_padding": 1}
     assert (line["run"]["teacher_views"], line["run"]["teacher_logits"]) == (1, "float16")
 

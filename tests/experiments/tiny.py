@@ -1,7 +1,6 @@
 """What the tests of the experiments share: a tiny experiment, and how its result lines are read."""
 
 import json
-import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ TINY: dict[str, Any] = {
     "imbalance_factors": [4],
     "seeds": [0, 1],
     "training": {"preset": "paper", "num_train_epochs": 2, "per_device_train_batch_size": 16},
-    "running": {"per_device_eval_batch_size": 48, "use_cpu": True},
+    "running": {"per_device_eval_batch_size": 48, "use_cpu": True, "save_steps": 0.3},
     "methods": {
         "Student": {"loss": "ce"},
         "LTKD": {"loss": "ltkd", "arguments": {"alpha": 1, "beta": 1}, "num_groups": 2},
@@ -42,12 +41,6 @@ def settled(lines):
     """Without what depends on the moment."""
     moment = ("seconds", "examples_per_second", "resumed_at_step")
     return sorted(({k: v for k, v in line.items() if k not in moment} for line in lines), key=json.dumps)
-
-
-def in_a_process(function, *arguments):
-    process = multiprocessing.get_context("fork").Process(target=function, args=arguments)
-    process.start()
-    return process
 
 
 def made_up(name, values, overrides=None, **where):

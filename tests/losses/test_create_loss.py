@@ -44,8 +44,10 @@ def test_published_values_and_those_that_win_over_them():
 
 
 def test_arguments():
-    assert loss_arguments(OwnLoss)[:4] == ["groups", "steepness", "alpha", "beta"]
-    assert loss_arguments(DKDLoss)[:4] == ["alpha", "beta", "temperature", "ce_weight"]
+    assert list(loss_arguments(OwnLoss).items())[:3] == [("steepness", 2.0), ("alpha", 6.0), ("beta", 6.0)]
+    for loss in LOSSES.values():
+        defaults = loss.from_groups(GROUPS).hyper_parameters()
+        assert {name: defaults[name] for name in loss_arguments(loss)} == loss_arguments(loss) == defaults
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,11 @@ def test_arguments():
         ("focal", {}, "There is no loss 'focal': use one of ce, kd, ltkd"),
         ("no_such_module:Loss", {}, "There is no loss 'no_such_module:Loss'"),
         ("math:Loss", {}, "There is no loss 'math:Loss'"),
-        ("ltkd", {"alfa": 1}, "LTKDLoss does not take these arguments: alfa is not known: groups, alpha, beta, temp"),
+        (
+            "ltkd",
+            {"alfa": 1},
+            "LTKDLoss does not take these arguments: alfa is not known: alpha, beta, temperature, reb",
+        ),
         ("kd", {"temperature": "hot"}, "KDLoss does not take these arguments: '>' not supported"),
         ("dkd", {"pair": ("vgg13", "vgg11")}, "No hyper-parameters of DKDLoss are published for vgg13 -> vgg11"),
     ],

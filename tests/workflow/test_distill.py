@@ -1,0 +1,181 @@
+"""A student from a teacher and a folder of images, as one Python call."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import DatasetDict
+from photos import COUNTS, TRAINING, accuracy_by_hand
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
+
+from hf_ltkd import ClassGroups, LongTailSplit, create_model, distill
+from hf_ltkd.data import read_class_folders
+from hf_ltkd.data.holdout import Holdout
+from hf_ltkd.workflow import push
+from hf_ltkd.workflow.distill import publish, run
+from hf_ltkd.workflow.plan import make_plan
+
+
+SHORT = {"plain_student": False, "max_steps": 2, **TRAINING}
+
+
+def test_the_comparison_is_what_the_file_holds_and_what_the_saved_models_do(home):
+    file = json.loads((home.folder / "student" / "comparison.json").read_text())
+    assert home.comparison.to_dict() == file and home.comparison.output_dir == Path(home.student)
+    assert list(file["accuracy"]) == ["teacher", "plain student", "this student"]
+    for name, model in (("teacher", home.teacher), ("this student", home.student)):
+        by_hand, written = accuracy_by_hand(model, home.photos), file["accuracy"][name]
+        assert [written[f"{group}_accuracy"] for group in ("head", "medium", "tail")] == pytest.approx(by_hand)
+        assert written["accuracy"] == pytest.approx(by_hand.mean())
+    results = json.loads((home.folder / "student" / "eval_results.json").read_text())
+    assert results["eval_accuracy"] == file["accuracy"]["this student"]["accuracy"]
+    assert (file["dataset"], file["dataset_split"]) == ("photos (local folder)", "held-out training images")
+    assert file["teacher_name"] is None and sum(file["teacher_probability"].values()) == pytest.approx(1)
+
+
+def test_files(home):
+    student = Path(home.student)
+    expected = {"config.json", "model.safetensors", "preprocessor_config.json", "README.md", "comparison.json"}
+    expected |= {"class_groups.json", "long_tail.json", "holdout.json", "eval_results.json", "teacher_bias.png"}
+    assert expected | {"group_accuracy.png"} <= {path.name for path in student.iterdir()}
+    assert Holdout.from_pretrained(student).per_class == 2
+    assert LongTailSplit.from_pretrained(student).class_counts == [38, 18, 8]
+    assert ClassGroups.from_pretrained(student).group_of_class.tolist() == [0, 1, 2]
+    assert Image.open(student / "teacher_bias.png").width > 500
+    teacher, processor = (AutoImageProcessor.from_pretrained(path) for path in (home.teacher, student))
+    assert processor.image_mean == teacher.image_mean and processor.image_std == teacher.image_std
+    assert dict(processor.size) == dict(teacher.size)
+    assert str(home.folder) not in (student / "README.md").read_text()
+
+
+def test_the_plain_student_starts_from_the_same_weights(home, tmp_path, monkeypatch):
+    """After no step at all both are what `create_model` made, so they answer alike."""
+    plan = make_plan(
+        teacher=home.teacher, student="resnet8", data=home.photos, output_dir=str(tmp_path), max_steps=1, **TRAINING
+    )
+    monkeypatch.setattr("hf_ltkd.workflow.distill.DistillPlan.trainer", _trainer_that_does_not_train(plan))
+    accuracy = run(plan).accuracy
+    assert accuracy["plain student"] == accuracy["this student"]
+
+
+def _trainer_that_does_not_train(plan):
+    make = type(plan).trainer
+
+    def trainer(self, *args, **changes):
+        made = make(self, *args, **changes)
+        made.train = lambda **_: type("Result", (), {"metrics": {}})
+        return made
+
+    return trainer
+
+
+def test_without_the_plain_student_and_from_cached_logits(home, tmp_path):
+    cache = {"teacher_cache": str(tmp_path / "cache"), "teacher_cache_views": 1}
+    comparison = distill(
+        home.teacher, "resnet8", home.photos, loss="kd", num_groups=2, output_dir=tmp_path / "s", **cache, **SHORT
+    )
+    assert (tmp_path / "cache" / "manifest.json").is_file()
+    assert list(comparison.accuracy) == ["teacher", "this student"]
+    assert list(comparison.teacher_probability) == ["group_0", "group_1"]
+
+
+def test_objects_in_memory_give_what_their_names_give(home, tmp_path):
+    """A teacher, a student and a `DatasetDict` that are loaded already: the same weights, bit for bit."""
+    distill(home.teacher, home.student, home.photos, output_dir=tmp_path / "names", seed=7, **SHORT)
+    teacher, student = (AutoModelForImageClassification.from_pretrained(m) for m in (home.teacher, home.student))
+    data = DatasetDict(train=read_class_folders(Path(home.photos)))
+    comparison = distill(teacher, student, data, output_dir=tmp_path / "objects", seed=7, **SHORT)
+    by_name, by_object = (load_file(tmp_path / name / "model.safetensors") for name in ("names", "objects"))
+    assert all(torch.equal(by_name[name], by_object[name]) for name in by_name)
+    assert comparison.accuracy["teacher"] == home.comparison.accuracy["teacher"]
+    assert comparison.dataset == "dataset in memory" and comparison.teacher_name is None
+
+
+def test_a_student_in_memory_must_have_the_classes(home, tmp_path):
+    with pytest.raises(ValueError, match="has 4 classes, the data 3"):
+        distill(home.teacher, create_model("resnet8", 4), home.photos, output_dir=tmp_path / "x", **SHORT)
+    with pytest.raises(ValueError, match="is a Linear: give a PreTrainedModel"):
+        distill(torch.nn.Linear(1, 1), "resnet8", home.photos, output_dir=tmp_path / "x", **SHORT)
+    assert not list(tmp_path.iterdir())
+
+
+def test_networks_of_transformers(home, tmp_path):
+    """A Vision Transformer with its image processor teaches a ResNet that was trained for other classes."""
+    names = {"id2label": dict(enumerate(COUNTS)), "label2id": {name: i for i, name in enumerate(COUNTS)}}
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    teacher = ViTForImageClassification(ViTConfig(image_size=72, patch_size=36, **small, **names))
+    teacher.save_pretrained(tmp_path / "vit")
+    processor = ViTImageProcessor(size={"height": 72, "width": 72}, image_mean=[0.4] * 3, image_std=[0.3] * 3)
+    processor.save_pretrained(tmp_path / "vit")
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic", num_labels=5)
+    ResNetForImageClassification(config).save_pretrained(tmp_path / "resnet")
+    plan = make_plan(
+        teacher=tmp_path / "vit", student=tmp_path / "resnet", data=home.photos, output_dir=tmp_path / "s", **SHORT
+    )
+    assert (
+        plan.images.data.args.image_size == 72 and str(plan.args.optim.value).startswith("adamw") and not plan.unseen
+    )
+    run(plan)
+    student = AutoModelForImageClassification.from_pretrained(tmp_path / "s")
+    assert student.config.id2label == names["id2label"]
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "s")
+    assert list(processor.image_mean) == [0.4] * 3 and processor.crop_size["height"] == 72
+
+
+def test_without_a_teacher(home, tmp_path):
+    comparison = distill(
+        None, "resnet8", home.photos, loss="ce", image_size=8, output_dir=tmp_path, **{**SHORT, "plain_student": True}
+    )
+    assert list(comparison.accuracy) == ["this student"] and comparison.teacher_probability is None
+    assert not (tmp_path / "teacher_bias.png").exists() and (tmp_path / "README.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"learning_rat": 1}, "no setting 'learning_rat', did you mean 'learning_rate'?"),
+        ({"image_siz": 8}, "did you mean 'image_size'?"),
+        ({"alpha": 1}, "arguments of the loss go into loss_args"),
+        ({"loss_args": {"alpa": 1}}, "does not take these arguments"),
+        ({"student": "resnet9000x"}, "There is no network 'resnet9000x'"),
+        ({"teacher": None}, "--teacher is missing, which --loss ltkd needs"),
+        ({"data": None}, "--data is missing"),
+    ],
+)
+def test_errors_come_before_anything_is_written(home, tmp_path, settings, message):
+    given = {"teacher": home.teacher, "student": "resnet8", "data": home.photos, **SHORT, **settings}
+    with pytest.raises(ValueError) as error:
+        distill(**given, output_dir=tmp_path / "student")
+    assert message in str(error.value) and not list(tmp_path.iterdir())
+
+
+def test_push_at_the_end(home, tmp_path, monkeypatch):
+    pushed = {}
+
+    def push_folder(folder, to, **how):
+        pushed.update(folder=folder, to=to, card=(folder / "README.md").read_text())
+        return type("Commit", (), {"commit_url": "https://example.org/commit"})
+
+    monkeypatch.setattr("hf_ltkd.workflow.plan.get_token", lambda: "token")
+    monkeypatch.setattr(push, "push_folder", push_folder)
+    comparison = distill(home.teacher, "resnet8", home.photos, output_dir=tmp_path, push="me/small", **SHORT)
+    assert comparison.pushed == "https://example.org/commit" and "pushed" not in comparison.to_dict()
+    assert (pushed["folder"], pushed["to"]) == (tmp_path, "me/small")
+    assert "me/small" in pushed["card"] and "photos (local folder)" in pushed["card"]
+
+
+def test_nothing_is_pushed_unless_asked(home, tmp_path, monkeypatch):
+    monkeypatch.setattr(push, "push_folder", None)
+    plan = make_plan(teacher=home.teacher, student="resnet8", data=home.photos, output_dir=str(tmp_path), **SHORT)
+    assert publish(plan) is None
