@@ -248,12 +248,13 @@ for line in sys.stdin:
     def __init__(self, hub, home):
         self.hub, self.home, self.process = hub, home, None
 
-    def __call__(self, script, **names):
+    def __call__(self, script, /, **names):
         """What a script leaves in `answer`; `names` are its names, as JSON values."""
         if self.process is None:
             variables = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
             variables |= {"HF_ENDPOINT": self.hub.url, "HF_TOKEN": TOKEN, "HF_HOME": str(self.home / "home")}
             variables |= {"OMP_NUM_THREADS": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
+            variables |= {"GRADIO_TEMP_DIR": str(self.home / "gradio")}
             with open(self.home / "log", "w") as log:
                 self.process = subprocess.Popen(
                     [sys.executable, "-c", self.LOOP], env=variables, cwd=self.home, text=True,

@@ -25,6 +25,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from helpers import user_environment
 
 
 TESTS = Path(__file__).parent
@@ -73,9 +74,7 @@ class TwoRanks:
                 server.settimeout(START_SECONDS)
                 command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
                 command += ["--nproc_per_node", str(WORLD_SIZE), __file__, server.getsockname()]
-                # Trainers made in this process leave ACCELERATE_* variables behind, which are not the user's.
-                environment = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
-                environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+                environment = user_environment() | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
                 self.process = subprocess.Popen(
                     command, env=environment, stdout=log, stderr=log, start_new_session=True
                 )

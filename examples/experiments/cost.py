@@ -9,12 +9,15 @@ from job import Job, append, read_json_lines
 from methods import make_loss
 from plan import Cell, Run, digest
 
-from hf_ltkd import DistillationTrainingArguments, create_model
-from hf_ltkd.cli.text import duration, say
-from hf_ltkd.data import ImageDataset, long_tailed_counts
+from hf_ltkd import DistillationTrainingArguments, ImageDataset, LongTailSplit, long_tailed_counts
+from hf_ltkd.cli.tables import duration
+from hf_ltkd.cli.text import say
+from hf_ltkd.data import DataArguments, ImageData
 from hf_ltkd.utils import describe_machine
-from hf_ltkd.workflow.estimate import epochs_of, estimate
-from hf_ltkd.workflow.inputs import is_pretrained, load_classifier
+from hf_ltkd.workflow.estimate import estimate
+from hf_ltkd.workflow.inputs import Images, is_pretrained, make_groups, new_classifier
+from hf_ltkd.workflow.plan import TrainingPlan
+from hf_ltkd.workflow.recommend import epochs_of
 
 
 def describe(job: Job, cells: list[Cell]) -> None:
@@ -91,7 +94,7 @@ def work_of(experiment: Experiment, runs: list[Run], job: Job | None = None) -> 
 def counts_of(experiment: Experiment, run: Run, job: Job | None) -> list[int]:
     """Training images per class."""
     if job is not None and not (experiment.classes and experiment.images_per_class):
-        return job.data_of(run).split.class_counts
+        return job.images(run).data.split.class_counts
     return long_tailed_counts([experiment.images_per_class or 0] * (experiment.classes or 0), run["imbalance_factor"])
 
 
@@ -106,29 +109,31 @@ def read_rates(lines: list[dict[str, Any]], data: dict[str, Any], machine: str) 
 
 
 def measure_rates(job: Job, run: Run) -> dict[str, float]:
-    """Images per second of a run, and of its teacher being asked, on random images in memory."""
+    """Images per second of a run, and of its teacher being asked; on random images where its own are not needed."""
     args = job.training_arguments(run)
     if args.device.type == "cpu":  # where larger batches are not faster, but may not fit
         args = job.training_arguments(run, per_device_train_batch_size=min(args.per_device_train_batch_size, 16))
-    data, counts, batch = (
-        job.data_arguments(run["imbalance_factor"]),
-        counts_of(job.experiment, run, job),
-        args.train_batch_size,
-    )
-    images = torch.randint(0, 256, (2 * batch, 3, data.image_size, data.image_size), dtype=torch.uint8)
-    normal: dict[str, Any] = {"mean": [0.5] * 3, "std": [0.25] * 3, "padding": data.crop_padding, "augment": True}
-    dataset = ImageDataset(images, torch.arange(2 * batch) % len(counts), device=data.data_device, **normal)
-    networks = [
-        load_classifier(each["model"], num_labels=len(counts), ignore_mismatched_sizes=True)
-        if is_pretrained(each["model"])
-        else create_model(each["model"], len(counts), data.image_size)
-        for each in (run, run["teacher"])
-        if each is not None
-    ]
-    student, teacher = [*networks, None][:2]
-    times = estimate(student, teacher, make_loss(run, counts), dataset, args, steps=3)
+    names, batch = [run["model"], *([run["teacher"]["model"]] if run["teacher"] else [])], args.train_batch_size
+    needs_images = not job.experiment.classes or any(map(is_pretrained, names))
+    images = job.images(run) if needs_images else random_images(job, run, 2 * batch)
+    student, teacher = [*(new_classifier(name, images.data) for name in names), None][:2]
+    loss = make_loss(run, images.data.split.class_counts, images.groups)
+    plan = TrainingPlan(name=run["model"], network=student, loss=loss, images=images, args=args, reason="")
+    times = estimate(plan, teacher, steps=3)
     live = teacher is not None and run["teacher_logits"] == "live"
     rates = {kind_of(run): batch / (times.student + times.images + (times.teacher if live else 0.0))}
     if teacher is not None and not live:
         rates[f"logits of {run['teacher']['model']}"] = batch / (times.teacher + times.images)
     return rates
+
+
+def random_images(job: Job, run: Run, number: int) -> Images:
+    args = DataArguments(**job.data_fields, imbalance_factor=run["imbalance_factor"])
+    counts, factor = counts_of(job.experiment, run, job), args.imbalance_factor
+    pixels = torch.randint(0, 256, (number, 3, args.image_size, args.image_size), dtype=torch.uint8)
+    normal: dict[str, Any] = {"mean": [0.5] * 3, "std": [0.25] * 3}
+    how = {"padding": args.crop_padding, "augment": True, "device": args.data_device}
+    dataset = ImageDataset(pixels, torch.arange(number) % len(counts), **normal, **how)
+    split, names = LongTailSplit(factor, 0, args.label_column, counts, counts), [*map(str, range(len(counts)))]
+    data = ImageData(dataset, dataset, names, split, **normal, args=args, image_processor=None)  # type: ignore[arg-type]
+    return Images(data, make_groups(data), None)

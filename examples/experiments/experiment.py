@@ -1,6 +1,5 @@
 """An experiment: a YAML file of runs, checked before anything runs."""
 
-import difflib
 import warnings
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -11,6 +10,7 @@ from methods import FOLDER, check_keys, check_method, expand
 
 from hf_ltkd import DistillationTrainingArguments
 from hf_ltkd.data import DataArguments
+from hf_ltkd.workflow.arguments import nearest
 
 
 TRAINING_KEYS = sorted({f.name for f in fields(DistillationTrainingArguments)} - {"seed", "output_dir", "recipe"})
@@ -166,9 +166,8 @@ def check_training(where: str, training: Values) -> Values:
         training["preset"] = training.pop("recipe")
     for name in training:
         if name not in TRAINING_KEYS:
-            near = difflib.get_close_matches(name, TRAINING_KEYS, 3) or TRAINING_KEYS
             raise ValueError(
-                f"{where} has the key {name!r}, which is no argument of DistillationTrainingArguments, or is set by "
-                f"run.py itself (seed, output_dir): use e.g. {', '.join(near)}."
+                f"{where}: there is no {name!r}{nearest(name, TRAINING_KEYS)} Use arguments of "
+                "DistillationTrainingArguments (num_train_epochs, learning_rate, ...), but for seed and output_dir."
             )
     return training

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from methods import default_arguments, find_loss
+from methods import default_arguments
 from plan import Cell
 from results import Grid, Line
 
 from hf_ltkd import ClassGroups
 from hf_ltkd.analysis.plots import COLORS, plot_sensitivity, plot_teacher_bias
+from hf_ltkd.losses import LOSSES
 from hf_ltkd.utils import replacing
 
 
@@ -38,10 +39,8 @@ def draw_group_losses(losses: dict[str, dict[str, Any]], grid: Grid, factor: flo
             for color, (method, values) in zip(COLORS, losses.items(), strict=False):
                 curve = np.array(values[key])[:, column]
                 axes.plot(range(1, len(curve) + 1), curve, color=color, label=method)
+            axes.set(xlabel="epoch", ylabel="KL", ylim=(0, None))
             axes.set_title(f"{group}: {title}", fontsize=10)
-            axes.set_xlabel("epoch")
-            axes.set_ylabel("KL")
-            axes.set_ylim(bottom=0)
             axes.spines[["top", "right"]].set_visible(False)
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
@@ -60,7 +59,7 @@ def draw_sensitivity(grid: Grid, folder: Path) -> list[Path]:
                 continue
             names = {name: "accuracy" if name == "all" else f"{name}_accuracy" for name in outcome.accuracy}
             values = {names[name]: accuracy / 100 for name, accuracy in outcome.accuracy.items()}
-            others = default_arguments(find_loss(cell.run["loss"])) | cell.run["arguments"]
+            others = default_arguments(LOSSES.get(cell.run["loss"])) | cell.run["arguments"]
             if "alpha" in others and "beta" in others:
                 point = others.pop("alpha"), others.pop("beta")
                 curves.setdefault(f"{cell.run['loss']} {others}", {})[point] = values

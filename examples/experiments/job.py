@@ -14,12 +14,11 @@ from filelock import FileLock
 from plan import Run, digest
 
 from hf_ltkd import DistillationTrainingArguments
-from hf_ltkd.data import DataArguments, ImageData, load_image_data
-from hf_ltkd.data.holdout import Holdout, hold_out, load_or_hold_out
+from hf_ltkd.data import DataArguments
 from hf_ltkd.data.sources import load_splits
 from hf_ltkd.utils import replacing
-from hf_ltkd.workflow.inputs import load_processor
-from hf_ltkd.workflow.recommend import normalisation
+from hf_ltkd.workflow.arguments import SourceArguments
+from hf_ltkd.workflow.inputs import Images, is_pretrained, load_images
 
 
 @dataclass
@@ -30,7 +29,7 @@ class Job:
     data_dir: str | None
     data_device: str | None
     folder: Path  # for results, teachers and what is unfinished
-    loaded: dict[tuple, tuple[ImageData, Holdout | None]] = field(default_factory=dict)
+    loaded: dict[tuple, Images] = field(default_factory=dict)
 
     @property
     def running(self) -> dict[str, Any]:
@@ -52,12 +51,8 @@ class Job:
 
     def training_arguments(self, run: Run, **more: Any) -> DistillationTrainingArguments:
         values: dict[str, Any] = {
-            "report_to": "none",
-            "disable_tqdm": not sys.stderr.isatty(),
-            "logging_strategy": "no",
-            "save_strategy": "steps",
-            "save_steps": 0.1,  # of the training
-            "save_total_limit": 1,
+            **{"report_to": "none", "logging_strategy": "no", "disable_tqdm": not sys.stderr.isatty()},
+            **{"save_strategy": "steps", "save_steps": 0.1, "save_total_limit": 1},  # a tenth of the training
             "dataloader_pin_memory": torch.cuda.is_available() and not self.images_on_gpu,
         }
         values |= {**self.running, **run["training"], **more}
@@ -70,42 +65,38 @@ class Job:
         small = self.experiment.data.get("benchmark") != "imagenet_lt"
         return torch.cuda.is_available() and small and not self.running.get("use_cpu")
 
-    def data_arguments(self, imbalance_factor: float) -> DataArguments:
+    @property
+    def data_fields(self) -> dict[str, Any]:
+        """Those of `DataArguments` but the imbalance factor."""
         device = self.data_device or ("cuda" if self.images_on_gpu else "cpu")
         values = {name: value for name, value in self.experiment.data.items() if name not in OWN_DATA_KEYS}
-        return DataArguments(**values, imbalance_factor=imbalance_factor, data_dir=self.data_dir, data_device=device)
+        return values | ({} if self.data_dir is None else {"data_dir": self.data_dir}) | {"data_device": device}
 
-    def load(self, imbalance_factor: float, pixels_of: str | None = None) -> tuple[ImageData, Holdout | None]:
+    def images(self, run: Run, imbalance_factor: float | None = None) -> Images:
         """
-        The images, loaded once. One seed for all: the cached logits belong to these crops of each epoch.
+        What the networks of a run see, loaded once. One seed for all: the cached logits belong to these crops of each
+        epoch.
 
         Args:
-            imbalance_factor (`float`): `gamma` of Eq. 15.
-            pixels_of (`str`, *optional*): Folder or Hub id of a trained teacher, whose normalisation is taken.
+            run (`dict`): With `imbalance_factor`, and `pixels_of` where a trained teacher is given.
+            imbalance_factor (`float`, *optional*): Instead of the run's.
         """
-        key = imbalance_factor, pixels_of
-        if key in self.loaded:
-            return self.loaded[key]
-        args, own = self.data_arguments(imbalance_factor), self.experiment.data
-        fraction, holdout, splits = own.get("eval_fraction", 0.2), None, None
-        options: dict[str, Any] = {"seed": 0, "progress": sys.stderr.isatty()}
-        if pixels_of is not None:
-            options |= normalisation(load_processor(pixels_of))
-        if "class_order_seed" in own:
-            splits = shuffle_classes(load_splits(args), args.label_column, own["class_order_seed"])
-        if own.get("evaluate_on") == "validation":
-            train = (splits or load_splits(args))["train"]
-            how = {"label_column": args.label_column, "eval_fraction": fraction, "seed": args.split_seed}
-            train, held_out, holdout = hold_out(train, **how)
-            args.eval_split, splits = "held_out", DatasetDict({"train": train, "held_out": held_out})
-        if splits is None:
-            self.loaded[key] = load_or_hold_out(args, eval_fraction=fraction, **options)
-        else:
-            self.loaded[key] = load_image_data(args, splits=splits, **options), holdout
+        factor, model = imbalance_factor or run["imbalance_factor"], run.get("model", "")
+        student = model if is_pretrained(model) else None
+        key = factor, run.get("pixels_of"), student
+        if key not in self.loaded:
+            own, fields, splits = self.experiment.data, {**self.data_fields, "imbalance_factor": factor}, None
+            if "class_order_seed" in own or own.get("evaluate_on") == "validation":
+                args = DataArguments(**fields)
+                splits = load_splits(args)
+                if "class_order_seed" in own:
+                    splits = shuffle_classes(splits, args.label_column, own["class_order_seed"])
+                if own.get("evaluate_on") == "validation":
+                    splits = DatasetDict(train=splits["train"])  # alone, a part of it is held out
+                fields.pop("data_dir", None)
+            source: Any = SourceArguments(data=splits, eval_fraction=own.get("eval_fraction", 0.2))  # type: ignore
+            self.loaded[key] = load_images(source, fields, run.get("pixels_of"), student=student)
         return self.loaded[key]
-
-    def data_of(self, run: Run) -> ImageData:
-        return self.load(run["imbalance_factor"], run.get("pixels_of"))[0]
 
 
 def shuffle_classes(splits: DatasetDict, column: str, seed: int) -> DatasetDict:

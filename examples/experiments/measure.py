@@ -10,8 +10,7 @@ from transformers import TrainerCallback, default_data_collator
 
 from hf_ltkd import ClassGroups, kl_decomposition
 from hf_ltkd.analysis import teacher_group_mass
-from hf_ltkd.data import ImageData
-from hf_ltkd.workflow.inputs import make_groups
+from hf_ltkd.workflow.inputs import Images
 
 
 class GroupLosses(TrainerCallback):
@@ -51,13 +50,13 @@ class GroupLosses(TrainerCallback):
         self.values["by_label"].append([whole[group_of_image == group].mean().item() for group in range(n)])
 
 
-def measure_group_mass(run: Run, teacher: nn.Module, balanced: ImageData, long_tailed: ImageData) -> dict[str, Any]:
+def measure_group_mass(run: Run, teacher: nn.Module, balanced: Images, long_tailed: Images) -> dict[str, Any]:
     """Fig. 3: the teacher's group probabilities, summed over batches of the full training set and of its own."""
     how = {"batch_size": run["batch_size"], "max_batches": run["batches"], "seed": run["seed"]}
     sums: dict[str, dict[str, Any]] = {}
     for temperature in run["temperatures"]:
         sums[f"temperature {temperature:g}"] = values = {}
-        for name, images in {"balanced": balanced.train, "long_tailed": long_tailed.train}.items():
-            mass = teacher_group_mass(teacher, images, make_groups(long_tailed), temperature=temperature, **how)
+        for name, images in {"balanced": balanced, "long_tailed": long_tailed}.items():
+            mass = teacher_group_mass(teacher, images.data.train, long_tailed.groups, temperature=temperature, **how)
             values[name] = mass.double().numpy().round(4).tolist()
     return {"group_mass": sums}

@@ -1,6 +1,5 @@
 """The methods of an experiment: what each may say, its loss, and grids and searches as many methods."""
 
-import importlib
 import importlib.util
 import inspect
 import itertools
@@ -10,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from torch import nn
 
-from hf_ltkd import ClassGroups, create_loss, log_class_prior
-from hf_ltkd.losses import LOSSES, DistillationLoss
+from hf_ltkd import ClassGroups, create_loss, log_class_prior, losses
+from hf_ltkd.losses import LOSSES, DistillationLoss, loss_arguments
 
 
 FOLDER = Path(__file__).parent
@@ -24,6 +22,7 @@ NEAREST = yaml.safe_load((FOLDER / "published_pairs.yaml").read_text(encoding="u
 KEYS = ("loss", "arguments", "published", "num_groups", "adjust_teacher", "training", "grid", "search")
 MEASURE_KEYS = ("measure", "batch_size", "batches", "temperatures")
 SEARCH_KEYS = ("trials", "space", "metric")
+OF_FILES: dict[str, str] = {}  # losses of files, by the name that experiments give them
 METRICS = ("accuracy", "head_accuracy", "medium_accuracy", "tail_accuracy")
 
 
@@ -67,42 +66,30 @@ def check_method(where: str, method: dict[str, Any], folder: Path) -> None:
 def find_loss(name: str, folder: Path = FOLDER) -> type[DistillationLoss]:
     """
     The class of a loss: one of `LOSSES`, or one's own as `my_module:MyLoss` or `my_file.py:MyLoss`, looked for in
-    `folder` and where the script was started. Such a one joins `LOSSES`, so that [`create_loss`] makes it too.
+    `folder` and where the script was started.
 
     Raises:
         `ValueError`: if there is none.
     """
-    if name in LOSSES:
-        return LOSSES[name]
     source, _, class_name = name.rpartition(":")
-    folders = [folder, Path.cwd()]
-    try:
-        if source.endswith(".py"):
-            path = next((path for path in (parent / source for parent in folders) if path.is_file()), folder / source)
-            spec = importlib.util.spec_from_file_location(path.stem, path)
-            module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-            spec.loader.exec_module(module)  # type: ignore[union-attr]
-        else:
-            sys.path += [str(parent) for parent in folders if str(parent) not in sys.path]
-            module = importlib.import_module(source)
-        loss = vars(module)[class_name]
-        if not issubclass(loss, DistillationLoss):
-            raise TypeError("it is no DistillationLoss")
-    except (ImportError, KeyError, OSError, TypeError, ValueError) as error:
-        known = f"{', '.join(LOSSES)}, module:Class or file.py:Class"
-        raise ValueError(f"There is no loss {name!r} ({type(error).__name__}: {error}): use {known}.") from error
-    LOSSES[name] = loss
+    sys.path += [str(parent) for parent in (folder, Path.cwd()) if str(parent) not in sys.path]
+    path = next((parent / source for parent in (folder, Path.cwd()) if (parent / source).is_file()), None)
+    if path is not None and name not in OF_FILES:
+        spec: Any = importlib.util.spec_from_file_location(str(path), path)
+        sys.modules[str(path)] = module = importlib.util.module_from_spec(spec)  # where create_loss finds it, too
+        spec.loader.exec_module(module)
+        OF_FILES[name] = f"{path}:{class_name}"
+    loss = losses.find_loss(OF_FILES.get(name, name))
+    if not issubclass(loss, DistillationLoss):
+        raise ValueError(f"The loss {name!r} is no subclass of DistillationLoss: make it one.")
     return loss
 
 
-def default_arguments(loss_class: type[DistillationLoss]) -> dict[str, Any]:
-    """The arguments that an experiment may give to a loss, with their defaults."""
-    defaults: dict[str, Any] = {}
-    for parent in loss_class.__mro__[: loss_class.__mro__.index(nn.Module)]:
-        for name, parameter in inspect.signature(parent).parameters.items():
-            if name not in ("groups", "class_counts") and parameter.kind.name not in ("VAR_POSITIONAL", "VAR_KEYWORD"):
-                defaults.setdefault(name, parameter.default)
-    return defaults
+def default_arguments(loss: type[DistillationLoss] | None) -> dict[str, Any]:
+    """The arguments that an experiment may give to a loss, with their defaults; none of one that is not known."""
+    bases = [base for base in loss.__mro__ if issubclass(base, DistillationLoss)] if loss else []
+    defaults = {k: p.default for base in bases[::-1] for k, p in inspect.signature(base).parameters.items()}
+    return {k: defaults[k] for k in (loss_arguments(loss) if loss else []) if k not in ("groups", "class_counts")}
 
 
 def expand(methods: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -148,4 +135,4 @@ def make_loss(run: dict[str, Any], class_counts: list[int], groups: ClassGroups 
         published = {"pair": tuple(pair.split(":")), "dataset": dataset}
     if groups is None or run["num_groups"] != 3:
         groups = ClassGroups.from_counts(class_counts, run["num_groups"])
-    return create_loss(run["loss"], groups, **published, **arguments)
+    return create_loss(OF_FILES.get(run["loss"], run["loss"]), groups, **published, **arguments)

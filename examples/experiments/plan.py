@@ -72,22 +72,14 @@ def plan(
         for factor in factors:
             for teacher, student in names:
                 for name, method in chosen.items():
-                    run = _student_run(experiment, factor, teacher, student, method, seed, overrides)
+                    run = _student_run(experiment, factor, (teacher, student), method, seed, overrides)
                     students.append(Cell(name, teacher, student, factor, seed, run))
     return teachers + students
 
 
-def _student_run(
-    experiment: Experiment,
-    factor: float,
-    teacher: str | None,
-    student: str,
-    method: dict[str, Any],
-    seed: int,
-    overrides: dict[str, Any],
-) -> Run:
+def _student_run(experiment: Experiment, factor: float, pair: tuple, method: Run, seed: int, overrides: Run) -> Run:
     """The run of a student, or what is measured of a teacher; without a teacher in it where the loss needs none."""
-    own: Run = {}
+    own, (teacher, student) = {}, pair
     if teacher is not None and is_pretrained(teacher):
         own["pixels_of"] = teacher  # every student sees what the teacher was trained on, one without a teacher too
         taught: Run = {"role": "given", "model": teacher, "data": experiment.data, "imbalance_factor": factor}

@@ -20,22 +20,22 @@ from pages import Part, Section, Table, markdown_table, to_html, to_markdown
 from results import PUBLISHED, Grid, Outcome, Results, best_and_second, paper_accuracy, read_results
 from trends import NOTE, signed, status_table, trend_tables
 
-from hf_ltkd.cli.text import duration
+from hf_ltkd.cli.tables import duration
 from hf_ltkd.utils import replacing
 
 
 TITLE = "Distilling Balanced Knowledge from a Biased Teacher: the paper's numbers and ours"
 START, END = "<!-- status, written by report.py -->", "<!-- end of status -->"
 PAPER_NOTE = (
-    "Each cell: ours, mean ± sample deviation over the seeds (number of seeds), of the last epoch; below, the paper's number "
-    "and ours less the paper's. A dash stands for what was not run, or is not in the paper. <b>Best</b> and "
+    "Each cell: ours, mean ± sample deviation over the seeds (number of seeds), of the last epoch; below, the paper's "
+    "number and ours less the paper's. A dash stands for what was not run, or is not in the paper. <b>Best</b> and "
     "<u>second-best</u> method as the paper marks them, in ours and in the paper's numbers; Teacher and Student "
     "(trained without a teacher) are not ranked."
 )
 OWN_NOTE = (
     "This is not the paper's protocol: these numbers cannot be compared with the paper's, only their order. Accuracy "
-    "(%), mean ± sample deviation over the seeds (number of seeds), of the last epoch; <b>best</b> and <u>second-best</u> "
-    "student of each table."
+    "(%), mean ± sample deviation over the seeds (number of seeds), of the last epoch; <b>best</b> and "
+    "<u>second-best</u> student of each table."
 )
 HELD_OUT_NOTE = "On training images that were held out: choose by them, and report the choice on the test images."
 
@@ -67,12 +67,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def write_report(paths: list[Path], experiments: list[Experiment], folder: Path) -> Table | None:
     """
-    Writes `report.md`, `report.html` and the pictures, and gives the table of what has been reproduced of the paper.
-
-    Args:
-        paths (`list[Path]`): Files of result lines, and of speeds.
-        experiments (`list[Experiment]`): Those whose tables are wanted; the paper's are shown even without any run.
-        folder (`Path`): Where the report goes.
+    Writes `report.md`, `report.html` and the pictures into `folder`, of these files of lines and the experiments whose
+    tables are wanted, and gives the table of what has been reproduced of the paper, if that was run.
 
     Raises:
         `ValueError`: if the files hold no runs.
@@ -181,10 +177,7 @@ def describe(outcome: Outcome | None, metric: str) -> str:
 
 
 def mark(texts: dict[str, str], values: dict[str, float], experiment: Experiment | None = None) -> dict[str, str]:
-    """
-    The texts with the best in bold and the second-best underlined; those of a table of the paper as its `marks` say,
-    Teacher and Student aside.
-    """
+    """The best in bold and the second-best underlined; in a table of the paper as it marks them."""
     not_ranked = ("Teacher", "Student") if experiment else ()
     ranked = {name: value for name, value in values.items() if name not in not_ranked}
     if len(ranked) < 2:

@@ -35,7 +35,7 @@ def _lines_of_old_sweep(path: Path, lines: list[Line]) -> list[Line]:
     new = []
     for line in lines:
         loss, arguments = line["loss"], line["loss_args"]
-        defaults = default_arguments(LOSSES[loss]) if loss in LOSSES else {}
+        defaults = default_arguments(LOSSES.get(loss))
         others = [defaults, *(other["loss_args"] for other in lines if other["loss"] == loss)]
         named = {k: v for k, v in arguments.items() if any(k in other and other[k] != v for other in others)}
         run = {"role": "student", "model": settings.get("student", "student"), "loss": loss, "arguments": arguments}
@@ -48,18 +48,11 @@ def _lines_of_old_sweep(path: Path, lines: list[Line]) -> list[Line]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """
-    What the runs of a cell gave.
+    """What the runs of a cell gave."""
 
-    Attributes:
-        seeds (`tuple[int]`): Of the runs that finished.
-        accuracy (`dict[str, numpy.ndarray]`): By metric (`head`, `medium`, `tail`, `all`), in % and by seed.
-        failed (`int`): Runs whose loss was not finite.
-    """
-
-    seeds: tuple[int, ...]
-    accuracy: dict[str, np.ndarray]
-    failed: int
+    seeds: tuple[int, ...]  # of the runs that finished
+    accuracy: dict[str, np.ndarray]  # by metric (head, medium, tail, all), in % and by seed; NaN without a test image
+    failed: int  # runs whose loss was not finite
 
 
 class Results:
@@ -90,7 +83,8 @@ class Results:
             return None
         groups = [name for name in lines[0]["metrics"] if name != "accuracy"] if lines else []
         names = {**{name.removesuffix("_accuracy"): name for name in groups}, "all": "accuracy"}
-        accuracy = {name: np.array([100 * line["metrics"][key] for line in lines]) for name, key in names.items()}
+        values = {name: [line["metrics"][key] for line in lines] for name, key in names.items()}
+        accuracy = {name: 100 * np.array(column, dtype=float) for name, column in values.items()}  # None becomes NaN
         return Outcome(tuple(line["seed"] for line in lines), accuracy, failed)
 
     def grids(self, experiment: Experiment) -> list["Grid"]:
@@ -134,12 +128,8 @@ def _by_arguments(cell: Cell) -> tuple:
 
 class Grid:
     """
-    The cells of an experiment in one protocol, without regard to seeds, and what filled them.
-
-    Attributes:
-        cells (`list[Cell]`): Those of the experiment, then pairs and factors that were run beyond it.
-        pairs, factors, methods (`list`): Of the students.
-        is_planned (`bool`): Whether the experiment's file is there, or the lines alone.
+    The cells of an experiment in one protocol, without regard to seeds, and what filled them: those that it plans, and
+    pairs and factors that were run beyond it; or `cells` alone, where its file is not there.
     """
 
     def __init__(

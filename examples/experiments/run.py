@@ -31,11 +31,13 @@ from job import Job, append
 from methods import make_loss
 from plan import Cell, digest, plan
 from report import write_report
-from sweep import add_flags, make_sweep, take_old_flags
+from sweep import add_flags, make_sweep
 from train import perform
 
 from hf_ltkd import create_model
-from hf_ltkd.cli.text import duration, say
+from hf_ltkd.cli.tables import duration
+from hf_ltkd.cli.text import say
+from hf_ltkd.data import DataArguments
 from hf_ltkd.utils import parse_values
 from hf_ltkd.workflow.inputs import is_pretrained
 
@@ -80,21 +82,15 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--data_dir", help="Folder of the images, as in DataArguments; without it they come from the Hub.")
     add("--data_device", help="Where images are kept in memory (default: on the GPU, if there is one).")
     add("--output_dir", required=True, help="For results, the report, teachers and what is unfinished.")
-    add(
-        "--training",
-        nargs="+",
-        default=[],
-        metavar="NAME=VALUE",
-        help="Training arguments that win over the experiment's, for teachers and students, e.g. num_train_epochs=3: "
-        "another protocol, whose results the report keeps apart. These change the speed alone: " + ", ".join(NEUTRAL),
+    what = (
+        "Training arguments that win over the experiment's, for teachers and students, e.g. num_train_epochs=3: "
+        "another protocol, whose results the report keeps apart. These change the speed alone: "
     )
+    add("--training", nargs="+", default=[], metavar="NAME=VALUE", help=what + ", ".join(NEUTRAL))
     add("--torch_compile", action="store_true", help="As --training torch_compile=true.")
     add("--dry_run", action="store_true", help="Say what would be run and what it would cost, and run nothing.")
     add_flags(parser)
-    args, rest = parser.parse_known_args(argv)
-    rest = take_old_flags(args, rest)
-    if rest:
-        parser.error(f"there are no arguments {' '.join(rest)}")
+    args = parser.parse_args(argv)
     if args.recipe is not None:
         warnings.warn("--recipe is now called --experiment.", FutureWarning, stacklevel=2)
         args.experiment = args.recipe
@@ -107,9 +103,7 @@ def take_one_gpu() -> int:
     """Makes this a process of its own with one GPU: those of a launcher share the runs, not the batches of one."""
     rank, local_rank = int(os.environ.get("RANK", 0)), int(os.environ.get("LOCAL_RANK", 0))
     for name in [*os.environ]:
-        if name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") or name.startswith(
-            ("LOCAL_", "TORCHELASTIC_")
-        ):
+        if name in ("RANK", "WORLD_SIZE") or name.startswith(("MASTER_", "LOCAL_", "TORCHELASTIC_")):
             del os.environ[name]
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count())))).split(",")
     os.environ["CUDA_VISIBLE_DEVICES"] = gpus[local_rank % len(gpus)]
@@ -117,13 +111,8 @@ def take_one_gpu() -> int:
 
 
 def check(job: Job, cells: list[Cell]) -> None:
-    """
-    Makes each network, each loss and the arguments of each training once, with no weights and no images.
-
-    Raises:
-        `ValueError`: if one cannot be made; before anything runs.
-    """
-    size, seen = job.data_arguments(1.0).image_size, set()
+    """Makes each network, loss and training's arguments once, without weights and images, before anything runs."""
+    size, seen = DataArguments(**job.data_fields, imbalance_factor=1).image_size, set()
     for run in (cell.run for cell in cells if cell.run["role"] != "measure"):
         if digest(run, seed=0, imbalance_factor=1.0) in seen:
             continue
@@ -181,7 +170,8 @@ def describe_cell(cell: Cell) -> str:
 def describe_result(result: dict[str, Any]) -> str:
     if "metrics" not in result:
         return result.get("error", "measured")
-    values = (f"{100 * value:.2f} {name.removesuffix('_accuracy')}" for name, value in result["metrics"].items())
+    known = {name: value for name, value in result["metrics"].items() if value is not None}
+    values = (f"{100 * value:.2f} {name.removesuffix('_accuracy')}" for name, value in known.items())
     return f"{', '.join(values)} ({duration(result['seconds'])})"
 
 

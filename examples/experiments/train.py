@@ -14,30 +14,31 @@ from transformers import PreTrainedModel, PrinterCallback, set_seed
 from transformers.trainer_utils import SaveStrategy
 
 import hf_ltkd
-from hf_ltkd import DistillationTrainer, DistillationTrainingArguments, TeacherCache, group_accuracy
+from hf_ltkd import DistillationTrainingArguments, TeacherCache
 from hf_ltkd.data import ImageData
 from hf_ltkd.teacher import teacher_fingerprint
 from hf_ltkd.trainer.checkpoints import last_complete_checkpoint
 from hf_ltkd.utils import describe_machine
-from hf_ltkd.workflow.estimate import epochs_of
-from hf_ltkd.workflow.inputs import check_classes, load_classifier, make_groups, new_classifier
-from hf_ltkd.workflow.outputs import without_prefix
+from hf_ltkd.workflow.inputs import check_classes, load_classifier, new_classifier
+from hf_ltkd.workflow.outputs import accuracies
+from hf_ltkd.workflow.plan import TrainingPlan
+from hf_ltkd.workflow.recommend import epochs_of
 
 
 def perform(job: Job, run: Run) -> dict[str, Any]:
     """Does a run, and gives what goes into its line."""
     if run["role"] != "measure":
         return train(job, run)
-    balanced, long_tailed = job.load(1.0, run.get("pixels_of"))[0], job.data_of(run)
+    balanced, long_tailed = job.images(run, 1.0), job.images(run)
     device = job.training_arguments({**run, "training": {}}).device
-    teacher = load_teacher(job, run, long_tailed).to(device)
+    teacher = load_teacher(job, run, long_tailed.data).to(device)
     return {**measure_group_mass(run, teacher, balanced, long_tailed), **place(device)}
 
 
 def train(job: Job, run: Run) -> dict[str, Any]:
     """Trains a teacher or a student, from its last checkpoint if there is one."""
-    data, holdout = job.load(run["imbalance_factor"], run.get("pixels_of"))
-    groups, args = make_groups(data), job.training_arguments(run)
+    images, args = job.images(run), job.training_arguments(run)
+    data, groups = images.data, images.groups
     chosen = next_trial(job, run) if "search" in run else {}
     if run.get("group_losses") or chosen:
         args.save_strategy = SaveStrategy.NO  # what is noted after each epoch must not have a gap, nor another trial
@@ -48,7 +49,7 @@ def train(job: Job, run: Run) -> dict[str, Any]:
         "source": loss.source or None,
         "training_images": len(data.train),
         "images": data.train.fingerprint,
-        "evaluated_on": f"{len(data.test):,} {'test' if holdout is None else 'held-out training'} images",
+        "evaluated_on": f"{len(data.test):,} {'test' if images.holdout is None else 'held-out training'} images",
         "teacher_fingerprint": fingerprint(source),
         "running": job.running,
         **place(args.device),
@@ -56,16 +57,9 @@ def train(job: Job, run: Run) -> dict[str, Any]:
     }
     check_sources(job, run, result)
     set_seed(run["seed"])
-    trainer = DistillationTrainer(
-        new_classifier(run["model"], data),
-        source,
-        args,
-        distillation_loss=loss,
-        train_dataset=data.train,
-        eval_dataset=data.test,
-        compute_metrics=group_accuracy(groups),  # head, medium and tail, whatever groups the loss has
-        processing_class=data.image_processor if run["role"] == "teacher" else None,
-    )
+    network = new_classifier(run["model"], data)
+    plan = TrainingPlan(name=run["model"], network=network, loss=loss, images=images, args=args, reason="")
+    trainer = plan.trainer(network, loss, source)
     trainer.remove_callback(PrinterCallback)
     group_losses = None
     if run.get("group_losses"):
@@ -93,9 +87,9 @@ def train(job: Job, run: Run) -> dict[str, Any]:
     images, seconds = len(data.train) * trainer.state.epoch * share, trained.metrics["train_runtime"]
     return {
         **result,
-        "metrics": without_prefix(metrics, groups),
+        "metrics": accuracies(metrics, groups),
         "class_accuracy": trainer.evaluation["class_accuracy"],
-        "best_epoch": None if best is None else {"epoch": best["epoch"], **without_prefix(best, groups)},
+        "best_epoch": None if best is None else {"epoch": best["epoch"], **accuracies(best, groups)},
         "group_losses": None if group_losses is None else group_losses.values,
         "resumed_at_step": first_step or None,
         "seconds": seconds + metrics["eval_runtime"],
@@ -111,7 +105,7 @@ def load_teacher(job: Job, run: Run, data: ImageData) -> PreTrainedModel:
     folder, teacher = job.run_folder(run["teacher"]), run["teacher"]
     if teacher["role"] == "given":
         model = load_classifier(teacher["model"])
-        check_classes(model, teacher["model"], data)
+        check_classes(model, data)
         return model
     if not (folder / "model.safetensors").exists():
         raise ValueError(
@@ -136,18 +130,10 @@ def teacher_of(job: Job, run: Run, data: ImageData, args: DistillationTrainingAr
         pass  # there is none yet, or a part of it; if it is another one, build says so
     folder.mkdir(parents=True, exist_ok=True)
     batch_size = run["teacher"].get("training", run["training"]).get("per_device_train_batch_size", 64)
+    how = {"views": views, "dtype": run["teacher_logits"], "batch_size": batch_size, "device": args.device}
+    how |= {"num_workers": args.dataloader_num_workers, "progress": not args.disable_tqdm}
     with FileLock(f"{cache}.lock", timeout=0):  # taken: another process asks the teacher, do something else meanwhile
-        return TeacherCache.build(
-            cache,
-            teacher,
-            data.train,
-            views=views,
-            dtype=run["teacher_logits"],
-            batch_size=batch_size,
-            device=args.device,
-            num_workers=args.dataloader_num_workers,
-            progress=not args.disable_tqdm,
-        )
+        return TeacherCache.build(cache, teacher, data.train, **how)
 
 
 def check_sources(job: Job, run: Run, result: dict[str, Any]) -> None:

@@ -9,9 +9,10 @@ from experiment import Experiment
 from pages import Table
 from plan import digest, plan
 from results import Grid, Outcome, Results, paper_accuracy
-from scipy.stats import ttest_rel
+from scipy.stats import sem
+from scipy.stats import t as student_t
 
-from hf_ltkd.cli.text import duration
+from hf_ltkd.cli.tables import duration
 
 
 VERDICTS = ("as the paper", "as the paper (one seed)", "not settled", "opposite", "opposite (one seed)")
@@ -78,10 +79,11 @@ def in_paper(experiment: Experiment, table: str | None, factor: float, method: s
 def differences(first: Outcome | None, second: Outcome | None) -> dict[str, tuple[float, float | None]]:
     common = sorted(set(first.seeds) & set(second.seeds)) if first is not None and second is not None else []
     ours: dict[str, tuple[float, float | None]] = {}
-    for metric in ("tail", "all") if common else ():
-        a, b = (o.accuracy[metric][[o.seeds.index(seed) for seed in common]] for o in (first, second))
-        low, high = ttest_rel(a, b).confidence_interval(0.95) if len(common) > 1 else (0, 0)
-        ours[metric] = float((a - b).mean()), float(high - low) / 2 if len(common) > 1 else None
+    for metric in ("tail", "all") if common and first and second else ():
+        if metric in first.accuracy:  # two classes have other groups
+            a, b = (o.accuracy[metric][[o.seeds.index(seed) for seed in common]] for o in (first, second))
+            margin = float(student_t.ppf(0.975, len(common) - 1) * sem(a - b)) if len(common) > 1 else None
+            ours[metric] = float((a - b).mean()), margin
     return ours
 
 
@@ -98,11 +100,10 @@ def trend_tables(grid: Grid) -> list[Table]:
             row += [ours, paper, trend.verdicts.get(metric, "")]
         rows.append(row)
     pair = (grid.experiment.paper_pair or "").replace(":", " → ")
+    beside, caution = (f" beside the paper's for {pair}", " The paper has no deviations.") if pair else ("", "")
     caption = (
-        "Differences" + f" beside the paper's for {pair}" * bool(pair) + ". Ours: the mean over the seeds that both "
-        "methods have ± half of its 95 % confidence interval (Student's t), below which a difference is not settled."
-        + " The paper has no deviations."
-        * bool(pair)
+        f"Differences{beside}. Ours: the mean over the seeds that both methods have ± half of its 95 % confidence "
+        f"interval (Student's t), below which a difference is not settled.{caution}"
     )
     tables = [Table(caption, rows)]
     if any(trend.table == "table_1" for trend in find_trends(grid)):

@@ -103,8 +103,9 @@ def check_images(args: DataArguments, *, progress: bool = True) -> ImageReport:
     """
     Reads and decodes every image that `args` names once, in threads, and says what is there and what is wrong.
 
-    JPEG files are decoded at an eighth of their size, which reads all of their data; other files in full. On one core
-    this takes about a second per 1,000 photographs of half a megapixel (and 0.1 s per 1,000 of 32 pixels).
+    JPEG files are decoded at an eighth of their size, which reads all of their data; other files in full. For 1,000
+    images one core takes about 0.6 s (JPEG of 500 × 375 pixels, 40 kB), 2.5 s (1024 × 768, 170 kB), 31 s (4032 × 3024,
+    2.6 MB), 8 s (PNG of 500 × 375) or 0.1 s (PNG of 32 × 32).
 
     Args:
         args ([`DataArguments`]): Which images.

@@ -138,20 +138,22 @@ def list_class_folders(folder: str | os.PathLike, classes: Sequence[str] | None 
     found = ClassFolders(names=names, beside=beside)
     for name in folders:
         class_folder = os.path.join(folder, name)
-        paths: list[str] = []
+        own, inner = visible(class_folder)
+        files = [os.path.join(class_folder, file) for file in own]
+        images = [file for file in files if is_image(file)]
+        deeper = [file for folder in inner for file in _files_below(os.path.join(class_folder, folder))]
+        paths = images + [file for file in deeper if is_image(file)]
         unread: Counter = Counter()
-        for path in _files_below(class_folder):
-            if is_image(path):
-                paths.append(path)
-            else:
-                unread[os.path.splitext(path)[1].lower() or "without a suffix"] += 1
+        if len(paths) < len(files) + len(deeper):
+            others = (file for file in files + deeper if not is_image(file))
+            unread.update(os.path.splitext(file)[1].lower() or "without a suffix" for file in others)
         if not paths and classes is None:
-            others = f"; {describe_unread(unread)} there" if unread else ""
+            there = f"; {describe_unread(unread)} there" if unread else ""
             raise ValueError(
-                f"The class folder {class_folder!r} has no image ({', '.join(IMAGE_SUFFIXES)}{others}): add some, or "
+                f"The class folder {class_folder!r} has no image ({', '.join(IMAGE_SUFFIXES)}{there}): add some, or "
                 "remove the folder."
             )
-        if any(os.path.dirname(path) != class_folder for path in paths):
+        if len(paths) > len(images):
             found.nested.append(name)
         found.paths += paths
         found.labels += [class_ids[class_name(name)]] * len(paths)
@@ -276,8 +278,9 @@ def describe_unread(unread: Counter) -> str:
 
 def _files_below(folder: str) -> Iterator[str]:
     """All files under `folder`, its own first, in the order of their names, without hidden ones and hidden folders."""
+    if os.path.islink(folder):  # it might lead back to where we are
+        return
     files, folders = visible(folder)
     yield from (os.path.join(folder, name) for name in files)
-    for inner in (os.path.join(folder, name) for name in folders):
-        if not os.path.islink(inner):  # it might lead back to here
-            yield from _files_below(inner)
+    for name in folders:
+        yield from _files_below(os.path.join(folder, name))

@@ -119,7 +119,7 @@ def _training_images(
 ) -> list[Part]:
     """Where no file and no folder is called train: those of a table, or the class folders themselves."""
     are_classes = len(classes) > 1 and not all(split_of(name, is_folder=True) for name in classes)
-    tables = {}
+    tables: dict[str, list[tuple[str, str]]] = {}
     for name in filter(is_table, files):
         try:
             rows = _files_and_labels(folder / name, args)

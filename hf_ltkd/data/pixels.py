@@ -44,9 +44,10 @@ def _to_bytes(values: np.ndarray) -> np.ndarray:
     kind, values = values.dtype.kind, values.astype(np.float64)
     finite = values[np.isfinite(values)]
     low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
-    slack = 1e-3 if kind == "f" else 0.0  # rounding may have gone a little beyond white
-    white = next((white for white in USUAL_WHITE[kind] if -slack * white <= low and high <= (1 + slack) * white), None)
-    scaled = values / white if white is not None else (values - low) / (high - low)
+    slack = 1e-3 if kind == "f" else 0.0  # rounding may have gone a little beyond black and white
+    whites = USUAL_WHITE[kind] if low >= -slack * high else ()
+    white = next((white for white in whites if high <= (1 + slack) * white), None)
+    scaled = values / white if white is not None else (values - low) / (high - low or 1.0)
     return np.rint(255 * np.nan_to_num(scaled).clip(0, 1)).astype(np.uint8)
 
 

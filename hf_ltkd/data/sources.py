@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, DatasetDict, Image, concatenate_datasets, load_dataset
+from datasets.exceptions import DatasetGenerationError
 
 from ..utils import listed
 from .arguments import PRESETS, DataArguments
@@ -96,20 +97,7 @@ def find_source(args: DataArguments, splits: DatasetDict | None = None) -> Sourc
     train = _only_training_part(parts)
     if train is None:
         return Source(DatasetDict({part.split: part.datasets[0] for part in parts if part.datasets}), {}, said, "")
-    read = [_columns(dataset, args, train, said) for dataset in train.datasets]
-    image_column = read[0][1] if read else ""
-    train_data = [dataset for dataset, _ in read]
-    if not train_data:
-        raise ValueError(
-            f"{train.name} holds images without classes: put them into one folder per class, or add a metadata.csv "
-            "with the columns file_name and label."
-        )
-    if not all(is_labelled(dataset, args.label_column) for dataset in train_data):
-        raise ValueError(
-            f"{train.name} has no labels: it has no column {args.label_column!r}, or nothing in it; its columns are "
-            f"{train_data[0].column_names}. Name the one with the class ids or names with --label_column."
-        )
-    said.append(f"{train.name}: {sum(map(len, train_data)):,} images for training")
+    train_data, image_column = _training_data(args, train, said)
     evaluation, eval_data = _evaluation_part(args, parts, image_column, said)
     name = args.eval_split or (evaluation.split if evaluation else "")
     pieces = [("train", dataset) for dataset in train_data] + [(name, dataset) for dataset in eval_data]
@@ -132,9 +120,12 @@ def find_source(args: DataArguments, splits: DatasetDict | None = None) -> Sourc
 
 def _read(args: DataArguments) -> tuple[list[Part], list[str]]:
     if args.dataset_name is not None:
-        name = args.dataset_name
-        parts = from_splits(load_dataset(name, args.dataset_config_name), args.eval_split)
-        return parts, []
+        try:
+            splits = load_dataset(args.dataset_name, args.dataset_config_name)
+        except DatasetGenerationError as error:
+            reason = str(error.__cause__ or error).splitlines()[0]
+            raise ValueError(f"The dataset {args.dataset_name!r} cannot be read: {reason}") from error
+        return from_splits(splits, args.eval_split), []
     folder = Path(args.data_dir or "").expanduser()
     if not folder.is_dir():
         raise ValueError(f"data_dir {str(folder)!r} is not a folder.")
@@ -179,6 +170,29 @@ def _only_training_part(parts: list[Part]) -> Part | None:
             f"{' and '.join(part.name for part in train)} are both called as training images: leave one of them there."
         )
     return train[0] if train else None
+
+
+def _training_data(args: DataArguments, train: Part, said: list[str]) -> tuple[list[Dataset], str]:
+    """
+    The training images, with labels, and their column.
+
+    Raises:
+        `ValueError`: if they have no labels.
+    """
+    read = [_columns(dataset, args, train, said) for dataset in train.datasets]
+    if not read:
+        raise ValueError(
+            f"{train.name} holds images without classes: put them into one folder per class, or add a metadata.csv "
+            "with the columns file_name and label."
+        )
+    datasets, image_column = [dataset for dataset, _ in read], read[0][1]
+    if not all(is_labelled(dataset, args.label_column) for dataset in datasets):
+        raise ValueError(
+            f"{train.name} has no labels: it has no column {args.label_column!r}, or nothing in it; its columns are "
+            f"{datasets[0].column_names}. Name the one with the class ids or names with --label_column."
+        )
+    said.append(f"{train.name}: {sum(map(len, datasets)):,} images for training")
+    return datasets, image_column
 
 
 def _evaluation_part(

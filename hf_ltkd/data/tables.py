@@ -42,7 +42,10 @@ def read_table(path: str | os.PathLike) -> dict[str, list]:
     if path.suffix.lower() == ".jsonl":
         return _json_columns(path, text.split("\n"))
     separator = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=text.strip().split("\n")[0].count)
-    rows = [row for row in csv.reader(io.StringIO(text), delimiter=separator) if any(map(str.strip, row))]
+    try:
+        rows = [row for row in csv.reader(io.StringIO(text), delimiter=separator) if any(map(str.strip, row))]
+    except csv.Error as error:
+        raise ValueError(f"The table {str(path)!r} cannot be read: {error}.") from error
     header = [cell.strip() for cell in rows[0]]
     if any(map(is_image, header)):  # no line of names
         if len(header) != 2:
@@ -112,6 +115,7 @@ def table_splits(
             "or name it with --image_column."
         )
     paths = columns.pop(paths_in)
+    columns.pop("image", None)  # the images themselves will be called so
     empty = [row for row, path in enumerate(paths, start=1) if not path]
     if empty:
         raise ValueError(f"{len(empty)} rows of {str(file)!r} name no image (row {listed(empty)}): remove them.")

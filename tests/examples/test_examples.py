@@ -1,50 +1,28 @@
-"""The scripts as a user starts them, on a small dataset in the layout of the Hub's CIFAR-100."""
+"""The scripts with a user's arguments, on a small dataset in the layout of the Hub's CIFAR-100."""
 
 import json
-import os
 import re
-import runpy
 import subprocess
 import sys
-from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image
+from helpers import EXAMPLES, run_script, user_environment
 from PIL import Image as PILImage
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hf_ltkd import ClassGroups, LongTailSplit
 
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 COMMON = ["--label_column", "fine_label", "--imbalance_factor", "4", "--image_size", "8", "--crop_padding", "1"]
 COMMON += ["--max_steps", "3", "--use_cpu", "--learning_rate", "0.05", "--preset", "paper", "--disable_tqdm", "true"]
 COMMON += ["--logging_steps", "1", "--per_device_train_batch_size", "8"]
 
 
-def run(*command, ranks=1):
-    launcher = [sys.executable]
-    if ranks > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launcher, *map(str, command)], env=environment, capture_output=True, text=True, timeout=400
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done
-
-
-def run_here(script, *arguments):
-    """The same in this process: starting one takes seconds."""
-    with patch.object(sys, "argv", [script, *map(str, arguments)]):
-        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
-
-
 def error_of(script, *arguments):
     with pytest.raises((ValueError, OSError)) as error:
-        run_here(script, *arguments)
+        run_script(script, *arguments)
     return str(error.value)
 
 
@@ -63,7 +41,7 @@ def folder(tmp_path_factory):
         data = Dataset.from_dict({"img": images, "fine_label": labels}, features=features)
         data.to_parquet(folder / f"{split}.parquet")
     teacher = ["--data_dir", folder, *COMMON, "--model", "resnet14", "--output_dir", folder / "teacher"]
-    run(EXAMPLES / "train_teacher.py", *teacher)
+    run_script("train_teacher.py", *teacher)
     return folder
 
 
@@ -89,7 +67,7 @@ def test_teacher_folder(folder):
 )
 def test_distil(folder, tmp_path, loss):
     arguments = ["--data_dir", folder, *COMMON, "--teacher", folder / "teacher", *loss, "--output_dir", tmp_path]
-    run_here("distill_image_classification.py", *arguments)
+    run_script("distill_image_classification.py", *arguments)
     AutoModelForImageClassification.from_pretrained(tmp_path)
     teacher, student = (AutoImageProcessor.from_pretrained(path) for path in (folder / "teacher", tmp_path))
     assert student.image_mean == teacher.image_mean and student.image_std == teacher.image_std
@@ -103,7 +81,10 @@ def test_distil_on_two_ranks_from_yaml(folder, tmp_path):
     lines += [f"data_dir: {folder}", f"teacher: {folder / 'teacher'}", f"output_dir: {tmp_path / 'student'}"]
     lines += ["per_device_train_batch_size: 4", "per_device_eval_batch_size: 4", "save_strategy: steps"]
     config.write_text("\n".join(lines))
-    run(EXAMPLES / "distill_image_classification.py", config, ranks=2)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launcher, EXAMPLES / "distill_image_classification.py", config]
+    done = subprocess.run(command, env=user_environment(), capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
     state = json.loads((tmp_path / "student" / "checkpoint-3" / "trainer_state.json").read_text())
     assert state["train_batch_size"] == 4 and state["epoch"] == pytest.approx(3 / 5)  # 39 images, 2 ranks × 4
     AutoModelForImageClassification.from_pretrained(tmp_path / "student")
@@ -142,11 +123,12 @@ def test_wrong_label_column_is_explained(folder):
     assert "no column 'label': its columns are ['img', 'fine_label']" in error
 
 
+@pytest.mark.slow  # 20,948 images are decoded, which tests/data does once in every run
 def test_real_cifar100(data_dir, tmp_path):
     """The official files in: 10,948 training images with factor 100, and the known mean of the full training set."""
     arguments = ["--data_dir", data_dir / "cifar100", *COMMON, "--imbalance_factor", "100", "--model", "resnet8"]
     arguments += ["--max_steps", "2", "--per_device_eval_batch_size", "500", "--output_dir", tmp_path]
-    run(EXAMPLES / "train_teacher.py", *arguments)
+    run_script("train_teacher.py", *arguments)
     split = LongTailSplit.from_pretrained(tmp_path)
     assert split.full_class_counts == [500] * 100 and sum(split.class_counts) == 10_948 and split.class_counts[-1] == 5
     assert AutoModelForImageClassification.from_pretrained(tmp_path).config.id2label[0] == "apple"
@@ -157,7 +139,7 @@ def test_real_cifar100(data_dir, tmp_path):
 
 @pytest.mark.slow
 def test_quickstart(tmp_path):
-    run(EXAMPLES / "quickstart.py", "--output_dir", tmp_path)
+    run_script("quickstart.py", "--output_dir", tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
     assert list(results) == ["teacher", "student", "kd", "ltkd"]
     assert results["ltkd"]["tail_accuracy"] > results["kd"]["tail_accuracy"]
@@ -170,7 +152,7 @@ def test_quickstart(tmp_path):
 def test_diagnosis(folder, tmp_path, capsys):
     def diagnose(*arguments):
         images = ["--data", folder, "--label_column", "fine_label", "--imbalance_factor", "4"]
-        run_here("diagnose_teacher.py", *images, "--teacher", folder / "teacher", *arguments)
+        run_script("diagnose_teacher.py", *images, "--teacher", folder / "teacher", *arguments)
         return capsys.readouterr().out
 
     out = diagnose("--picture", tmp_path / "bias.png")

@@ -13,7 +13,6 @@ from tiny import FOLDER, TINY
 
 from hf_ltkd import LTKDLoss
 from hf_ltkd.data import long_tailed_counts
-from hf_ltkd.losses import LOSSES
 
 
 def write(folder: Path, name="own.yaml", **values) -> Path:
@@ -47,7 +46,7 @@ def with_method(**method):
         (with_method(search={"trials": 3, "space": {"alpha": [1, 2]}, "metric": "loss"}), "loss", "tail_accuracy"),
         (with_method(training={"learning_rte": 1}), "learning_rte", "learning_rate"),
         ({"training": {"learning_rte": 1}}, "learning_rte", "learning_rate"),
-        ({"teacher_training": {"seed": 1}}, "seed", "data_seed"),
+        ({"teacher_training": {"seed": 1}}, "seed", "but for seed and output_dir"),
         ({"training_of_students": {"resnet8": {"epochs": 1}}}, "epochs", "num_train_epochs"),
         ({"running": {"batch": 1}}, "batch", "DistillationTrainingArguments"),
         ({"methods": {"A": {"measure": "group_mass", "batchsize": 1}}}, "batchsize", "batch_size"),
@@ -133,11 +132,11 @@ def test_a_grid_and_a_search_are_as_many_methods():
 
 
 OWN_LOSS = """
-from hf_ltkd import KDLoss
+from hf_ltkd import LTKDLoss
 
-class Own(KDLoss):
-    def __init__(self, *, gain=3.0, **kwargs):
-        super().__init__(**kwargs)
+class Own(LTKDLoss):
+    def __init__(self, groups, *, gain=3.0, **kwargs):
+        super().__init__(groups, **kwargs)
         self.gain = gain
 
 NotALoss = dict
@@ -146,35 +145,39 @@ NotALoss = dict
 
 @pytest.fixture
 def as_before(monkeypatch):
-    """The losses that there are, and the folders of modules, after a test as before it."""
+    """What Python has found, after a test as before it."""
     monkeypatch.setattr(sys, "path", [*sys.path])
-    names = [*LOSSES]
-    yield
-    for name in set(LOSSES) - set(names):
-        del LOSSES[name]
+    monkeypatch.setattr("methods.OF_FILES", {})
 
 
 @pytest.mark.parametrize("name", ["own_loss_file.py:Own", "own_loss_module:Own"])
 def test_a_loss_of_ones_own(tmp_path, name, as_before):
     """Beside the experiment, by file or by module, without a change of the package."""
     (tmp_path / f"{name.split(':')[0].removesuffix('.py')}.py").write_text(OWN_LOSS)
-    values = {**TINY, "methods": {"Own": {"loss": name, "arguments": {"gain": 2, "temperature": 5}}}}
+    values = {**TINY, "methods": {"Own": {"loss": name, "arguments": {"gain": 2, "alpha": 5}}}}
     (*_, cell) = plan(load_experiment(write(tmp_path, **values)))
     assert cell.run["loss"] == name and cell.run["teacher"] is not None
     loss = make_loss(cell.run, [9, 6, 3])
-    assert (type(loss).__name__, loss.gain, loss.temperature) == ("Own", 2, 5)
-    assert list(default_arguments(type(loss)))[:3] == ["gain", "temperature", "kd_weight"]
-    with pytest.raises(ValueError, match="there is no 'gian', use any of gain, temperature"):
+    assert (type(loss).__name__, loss.gain, loss.alpha) == ("Own", 2, 5)
+    assert list(default_arguments(type(loss)))[:3] == ["gain", "alpha", "beta"]
+    with pytest.raises(ValueError, match="there is no 'gian', use any of gain, alpha"):
         values["methods"]["Own"]["arguments"] = {"gian": 2}
         load_experiment(write(tmp_path, **values))
 
 
 @pytest.mark.parametrize(
-    "name", ["own_loss_2.py:Other", "own_loss_2.py:NotALoss", "nothing.py:Own", "no_module:Own", "own_loss_2:"]
+    ("name", "message"),
+    [
+        ("own_loss_2.py:Other", "own_loss_2.py:Other': use one of ce, kd"),
+        ("own_loss_2.py:NotALoss", "is no subclass of DistillationLoss"),
+        ("own_loss_2:NotALoss", "is no subclass of DistillationLoss"),
+        ("nothing.py:Own", "There is no loss 'nothing.py:Own': use one of ce, kd"),
+        ("no_module:Own", "There is no loss 'no_module:Own': use one of ce, kd"),
+    ],
 )
-def test_a_loss_that_is_not_there(tmp_path, name, as_before):
+def test_a_loss_that_is_not_there(tmp_path, name, message, as_before):
     (tmp_path / "own_loss_2.py").write_text(OWN_LOSS)
-    with pytest.raises(ValueError, match=f"There is no loss '{name}' .*use ce, kd, ltkd"):
+    with pytest.raises(ValueError, match=re.escape(message)):
         find_loss(name, tmp_path)
 
 
