@@ -1,5 +1,6 @@
 """A `transformers.Trainer` whose loss distils. One file tells the whole step; the formulas are in `losses/`."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from ..losses.checks import IGNORED_LABEL, at_least_float32, logits_of, select_v
 from ..metrics import group_accuracy
 from ..teacher.cache import CachedTeacherDataset, TeacherCache
 from ..teacher.live import ask_teacher, hand_over, load_teacher
-from ..utils import student_inputs, teacher_inputs
+from ..utils import listed, student_inputs, teacher_inputs
 from .callbacks import CheckpointCallback, SetEpochCallback
 from .checkpoints import CheckpointMixin
 from .checks import (
@@ -34,10 +35,13 @@ from .checks import (
     check_scores,
     check_two_classes,
 )
-from .columns import forward_names, inputs_of
+from .columns import forward_names, inputs_of, unused_columns
 from .engines import check_engine, make_shardable
 from .student_files import StudentFilesMixin
 from .training_args import DistillationTrainingArguments
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -142,8 +146,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):
         check_best_metric(self.args, compute_metrics, eval_dataset)
         check_engine(self, distillation_loss)
         # What remove_unused_columns keeps: the Trainer would look at the student's forward alone.
-        networks = [self.model] if self.teacher_model is None else [self.model, self.teacher_model]
-        names = [name for network in networks for name in forward_names(network) or ()]  # type: ignore[arg-type]
+        names = [name for network in self._networks for name in forward_names(network) or ()]
         columns = [*names, *(f"teacher_{name}" for name in names), *self.label_names, "label", "label_ids"]
         self._signature_columns = [*dict.fromkeys([*columns, CACHED_LOGITS])]
         if self.teacher_model is not None:
@@ -161,6 +164,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):
         if self._optimizer_is_given:
             check_optimizer(self.optimizer, distillation_loss)  # type: ignore[arg-type]
         self.forget_terms()
+        self._columns_are_looked_at = False
         self._eval_terms: dict[str, list[Tensor]] = {}
 
     # ---- What the loss makes for a student, and trains with it ----
@@ -224,6 +228,9 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):
         if not batches:
             return batches, num_items_in_batch
         batches = [self._prepare_inputs(batch) for batch in batches]
+        if not self._columns_are_looked_at and (unused := unused_columns(batches[0], self._networks)):
+            logger.warning("No network takes these columns of the batch, which have no effect: %s.", listed(unused))
+        self._columns_are_looked_at = True
         # A step that is one batch sums over itself, in the loss.
         needs_statistics = len(batches) * self.args.world_size > 1 or self.distillation_loss.remembers_steps
         contexts, rows = [], []
@@ -318,6 +325,10 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):
 
     def _gather_eval_term(self, name: str, values: Tensor) -> None:
         self._eval_terms.setdefault(name, []).append(self.accelerator.gather_for_metrics(values))
+
+    @property
+    def _networks(self) -> list[nn.Module]:
+        return [network for network in (self.model, self.teacher_model) if network is not None]  # type: ignore[misc]
 
     @property
     def _evaluates_with_teacher(self) -> bool:
