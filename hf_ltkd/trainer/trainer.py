@@ -38,7 +38,7 @@ from .checks import (
 from .columns import forward_names, inputs_of, unused_columns
 from .engines import check_engine, make_shardable
 from .student_files import StudentFilesMixin
-from .training_args import DistillationTrainingArguments
+from .training_args import DistillationTrainingArguments, check_arguments
 
 
 logger = logging.getLogger(__name__)
@@ -134,6 +134,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):
             optimizers=optimizers,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
+        check_arguments(self.args, self.model, compute_metrics)
         # This loss takes no num_items_in_batch; transformers versions before loss_is_scaled_for_ga read it here.
         self.model_accepts_loss_kwargs = False
         if model is None:

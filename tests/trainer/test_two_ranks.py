@@ -1,7 +1,11 @@
 """Ranks whose batches have no label: every collective meets on both, and the step is that of the labels there are."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
+from one_step import tiny_vit
 from test_trainer import GROUPS, images, trainer_for
 
 from hf_ltkd import BKDLoss, CATKDLoss, CrossEntropyLoss, KDLoss, LTKDLoss, ReviewKDLoss
@@ -65,3 +69,22 @@ def test_a_rank_without_a_label_changes_nothing(two_ranks, tmp_path, name):
         torch.testing.assert_close(*map(torch.from_numpy, (first[key], value)), rtol=1e-4, atol=2e-6, msg=key)
     assert first_metrics == second_metrics == pytest.approx(metrics, rel=1e-4)
     assert len(metrics) == {"ce": 7, "ltkd": 9}.get(name, 8)  # the loss's own terms too
+
+
+def step(folder, batch_size, accelerator_config):
+    """One step of the first examples: the student, and how many examples the manifest says they are."""
+    args = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1, "train_sampling_strategy": "sequential"}
+    args |= {"per_device_train_batch_size": batch_size, "accelerator_config": accelerator_config}
+    trainer = trainer_for(folder, model=tiny_vit(1), teacher=tiny_vit(2, confidence=500.0), args=args)
+    trainer.train()
+    manifest = json.loads((Path(folder) / "checkpoint-1" / "distillation_state.json").read_text())
+    return {n: p.detach().numpy() for n, p in trainer.model.named_parameters()}, manifest["examples_per_step"]
+
+
+@pytest.mark.parametrize("config", [{"split_batches": True}, {"dispatch_batches": True, "split_batches": True}])
+def test_ranks_that_share_a_batch(two_ranks, tmp_path, config):
+    expected, _ = step(tmp_path / "one", 16, None)
+    found, examples = two_ranks(step, tmp_path / "two", 16, config)[0]
+    assert examples == 16
+    for name, value in expected.items():
+        torch.testing.assert_close(*map(torch.from_numpy, (found[name], value)), rtol=1e-4, atol=2e-6, msg=name)
