@@ -170,6 +170,7 @@ def parse(name: str, argv: Sequence[str]) -> dict[str, Any]:
     parser.error = fail  # type: ignore[method-assign]
     for action in parser._actions:
         action.default = argparse.SUPPRESS
+        action.option_strings = action.option_strings[:1]  # --dry-run is taken too, but not named
     given, unknown = parser.parse_known_args([*from_files, *rest])  # the last one wins
     if unknown:
         flag = unknown[0].partition("=")[0]

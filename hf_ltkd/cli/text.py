@@ -26,7 +26,8 @@ def say(title: str, *lines: str) -> None:
     if is_main_process():
         for row, line in enumerate(lines):
             start, margin = f"{'' if row else title:<12}", " " * 12
-            wrapped = textwrap.wrap(line, 110, initial_indent=start, subsequent_indent=margin, break_long_words=False)
+            keep = {"break_long_words": False, "break_on_hyphens": False}  # of paths, which are copied
+            wrapped = textwrap.wrap(line, 110, initial_indent=start, subsequent_indent=margin, **keep)
             print(*wrapped, sep="\n", flush=True)
 
 

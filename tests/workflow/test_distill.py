@@ -1,6 +1,7 @@
 """A student from a teacher and a folder of images, as one Python call."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -123,7 +124,9 @@ def test_networks_of_transformers(home, tmp_path):
     plan = make_plan(
         teacher=tmp_path / "vit", student=tmp_path / "resnet", data=home.photos, output_dir=tmp_path / "s", **SHORT
     )
-    assert plan.images.data.args.image_size == 72 and str(plan.args.optim.value).startswith("adamw") and not plan.unseen
+    assert (
+        plan.images.data.args.image_size == 72 and str(plan.args.optim.value).startswith("adamw") and not plan.unseen
+    )
     run(plan)
     student = AutoModelForImageClassification.from_pretrained(tmp_path / "s")
     assert student.config.id2label == names["id2label"]
@@ -159,18 +162,24 @@ def test_errors_come_before_anything_is_written(home, tmp_path, settings, messag
 
 
 def test_push_at_the_end(home, tmp_path, monkeypatch):
-    pushed = {}
+    sent = {}
 
     def push_folder(folder, to, **how):
-        pushed.update(folder=folder, to=to, card=(folder / "README.md").read_text())
+        sent.update(folder=folder, to=to, card=(folder / "README.md").read_text())
         return type("Commit", (), {"commit_url": "https://example.org/commit"})
+
+    def run(plan):  # what it does is tested above
+        shutil.copytree(home.student, plan.output_dir)
+        return home.comparison
 
     monkeypatch.setattr("hf_ltkd.workflow.plan.get_token", lambda: "token")
     monkeypatch.setattr(push, "push_folder", push_folder)
-    comparison = distill(home.teacher, "resnet8", home.photos, output_dir=tmp_path, push="me/small", **SHORT)
+    monkeypatch.setattr("hf_ltkd.workflow.distill.run", run)
+    comparison = distill(home.teacher, "resnet8", home.photos, output_dir=tmp_path / "s", push="me/small", **SHORT)
     assert comparison.pushed == "https://example.org/commit" and "pushed" not in comparison.to_dict()
-    assert (pushed["folder"], pushed["to"]) == (tmp_path, "me/small")
-    assert "me/small" in pushed["card"] and "photos (local folder)" in pushed["card"]
+    assert (sent["folder"], sent["to"]) == (tmp_path / "s", "me/small")
+    assert "me/small" in sent["card"] and "photos (local folder)" in sent["card"]
+    comparison.pushed = None
 
 
 def test_nothing_is_pushed_unless_asked(home, tmp_path, monkeypatch):
