@@ -1,35 +1,46 @@
 # Each target sets up all that it needs: a bare machine has to offer make and python3 (3.10 or newer), nothing else.
 #
-# TORCH picks a torch build and counts when .venv is first filled (`make clean` removes it):
+# TORCH picks a torch build (and what has to fit it) and counts when the environment is first filled (`make clean`
+# removes it):
 #   make test TORCH=torch==2.13.0
+# VENV is the environment's folder, JOBS the number of processes that run TESTS (all, unless named):
+#   make test VENV=.venv_newest TORCH="torch torchvision timm" JOBS=4 TESTS=tests/losses
 TORCH ?=
-PYTHON := .venv/bin/python
+VENV ?= .venv
+JOBS ?= 2
+TESTS ?=
+PYTHON := $(VENV)/bin/python
 
 .PHONY: quickstart test lint type clean
 
-quickstart: .venv/.installed
+quickstart: $(VENV)/.quickstart
 	$(PYTHON) examples/quickstart.py --output_dir quickstart_output
 
-test: .venv/.installed
-	HF_HUB_OFFLINE=1 $(PYTHON) -m pytest
+test: $(VENV)/.dev
+	$(PYTHON) -m pytest -n $(JOBS) --dist loadfile $(TESTS)
 
-lint: .venv/.installed
+lint: $(VENV)/.dev
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	$(VENV)/bin/lint-imports
 
-type: .venv/.installed
+type: $(VENV)/.dev
 	$(PYTHON) -m mypy
 
-# The stamp is written last, so an installation that broke off is done again.
-.venv/.installed: setup.py
-	python3 -m venv .venv
-	.venv/bin/pip install --upgrade pip
+# A stamp is written last, so an installation that broke off is done again.
+$(VENV)/.quickstart: setup.py
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --upgrade pip
 ifneq ($(strip $(TORCH)),)
-	.venv/bin/pip install $(TORCH)
+	$(VENV)/bin/pip install $(TORCH)
 endif
-	.venv/bin/pip install $(TORCH) -e ".[dev]"
+	$(VENV)/bin/pip install $(TORCH) -e ".[examples]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.quickstart
+	$(VENV)/bin/pip install $(TORCH) -e ".[dev]"
 	touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info quickstart_output .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) build dist *.egg-info quickstart_output .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
 	find hf_ltkd examples tests -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -14,27 +14,50 @@ if VERSION is None:
 
 INSTALL_REQUIRES = [
     "torch>=2.6",
-    "transformers>=5.17",
+    # DistillationTrainer overrides Trainer._push_from_checkpoint and sets Trainer._signature_columns: another major
+    # version may have neither.
+    "transformers>=5.17,<6",
     "datasets>=4.0",
     "accelerate>=1.15",
     "evaluate>=0.4.6",
     "huggingface-hub>=1.0",
     "safetensors",
-    "filelock",
-    "Jinja2",
+    "Jinja2",  # with which huggingface-hub fills the model card
+    "lazy-loader>=0.4",
+    "matplotlib",
     "numpy",
     "Pillow",
-    "scikit-learn",
-    "matplotlib",
+    "psutil",
+    "pyarrow",
+    "PyYAML",
     "tqdm",
+    "wrapt",
 ]
 
-ONNX = ["onnx", "onnxruntime", "onnxscript"]  # examples/export_onnx.py
-DEMO = ["gradio>=6.0"]  # examples/app.py
+EXAMPLES = ["scikit-learn"]  # the quickstart's images
+EXPERIMENTS = ["filelock", "optuna", "scipy"]  # examples/experiments
+ONNX = ["onnx", "onnxruntime", "onnxscript"]  # hf-ltkd export
+DEMO = ["gradio>=6.0", "pandas"]  # examples/app.py
+TIMM = ["timm", "torchvision"]  # teachers and image processors of timm
 EXTRAS_REQUIRE = {
+    "examples": EXAMPLES,
+    "experiments": EXPERIMENTS,
     "onnx": ONNX,
     "demo": DEMO,
-    "dev": ["pytest", "pytest-timeout", "ruff", "mypy", "pre-commit", "optuna", *ONNX, *DEMO],
+    "timm": TIMM,
+    "dev": [
+        "pytest",
+        "pytest-timeout",
+        "pytest-xdist",
+        "ruff",
+        "mypy",
+        "import-linter",
+        "pre-commit",
+        *EXAMPLES,
+        *EXPERIMENTS,
+        *ONNX,
+        *DEMO,
+    ],
 }
 
 setup(
@@ -54,6 +77,7 @@ setup(
             "__init__.pyi",
             "data/__init__.pyi",
             "hub/templates/*.md",
+            "losses/published.yaml",
             "metrics/group_accuracy/README.md",
             "metrics/group_accuracy/requirements.txt",
         ]

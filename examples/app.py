@@ -7,6 +7,7 @@ STUDENT, TEACHER and, for networks that bring their own code, TRUST_REMOTE_CODE=
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -16,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import pandas as pd
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
-from jinja2 import Environment
 from PIL import Image, ImageOps
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
@@ -30,68 +31,11 @@ try:
 except ImportError:
     pass
 
-# Names come from users: whatever stands in double braces is escaped.
-RESULT = Environment(autoescape=True).from_string("""
-{% macro row(name, detail, probabilities) %}
-  <div class="row">
-    <div><div class="name">{{ name }}</div><div class="muted">{{ detail }}</div></div>
-    <div>
-      {% for probability in probabilities %}
-        <div class="bar {{ models[loop.index0].role }}">
-          <span class="role muted">{{ models[loop.index0].role }}</span>
-          <div class="track"><div class="fill" style="width: {{ "%.2f" % (100 * probability) }}%"></div></div>
-          <span class="value">{{ "%.1f" % (100 * probability) }} %</span>
-        </div>
-      {% endfor %}
-    </div>
-  </div>
-{% endmacro %}
-<div class="models">
-  {% for model in models %}
-    <div class="model {{ model.role }}">
-      <div class="muted">{{ model.role | title }}: {{ model.name }}</div>
-      <div class="name best">{{ model.best }}</div>
-      <div class="muted">{{ "%.1f ms, {:,} parameters, %.2f MB".format(model.parameters) % (
-        model.milliseconds, model.megabytes) }}</div>
-    </div>
-  {% endfor %}
-</div>
-{% if groups %}
-  <h3>Groups of classes</h3>
-  <p class="muted">A bar is the sum of the probabilities of all classes in the group. The first group holds the classes
-    with the most training images, the last those with the fewest. A network biased towards frequent classes fills the
-    first bar for images of rare ones too.</p>
-  {% for group in groups %}{{ row(group.name, "%d classes" % group.classes, group.probabilities) }}{% endfor %}
-{% endif %}
-<h3>Likeliest classes</h3>
-{% for class in classes %}
-  {% set count = "{:,} training images".format(class.count) if class.count else None %}
-  {{ row(class.name, [class.group, count] | select | join(", "), class.probabilities) }}
-{% endfor %}
-<p class="muted">Milliseconds: one forward pass on this image alone, the median of five, on this machine's CPU.</p>
-""")
-NO_IMAGE = "There is no image to classify yet: drop one into the box."
-CSS = """
-.models { display: flex; flex-wrap: wrap; gap: 12px; }
-.model { flex: 1 1 200px; border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 10px 14px; }
-.model.teacher { border-top: 4px solid #8c8c8c; }
-.model.student { border-top: 4px solid #e69f00; }
-.row { display: flex; flex-wrap: wrap; align-items: center; gap: 4px 14px; padding: 8px 0; }
-.row { border-bottom: 1px solid var(--border-color-primary); }
-.row > :first-child { flex: 1 1 9em; }
-.row > :last-child { flex: 4 1 240px; }
-.bar { display: flex; align-items: center; gap: 8px; line-height: 1.4; font-variant-numeric: tabular-nums; }
-.role { width: 4em; }
-.track { flex: 1; height: 12px; border-radius: 3px; background: rgba(128, 128, 128, 0.15); }
-.fill { height: 100%; border-radius: 3px; }
-.teacher .fill { background: #8c8c8c; }
-.student .fill { background: #e69f00; }
-.value { width: 4em; text-align: right; }
-.name { font-weight: 600; overflow-wrap: anywhere; }
-.best { font-size: 1.25em; }
-.muted { font-size: 0.9em; opacity: 0.75; overflow-wrap: anywhere; }
-h3 { margin: 20px 0 2px; }
-"""
+# Of a stranger's file only these are tried: Pillow can hand others to programs such as Ghostscript.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+MAX_PIXELS = 50_000_000  # 150 MB in memory; no photograph of a telephone's default setting has as many
+COLORS = ("#0072b2", "#56b4e9", "#e69f00")  # of head, medium and tail; from the start again for more groups
+TOO_LARGE = f"This image has more than {MAX_PIXELS // 10**6} million pixels: make it smaller first."
 
 
 @dataclass
@@ -202,21 +146,56 @@ def compare(image: Image.Image, classifiers: list[Classifier], groups: dict[str,
 
 
 def read_image(path: str) -> Image.Image:
-    """An image file, upright and in RGB; a `ValueError` if it is none."""
+    """A photograph, upright and in RGB; a `ValueError` if the file is none, or too large."""
     try:
-        return ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # whatever Pillow raises
-        raise ValueError("This file cannot be read as an image: give a PNG, JPEG or WebP file.") from error
+        image = Image.open(path, formats=FORMATS)  # reads no more than its size
+        if image.width * image.height > MAX_PIXELS:
+            raise Image.DecompressionBombError
+        return ImageOps.exif_transpose(image).convert("RGB")
+    except Image.DecompressionBombError as error:  # Pillow's own for twice 89 million
+        raise ValueError(TOO_LARGE) from error
+    except (OSError, SyntaxError, ValueError) as error:  # whatever Pillow raises
+        raise ValueError(f"This file cannot be read as an image: give one of {', '.join(FORMATS)}.") from error
+
+
+def present(comparison: dict[str, Any]) -> list[Any]:
+    """What the parts of the page show: for each network its likeliest classes, then groups, if any, and the table."""
+    models, groups = comparison["models"], comparison["groups"]
+    labels = []
+    for entry in comparison["classes"]:
+        count = f"{entry['count']:,} in training" if entry["count"] else None
+        details = ", ".join(filter(None, (entry["group"], count)))
+        labels.append(f"{entry['name']} ({details})" if details else entry["name"])
+    probabilities = [entry["probabilities"] for entry in comparison["classes"]]
+    likeliest = [dict(zip(labels, column, strict=True)) for column in zip(*probabilities, strict=True)]
+    bars = [
+        {"network": model["role"], "group": group["name"], "probability": group["probabilities"][index]}
+        for index, model in enumerate(models)
+        for group in groups
+    ]
+    table = [
+        [
+            model["role"],
+            *(f"{100 * group['probabilities'][index]:.1f}" for group in groups),
+            f"{model['milliseconds']:.1f}",
+            f"{model['parameters']:,}",
+            f"{model['megabytes']:.2f}",
+        ]
+        for index, model in enumerate(models)
+    ]
+    return [*likeliest, *([pd.DataFrame(bars)] if groups else []), table]
 
 
 def build_page(classifiers: list[Classifier], groups: dict[str, Any] | None, examples: list[str]) -> gr.Blocks:
-    def show(upload: dict[str, Any] | None) -> str:
+    def show(upload: dict[str, Any] | None) -> list[Any]:
         try:
-            return RESULT.render(compare(read_image(upload["path"]), classifiers, groups)) if upload else NO_IMAGE
+            if upload:
+                return present(compare(read_image(upload["path"]), classifiers, groups))
         except ValueError as error:
             gr.Warning(str(error))
-            return NO_IMAGE  # not the result of the image before
+        return [None] * len(parts)  # not the result of the image before
 
+    # Names come from users: no part below takes HTML or Markdown.
     with gr.Blocks(title="Teacher and student", analytics_enabled=False) as page:
         gr.Markdown(
             "# Teacher and student on one image\n"
@@ -228,9 +207,22 @@ def build_page(classifiers: list[Classifier], groups: dict[str, Any] | None, exa
                 if examples:
                     gr.Examples(examples, image, cache_examples=False, examples_per_page=15)
             with gr.Column(scale=3, min_width=320):
-                result = gr.HTML(NO_IMAGE, css_template=CSS, elem_id="result")
+                with gr.Row():
+                    parts: list[Any] = [
+                        gr.Label(label=f"{c.role.title()}: {c.name}", num_top_classes=5, min_width=240)
+                        for c in classifiers
+                    ]
+                names = groups["names"] if groups else []
+                if groups:
+                    title = "Probability of all classes in a group, from the most frequent to the rarest"
+                    colors = dict(zip(names, itertools.cycle(COLORS), strict=False))
+                    axes: dict[str, Any] = {"x": "network", "y": "probability", "color": "group", "x_title": " "}
+                    order = [classifier.role for classifier in classifiers]
+                    parts.append(gr.BarPlot(**axes, color_map=colors, y_lim=[0, 1], sort=order, label=title))
+                headers = ["network", *(f"{name}, %" for name in names), "ms", "parameters", "MB"]
+                parts.append(gr.Dataframe(headers=headers, label="ms: this image alone, the median of five passes"))
         # Gradio's own reading of the file would fail without an explanation: `show` gets the upload as it is.
-        image.change(show, image, result, preprocess=False, api_name="compare")
+        image.change(show, image, parts, preprocess=False, api_name="compare")
     return page
 
 
@@ -253,7 +245,8 @@ def main():
     examples = []
     if options.examples:
         files = Path(options.examples).glob("*")
-        examples = sorted(str(file) for file in files if file.suffix.lower() in Image.registered_extensions())
+        suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
+        examples = sorted(str(file) for file in files if file.suffix.lower() in suffixes)
         if not examples:
             parser.error(f"--examples {options.examples} must be a folder with images")
     try:
@@ -273,8 +266,7 @@ def main():
         max_file_size="20mb",
         # Gradio 6.31 ships a font of weight 600 that holds two letters; browsers take 700 in its place.
         theme=gr.themes.Default(font=[gr.themes.LocalFont("Source Sans Pro", (400, 700)), "sans-serif"]),
-        # Small images fill the box too, and the result stands level with it.
-        css="#image img {width: 100%; height: 100%; object-fit: contain} #result .html-container {padding: 0}",
+        css="#image img {width: 100%; height: 100%; object-fit: contain}",  # small images fill the box too
     )
 
 

@@ -202,7 +202,8 @@ def main():
         # No token_type_ids: all are 0, and not every model takes them.
         return tokenizer(batch["text"], truncation=True, max_length=max_length, return_token_type_ids=False)
 
-    data = data.map(tokenize, batched=True, remove_columns="text")
+    # Not from the cache: the tokenizer that is saved below holds the length that it was last called with.
+    data = data.map(tokenize, batched=True, remove_columns="text", load_from_cache_file=False)
 
     set_seed(training_args.seed)
     labels = {"id2label": class_names, "label2id": {name: class_id for class_id, name in class_names.items()}}

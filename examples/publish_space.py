@@ -15,11 +15,11 @@ import tempfile
 from pathlib import Path
 
 from huggingface_hub import HfApi, SpaceCard, SpaceCardData, get_session
-from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 import hf_ltkd.metrics
-from hf_ltkd.hub.push import ADVICE
+from hf_ltkd.hub.names import CARD_NAME
+from hf_ltkd.hub.push import reason, time_limit, within
 
 
 METRIC = Path(hf_ltkd.metrics.__file__).parent / "group_accuracy"
@@ -44,7 +44,7 @@ def write_metric(folder: Path, repo_id: str) -> None:
     name = repo_id.partition("/")[2]
     shutil.copyfile(METRIC / "group_accuracy.py", folder / f"{name}.py")
     shutil.copyfile(METRIC / "requirements.txt", folder / "requirements.txt")
-    app, card = ((METRIC / file).read_text(encoding="utf-8") for file in ("app.py", "README.md"))
+    app, card = ((METRIC / file).read_text(encoding="utf-8") for file in ("app.py", CARD_NAME))
     (folder / "app.py").write_text(app.replace("group_accuracy.py", f"{name}.py"), encoding="utf-8")
     card = card.replace("me/group_accuracy", repo_id).replace("group_accuracy.py", f"{name}.py")
     write_card(folder, "Group accuracy", card, tags=["evaluate", "metric"])
@@ -62,7 +62,7 @@ def write_card(folder: Path, title: str, text: str, **metadata) -> None:
     data = SpaceCardData(
         title=title, sdk="gradio", sdk_version=GRADIO, app_file="app.py", license="apache-2.0", **metadata
     )
-    SpaceCard(f"---\n{data.to_yaml()}\n---\n\n{text}").save(folder / "README.md")
+    SpaceCard(f"---\n{data.to_yaml()}\n---\n\n{text}").save(folder / CARD_NAME)
 
 
 def publish(folder: Path, repo_id: str, variables: dict[str, str], private: bool | None) -> None:
@@ -130,14 +130,9 @@ def main():
             return
         get_session().timeout = options.timeout  # without it nothing limits the wait
         try:
-            publish(folder, options.to, variables, options.private)
-        except HfHubHTTPError as error:
-            status = error.response.status_code
-            advice = ADVICE.get(status, "this may be a fault of the Hub: try again later")
-            sys.exit(f"{options.to} was not published: the Hub answered {status}; {advice}. Then publish it again.")
+            within(time_limit(options.timeout), publish, folder, options.to, variables, options.private)
         except Exception as error:  # of the HTTP library, which differs between versions of huggingface_hub
-            reason = f"the Hub could not be reached ({type(error).__name__}: {error})"
-            sys.exit(f"{options.to} was not published: {reason}; check the network, HF_ENDPOINT and HF_HUB_OFFLINE.")
+            sys.exit(f"{options.to} was not published: {reason(error)}. Then publish it again.")
     print(f"{HfApi().endpoint}/spaces/{options.to}")
 
 

@@ -33,6 +33,7 @@ from hf_ltkd import (
 )
 from hf_ltkd.analysis.bias import teacher_group_mass
 from hf_ltkd.analysis.plots import plot_group_accuracy, plot_teacher_bias
+from hf_ltkd.hub.names import BIAS_PICTURE, GROUP_PICTURE
 from hf_ltkd.utils import write_json
 
 
@@ -142,7 +143,7 @@ def main():
                 teacher_group_mass(teacher, test, groups),
                 teacher_group_mass(teacher, train, groups),
                 groups,
-                output_dir / "teacher_bias.png",
+                output_dir / BIAS_PICTURE,
             )
         set_seed(seed)
         initial = create_model(STUDENT["name"], 10, image_size=8, num_channels=1).state_dict()
@@ -161,7 +162,7 @@ def main():
 
     means = {name: {metric: float(np.mean(v)) for metric, v in values.items()} for name, values in results.items()}
     write_json(output_dir / "results.json", means)
-    plot_group_accuracy(results, groups, output_dir / "group_accuracy.png")
+    plot_group_accuracy(results, groups, output_dir / GROUP_PICTURE)
     print(f"\nAccuracy (%) on {len(test)} {options.evaluate_on} images, mean ± deviation over {len(SEEDS)} seeds")
     print("".join(f"{column:>14}" for column in ("", *groups.names, "all")))
     for name, values in results.items():

@@ -56,12 +56,14 @@ class ClassGroups:
         if group_of_class.is_floating_point() or group_of_class.dtype == torch.bool or group_of_class.min() < 0:
             raise ValueError("group_of_class must hold integers from 0 (the most frequent group) upwards.")
         group_of_class = group_of_class.long().clone()
-        num_groups = int(group_of_class.max()) + 1
-        unused = sorted(set(range(num_groups)) - set(group_of_class.tolist()))
-        if unused:
+        used = group_of_class.unique()  # not range(max + 1): one wrong index would ask for all memory
+        gaps = (used != torch.arange(len(used))).nonzero()
+        if len(gaps):
             raise ValueError(
-                f"Group {unused[0]} has no class: number the groups 0 to {num_groups - 1 - len(unused)} without a gap."
+                f"Group {int(gaps[0])} has no class: number the groups 0 to {len(used) - 1} without a gap (the "
+                f"largest index is {used[-1]})."
             )
+        num_groups = len(used)
 
         if self.names is None:
             default = ("head", "medium", "tail") if num_groups == 3 else [f"group_{g}" for g in range(num_groups)]

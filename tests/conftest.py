@@ -1,17 +1,21 @@
-"""No network, one thread, and where the real data lies."""
+"""No network, one thread, where the real data lies, and which tests share a process."""
 
 import os
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers, datasets and evaluate read it
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and for processes that tests start
 
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from hub_server import Elsewhere, HubServer  # noqa: E402
+from ranks import TwoRanks  # noqa: E402
 
 
 torch.set_num_threads(1)
+pytest_plugins = ["photos"]
 
 
 @pytest.fixture
@@ -21,4 +25,45 @@ def data_dir() -> Path:
     return Path(os.environ["HF_LTKD_DATA"])
 
 
-pytest_plugins = ["photos"]
+# The parameter puts "two_ranks" into the names of the tests, by which they are handed out below.
+@pytest.fixture(scope="session", params=["two_ranks"])
+def two_ranks():
+    """Runs a function on two ranks: `two_ranks(function, *arguments)`, see ranks.py."""
+    ranks = TwoRanks()
+    yield ranks
+    if ranks.connections:
+        ranks.stop()
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "two_ranks" in item.fixturenames:
+            item.add_marker("distributed")
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """With `--dist loadfile` a file goes to one process, for its fixtures' sake; so do all tests on two ranks."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class FilesAndRanks(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "two_ranks" if "two_ranks" in nodeid.partition("[")[2] else super()._split_scope(nodeid)
+
+    return FilesAndRanks(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+@pytest.fixture(scope="session")
+def hub():
+    """A Hub on loopback; a process talks to it inside `hub_server.use_hub`."""
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def elsewhere(hub, tmp_path_factory):
+    """Runs scripts in a process that has the Hub, but not hf_ltkd: `elsewhere(script, **names)`."""
+    machine = Elsewhere(hub, tmp_path_factory.mktemp("elsewhere"))
+    yield machine
+    if machine.process is not None:
+        machine.process.kill()
+        machine.process.wait()

@@ -120,6 +120,8 @@ def test_nothing_saved(tmp_path):
     "kwargs, message",
     [
         ({"group_of_class": [0, 2, 3]}, "Group 1 has no class: number the groups 0 to 2"),
+        ({"group_of_class": [0, 10**12]}, "Group 1 has no class: .* 0 to 1 .*largest index is 1000000000000"),
+        ({"group_of_class": [1, 2, 2]}, "Group 0 has no class: number the groups 0 to 1"),
         ({"group_of_class": []}, r"got the shape \(0,\)"),
         ({"group_of_class": [[0, 1]]}, r"got the shape \(1, 2\)"),
         ({"group_of_class": [0.0, 1.0]}, "must hold integers"),

@@ -39,6 +39,7 @@ from hf_ltkd import (
     create_model,
     group_accuracy,
 )
+from hf_ltkd.groups import CLASS_GROUPS_NAME
 
 
 ENGINES = {
@@ -252,8 +253,8 @@ def first_fault(precision: str, processes: int, folder: Path, single: Path) -> s
                 return f"{name} is {loss}"
             if precision == "float32" and not math.isclose(loss, expected[name], rel_tol=RTOL):
                 return f"{name} is {loss:.7g}, with one process {expected[name]:.7g}"
-    if not (folder / "student" / "class_groups.json").is_file():
-        return "save_model() wrote no class_groups.json"
+    if not (folder / "student" / CLASS_GROUPS_NAME).is_file():
+        return f"save_model() wrote no {CLASS_GROUPS_NAME}"
     try:
         logits, missing = logits_of_student(folder)
     except (OSError, ValueError, RuntimeError) as error:

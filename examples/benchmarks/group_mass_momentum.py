@@ -33,7 +33,7 @@ def main():
     args, data_args = HfArgumentParser((Arguments, DataArguments)).parse_args_into_dataclasses()
     teacher = AutoModelForImageClassification.from_pretrained(args.teacher).eval()
     processor = AutoImageProcessor.from_pretrained(args.teacher)
-    data = load_image_data(data_args, mean=processor.image_mean, std=processor.image_std)
+    data = load_image_data(data_args, processor=processor)
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0)).tolist()
     logits = torch.cat(
         [

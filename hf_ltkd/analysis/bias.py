@@ -1,5 +1,6 @@
 """How biased a teacher is (Sec. 3.2 and Fig. 3 of the LTKD paper), and where a student's loss goes (Eq. 8)."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -13,6 +14,7 @@ from ..groups import ClassGroups
 from ..losses.checks import logits_of
 from ..losses.ltkd import kl_decomposition, ltkd_loss
 from ..metrics.group_accuracy.group_accuracy import group_accuracies
+from ..utils import student_inputs, teacher_inputs
 
 
 @dataclass(frozen=True)
@@ -21,20 +23,23 @@ class GroupReport:
     A model's answers to a set of images, by group.
 
     Attributes:
-        accuracy (`dict[str, float]`): `accuracy` and `{group}_accuracy`, fractions.
+        accuracy (`dict`): `accuracy` and `{group}_accuracy`, fractions; `None` for a group without an image.
         probability (`list[float]`): The share of the model's probability that each group gets; they sum to 1.
         images (`list[int]`): Images of each group.
     """
 
-    accuracy: dict[str, float]
+    accuracy: dict[str, float | None]
     probability: list[float]
     images: list[int]
 
     @property
-    def favour(self) -> list[float]:
-        """`probability` over the group's share of the images: 1 without a bias, below 1 where too little is given."""
+    def favour(self) -> list[float | None]:
+        """
+        `probability` over the group's share of the images: 1 without a bias, below 1 where too little is given; `None`
+        for a group without an image.
+        """
         total = sum(self.images)
-        return [p * total / max(n, 1) for p, n in zip(self.probability, self.images, strict=True)]
+        return [p * total / n if n else None for p, n in zip(self.probability, self.images, strict=True)]
 
 
 def group_report(model: nn.Module, dataset: Dataset, groups: ClassGroups, *, batch_size: int = 64) -> GroupReport:
@@ -44,6 +49,7 @@ def group_report(model: nn.Module, dataset: Dataset, groups: ClassGroups, *, bat
     Args:
         model (`torch.nn.Module`): A teacher or a student; its mode is left in eval.
         dataset (`torch.utils.data.Dataset`): Gives the model's inputs and `labels`, for instance [`ImageDataset`].
+            Where items hold pixels for both, the teacher's are taken: give `dataset.for_student()` for a student.
         groups ([`ClassGroups`]): The groups of the classes.
         batch_size (`int`, *optional*, defaults to 64): Images that the model is asked for at once.
     """
@@ -59,7 +65,8 @@ def group_report(model: nn.Module, dataset: Dataset, groups: ClassGroups, *, bat
         torch.cat(predictions).numpy(), references.numpy(), group_of_class.numpy(), groups.names
     )
     images = torch.bincount(group_of_class[references], minlength=groups.num_groups)
-    return GroupReport(accuracy, (mass / mass.sum()).tolist(), images.tolist())
+    measured = {name: value if math.isfinite(value) else None for name, value in accuracy.items()}
+    return GroupReport(measured, (mass / mass.sum()).tolist(), images.tolist())
 
 
 def teacher_group_mass(
@@ -175,11 +182,13 @@ def _shuffled(dataset: Dataset, batch_size: int, seed: int) -> DataLoader:
 
 @torch.no_grad()
 def _answers(models: Sequence[nn.Module], loader: DataLoader) -> Iterator[tuple[Tensor, list[Tensor]]]:
-    """Labels of each batch, and the logits of each model."""
+    """Labels of each batch, and the logits of each model: a teacher, and perhaps its student."""
     for model in models:
         model.eval()
     for batch in loader:
         labels = batch.pop("labels")
-        devices = [next(model.parameters()).device for model in models]
-        inputs = [{name: value.to(device) for name, value in batch.items()} for device in devices]
-        yield labels, [logits_of(model(**given)) for model, given in zip(models, inputs, strict=True)]
+        logits = []
+        for model, seen in zip(models, (teacher_inputs(batch), student_inputs(batch)), strict=False):
+            device = next(model.parameters()).device
+            logits.append(logits_of(model(**{name: value.to(device) for name, value in seen.items()})))
+        yield labels, logits

@@ -8,17 +8,17 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from ..data.arguments import DataArguments
 from ..workflow.arguments import (
+    DataArguments,
     DiagnoseArguments,
     DistillArguments,
     EvaluateArguments,
-    PushArguments,
     SourceArguments,
     TrainingChoices,
     TrainTeacherArguments,
     nearest,
 )
+from ..workflow.hub_arguments import ExportArguments, PushArguments
 
 
 @dataclass
@@ -69,6 +69,11 @@ COMMANDS = {
         "hf-ltkd push --model student --to me/small",
         (PushArguments,),
     ),
+    "export": Command(
+        "Exports a student to ONNX, checks its logits, and measures it beside its teacher; needs hf_ltkd[onnx].",
+        "hf-ltkd export --model student --teacher teacher --images ./photos",
+        (ExportArguments,),
+    ),
 }
 
 # What the help shows of DistillationTrainingArguments, unless all is asked for.
@@ -102,7 +107,7 @@ def help_text(name: str, show_all: bool = False) -> str:
     for argument_class in command.arguments:
         _show_fields(parser, argument_class, OWN_HELP)
     if command.trains and show_all:
-        from ..trainer.training_args import DistillationTrainingArguments
+        from ..workflow.recommend import DistillationTrainingArguments
 
         _show_fields(parser, DistillationTrainingArguments, TRAINING_HELP)
     elif command.trains:
@@ -125,7 +130,7 @@ def _show_fields(parser: argparse.ArgumentParser, argument_class: type, own_help
         choices = next((typing.get_args(k) for k in kinds if typing.get_origin(k) is Literal), None)
         if choices is not None:
             options["choices"] = choices
-        elif list in map(typing.get_origin, kinds):
+        elif list in [typing.get_origin(k) for k in kinds]:
             options["nargs"] = "+"
         elif bool in kinds:
             options.update(nargs="?", metavar="true|false")
@@ -151,7 +156,7 @@ def parse(name: str, argv: Sequence[str]) -> dict[str, Any]:
         raise SystemExit(0)
     from transformers import HfArgumentParser
 
-    from ..trainer.training_args import DistillationTrainingArguments
+    from ..workflow.recommend import DistillationTrainingArguments
 
     files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     files.add_argument("--config", action="append", default=[])

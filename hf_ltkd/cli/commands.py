@@ -5,10 +5,11 @@ from typing import Any
 
 from transformers.utils.logging import disable_progress_bar
 
-from ..workflow import diagnose, distill, evaluate, push, train_teacher
+from ..workflow import diagnose, distill, evaluate, export, push, train_teacher
 from ..workflow.estimate import estimate
 from ..workflow.plan import make_plan, plan_teacher
 from . import text
+from .describe import describe_export
 
 
 def run(command: str, settings: dict[str, Any]) -> None:
@@ -49,5 +50,6 @@ RUN = {
     "train-teacher": run_train_teacher,
     "diagnose": lambda **settings: text.print_diagnosis(diagnose.diagnose(**settings)),
     "evaluate": lambda **settings: text.print_evaluation(evaluate.evaluate(**settings)),
-    "push": lambda **settings: text.say("Pushed", push.push(**settings)),
+    "push": lambda **settings: text.say("Pushed", push.push(**settings).commit_url),
+    "export": lambda **settings: text.say("ONNX", *describe_export(export.export(**settings))),
 }

@@ -18,6 +18,7 @@ From a biased teacher and a long-tailed folder of images to a small student.
   diagnose        whom a teacher favours: head, medium or tail
   evaluate        accuracy of a saved model for head, medium and tail
   push            send a student's folder to the Hub
+  export          write a student as ONNX, check and measure it
 
 example (leave out --dry_run to do it):
   hf-ltkd distill --teacher me/big-vit --student microsoft/resnet-18 \\

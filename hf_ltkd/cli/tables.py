@@ -16,23 +16,29 @@ def share_table(shares: Mapping[str, Sequence[float]], groups: ClassGroups) -> l
     return rows
 
 
-def group_table(results: Mapping[str, Mapping[str, float]]) -> list[str]:
+def group_table(results: Mapping[str, Mapping[str, float | None]]) -> list[str]:
     """Accuracy in percent, one model a row."""
     columns = _columns(next(iter(results.values())))
     width = max(14, *(len(name) + 2 for name in results))
     rows = [f"{'accuracy (%)':<{width}}" + "".join(f"{column:>9}" for column in columns)]
     for name, metrics in results.items():
-        rows.append(f"{name:<{width}}" + "".join(f"{100 * metrics[metric]:>9.1f}" for metric in columns.values()))
+        rows.append(f"{name:<{width}}" + "".join(f"{_percent(metrics[metric]):>9}" for metric in columns.values()))
     return rows
 
 
-def changes(ours: Mapping[str, float], others: Mapping[str, float]) -> str:
+def changes(ours: Mapping[str, float | None], others: Mapping[str, float | None]) -> str:
     """`+5.1 tail, -0.3 head` and so on, in points."""
     columns = _columns(ours)
-    return ", ".join(f"{100 * (ours[metric] - others[metric]):+.1f} {name}" for name, metric in columns.items())
+    both = {name: (ours[metric], others[metric]) for name, metric in columns.items()}
+    known = {name: a - b for name, (a, b) in both.items() if a is not None and b is not None}
+    return ", ".join(f"{100 * difference:+.1f} {name}" for name, difference in known.items())
 
 
-def _columns(metrics: Mapping[str, float]) -> dict[str, str]:
+def _percent(value: float | None) -> str:
+    return "no image" if value is None else f"{100 * value:.1f}"
+
+
+def _columns(metrics: Mapping[str, float | None]) -> dict[str, str]:
     """The metric behind each column: the groups, then all classes."""
     groups = {name.removesuffix("_accuracy"): name for name in metrics if name.endswith("_accuracy")}
     return {**groups, "all": "accuracy"}

@@ -5,6 +5,8 @@ from .augment import LabelledImages as LabelledImages
 from .benchmarks import cifar100_lt as cifar100_lt
 from .benchmarks import imagenet_lt as imagenet_lt
 from .benchmarks import tiny_imagenet_lt as tiny_imagenet_lt
+from .check import ImageReport as ImageReport
+from .check import check_images as check_images
 from .image_files import read_class_folders as read_class_folders
 from .image_files import read_image_list as read_image_list
 from .image_files import read_tiny_imagenet as read_tiny_imagenet

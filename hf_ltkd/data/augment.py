@@ -1,11 +1,16 @@
 """Labelled images, augmented a whole batch at a time, the same for any number of workers."""
 
+import copy
 import hashlib
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from .pixels import scale_and_offset
 
 
 class LabelledImages(torch.utils.data.Dataset):
@@ -14,6 +19,9 @@ class LabelledImages(torch.utils.data.Dataset):
 
     The view `v` of example `i` is a pure function of `(seed, v, i)`, whatever the batch, the order or the number of
     workers.
+
+    Where a teacher sees other pixels than its student, an item holds both of one view (the same crop, mirrored or
+    not): `pixel_values` and `teacher_pixel_values`.
     """
 
     # The attributes that decide, beside images and normalisation, which pixels a view has.
@@ -47,15 +55,40 @@ class LabelledImages(torch.utils.data.Dataset):
         self.horizontal_flip = horizontal_flip
         self.seed = seed
         self.device = torch.device(device)
-        # (x / 255 - mean) / std as one multiplication and one addition
-        self._scale = (1 / (255 * torch.tensor(std, dtype=torch.float32))).view(1, -1, 1, 1).to(device)
-        self._offset = (-torch.tensor(mean, dtype=torch.float32) / torch.tensor(std)).view(1, -1, 1, 1).to(device)
+        self._scale, self._offset = (part.to(device) for part in scale_and_offset(mean, std))
+        self._seen_by: str | None = None
+        self._share_view(0)
+
+    def _share_view(self, view: int) -> None:
         # Shared memory, so that workers that outlive an epoch see the next one too.
-        self._view = torch.zeros((), dtype=torch.long).share_memory_()
+        self._view = torch.full((), view, dtype=torch.long).share_memory_()
+        self._view_of = os.getpid()
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the view of every example."""
-        self._view.fill_(epoch)
+        if self._view_of == os.getpid():
+            self._view.fill_(epoch)
+        else:  # a rank that was forked with the dataset: the others may be at another view
+            self._share_view(epoch)
+
+    def for_student(self) -> "LabelledImages":
+        """The same images, in the same view always, with the student's pixels alone."""
+        return self._for("student")
+
+    def for_teacher(self) -> "LabelledImages":
+        """The same images, in the same view always, with the teacher's pixels alone, as `pixel_values`."""
+        return self._for("teacher")
+
+    def _for(self, seen_by: str) -> "LabelledImages":
+        images = copy.copy(self)
+        images._seen_by = seen_by
+        return images
+
+    def _wanted(self, own: Any, teachers: Any) -> dict[str, Any]:
+        """What an item holds besides its label, out of what makes the two kinds of pixels."""
+        if teachers is None or self._seen_by == "student":
+            return {"pixel_values": own}
+        return {"pixel_values": teachers} if self._seen_by else {"pixel_values": own, "teacher_pixel_values": teachers}
 
     @property
     def view(self) -> int:
@@ -74,7 +107,7 @@ class LabelledImages(torch.utils.data.Dataset):
         for block in self._image_content():
             digest.update(len(block).to_bytes(8, "little"))
             digest.update(block)
-        transform = ", ".join(f"{name}={getattr(self, name)}" for name in self.transform_fields)
+        transform = ", ".join([*(f"{name}={getattr(self, name)}" for name in self.transform_fields), *self._extras()])
         return f"{type(self).__name__}({len(self)} examples, {transform}) sha256:{digest.hexdigest()}"
 
     def __len__(self) -> int:
@@ -93,17 +126,19 @@ class LabelledImages(torch.utils.data.Dataset):
         index = np.asarray(indices) % len(self)  # -1 is the last one
         bits = random_bits(self.seed, index.astype(np.uint64), self.view)
         mirrored = uniform_integers(bits, 42, 2).astype(bool) & (self.augment and self.horizontal_flip)
-        pixels = self._crop(index, bits, mirrored).float().mul_(self._scale).add_(self._offset)
-        return [
-            {"pixel_values": image, "labels": label} for image, label in zip(pixels, self.labels[index], strict=True)
-        ]
+        pixels = {**self._pixels(index, bits, mirrored), "labels": self.labels[index]}
+        return [dict(zip(pixels, values, strict=True)) for values in zip(*pixels.values(), strict=True)]
 
-    def _crop(self, index: np.ndarray, bits: np.ndarray, mirrored: np.ndarray) -> Tensor:
+    def _pixels(self, index: np.ndarray, bits: np.ndarray, mirrored: np.ndarray) -> dict[str, Iterable[Tensor]]:
         """
-        The uint8 pixels `[batch, channels, height, width]` of these examples, cropped as their `bits` say and mirrored
+        `pixel_values` of these examples, and perhaps `teacher_pixel_values`, cropped as their `bits` say and mirrored
         where `mirrored` (bool, `[batch]`) says so.
         """
         raise NotImplementedError
+
+    def _extras(self) -> list[str]:
+        """For the fingerprint: what else decides on pixels."""
+        return []
 
     def _image_content(self) -> Iterator[bytes]:
         """What tells these images from others, for the fingerprint."""
@@ -132,6 +167,9 @@ class ImageDataset(LabelledImages):
         seed (`int`, *optional*, defaults to 0): Seed of the augmentation.
         device (`str` or `torch.device`, *optional*, defaults to where `images` are):
             Where the images are kept, cropped, mirrored and normalised. Labels stay on the CPU.
+        teacher ([`ImageDataset`], *optional*):
+            The same images as the teacher sees them, where that is different: items hold its pixels as
+            `teacher_pixel_values`, cropped and mirrored alike.
 
     Raises:
         `ValueError`: if shapes, dtypes or lengths do not fit, or a standard deviation is not above 0; when a worker
@@ -152,6 +190,7 @@ class ImageDataset(LabelledImages):
         horizontal_flip: bool = True,
         seed: int = 0,
         device: str | torch.device | None = None,
+        teacher: "ImageDataset | None" = None,
     ):
         if images.ndim != 4 or images.dtype != torch.uint8:
             raise ValueError(
@@ -173,12 +212,28 @@ class ImageDataset(LabelledImages):
             seed=seed,
             device=images.device,
         )
+        self.teacher = teacher
         self.padding = padding if augment else 0
         padded = torch.nn.functional.pad(images, (self.padding,) * 4)
         # A view of every crop of every image, [examples, channels, y, x, height, width]: a batch is one gather.
         self._crops = padded.unfold(2, height, 1).unfold(3, width, 1)
+        if teacher is not None and teacher._crops.shape != self._crops.shape:
+            raise ValueError(
+                f"The teacher's images, their padded crops included, are of shape {tuple(teacher._crops.shape)}, the "
+                f"student's {tuple(self._crops.shape)}: they must be the same images in the same size."
+            )
+
+    def _pixels(self, index: np.ndarray, bits: np.ndarray, mirrored: np.ndarray) -> dict[str, Iterable[Tensor]]:
+        return {
+            name: images._crop(index, bits, mirrored).float().mul_(images._scale).add_(images._offset)
+            for name, images in self._wanted(self, self.teacher).items()
+        }
+
+    def _extras(self) -> list[str]:
+        return [] if self.teacher is None else [f"teacher={self.teacher.fingerprint}"]
 
     def _crop(self, index: np.ndarray, bits: np.ndarray, mirrored: np.ndarray) -> Tensor:
+        """uint8 `[batch, channels, height, width]`."""
         y = uniform_integers(bits, 0, 2 * self.padding + 1)
         x = uniform_integers(bits, 21, 2 * self.padding + 1)
         if not self._crops.is_cpu:

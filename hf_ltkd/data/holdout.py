@@ -1,24 +1,25 @@
-"""A balanced evaluation part, split off the training images where a dataset has no other."""
+"""An evaluation part, split off the training images where a dataset has no other."""
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict
 
-from ..utils import write_json
+from ..utils import listed, write_json
 from .arguments import PRESETS, DataArguments
-from .image_files import IMAGE_SUFFIXES, read_class_folders
+from .check import repeated, shared_rows
 from .images import ImageData, load_image_data
 from .long_tail import read_labels
-from .sources import load_splits
+from .prepare import prepare
 
 
 HOLDOUT_NAME = "holdout.json"
 RENAMED = {"share": "eval_fraction", "full_counts": "full_class_counts"}  # in files of version 0.1.0
-EVAL_NAMES = ("test", "validation", "valid", "val")
 
 
 @dataclass(frozen=True)
@@ -27,16 +28,53 @@ class Holdout:
     How the evaluation part was split off.
 
     Attributes:
-        per_class (`int`): Images held out of every class.
+        per_class (`int` or `list[int]`): Images held out of every class, or of each where these differ.
         eval_fraction (`float`): The largest part of a class that may be held out; it decided `per_class`.
         seed (`int`): Which images of a class are held out.
         full_class_counts (`list[int]`): Images per class before the split.
+        group_column (`str`, *optional*): Images of one value of this column are on one side.
     """
 
-    per_class: int
+    per_class: int | list[int]
     eval_fraction: float
     seed: int
     full_class_counts: list[int]
+    group_column: str | None = None
+
+    @property
+    def class_counts(self) -> list[int]:
+        """Images held out of each class."""
+        if isinstance(self.per_class, int):
+            return [self.per_class] * len(self.full_class_counts)
+        return self.per_class
+
+    def describe(self, class_names: Sequence[str]) -> list[str]:
+        """What was held out, and of which classes nothing, in plain sentences."""
+        counts = self.class_counts
+        without = [c for c, count in enumerate(counts) if count == 0]
+        start = f"{sum(counts):,} images, split off the training images (there is no test split)"
+        chosen = f"chosen with seed {self.seed} (--split_seed)"
+        if self.group_column is not None:
+            lines = [
+                f"{start}, at most {max(counts):,} a class and no "
+                f"{self.group_column} on both sides (--group_column), {chosen}"
+            ]
+        elif isinstance(self.per_class, int):
+            part = self.per_class / min(self.full_class_counts)
+            lines = [
+                f"{sum(counts):,} images, {self.per_class} of every class, split off the training images (there is no "
+                "test split):",
+                f"{part:.0%} of the smallest class, at most {self.eval_fraction:.0%} (--eval_fraction), {chosen}",
+            ]
+        else:
+            lines = [
+                f"{start}: of each class at most {self.eval_fraction:.0%} (--eval_fraction), and at most "
+                f"{max(counts):,}, {chosen}"
+            ]
+        if without:
+            names = listed([f"{class_names[c]} ({self.full_class_counts[c]})" for c in without], 10)
+            lines.append(f"Not evaluated are {len(without)} classes of too few images to hold one out: {names}")
+        return lines
 
     def save_pretrained(self, save_directory: str | os.PathLike) -> None:
         """Writes `holdout.json` into `save_directory`, atomically."""
@@ -55,52 +93,171 @@ class Holdout:
 
 
 def hold_out(
-    dataset: Dataset, *, label_column: str = "label", eval_fraction: float = 0.2, seed: int = 0
+    dataset: Dataset,
+    *,
+    label_column: str = "label",
+    eval_fraction: float = 0.2,
+    seed: int = 0,
+    group_column: str | None = None,
+    min_class_images: int = 1,
 ) -> tuple[Dataset, Dataset, Holdout]:
     """
-    Splits off the same number of images of every class, without decoding anything and in the dataset's own order.
+    Splits off images of every class to evaluate on, without decoding anything and in the dataset's own order.
 
-    With one seed the parts are nested: what a smaller `eval_fraction` holds out, a larger one holds out too.
+    The same number is taken of every class where every class is large enough: `eval_fraction` of the smallest. Where
+    one is too small to give an image, each class gives what it can: `eval_fraction` of it, but no more than the middle
+    one (the lower median) of the classes that can give any; small classes stay whole and are not evaluated.
+
+    With one seed the parts are nested: what a smaller `eval_fraction` holds out, a larger one holds out too (not with
+    groups).
 
     Args:
         dataset (`datasets.Dataset`): The training images.
         label_column (`str`, *optional*, defaults to `"label"`): A column of `ClassLabel` or integers.
-        eval_fraction (`float`, *optional*, defaults to 0.2): At most this part of the smallest class is held out.
+        eval_fraction (`float`, *optional*, defaults to 0.2): At most this part of a class is held out.
         seed (`int`, *optional*, defaults to 0): Which images.
+        group_column (`str`, *optional*):
+            Images of one value of this column (a track, a patient, a camera) stay together. Whole groups are held out
+            until a class has its number, the last of them perhaps more; but never the half of a class. Images without
+            a value are groups of their own.
+        min_class_images (`int`, *optional*, defaults to 1): Nothing is held out of smaller classes.
 
     Returns:
         `(training images, evaluation images, Holdout)`.
 
     Raises:
-        `ValueError`: if `eval_fraction` is not between 0 and 1, there are fewer than two classes, or the smallest
-            class is too small to hold out one image.
+        `ValueError`: if `eval_fraction` is not between 0 and 1, there are fewer than two classes, no class is large
+            enough to hold out one image, or there is no such column.
+    """
+    held_out, holdout = choose(
+        dataset,
+        label_column=label_column,
+        eval_fraction=eval_fraction,
+        seed=seed,
+        group_column=group_column,
+        min_class_images=min_class_images,
+    )
+    train, test = (dataset.select(np.flatnonzero(rows)) for rows in (~held_out, held_out))
+    return train, test, holdout
+
+
+def choose(
+    dataset: Dataset,
+    *,
+    label_column: str,
+    eval_fraction: float,
+    seed: int,
+    group_column: str | None = None,
+    min_class_images: int = 1,
+    last: np.ndarray | None = None,
+) -> tuple[np.ndarray, Holdout]:
+    """
+    The rows that [`hold_out`] holds out, as a mask. Those of the mask `last`, such as images that are there twice, are
+    held out only where their class has no others left.
     """
     if not 0 < eval_fraction < 1:
         raise ValueError(
-            f"eval_fraction={eval_fraction} is not valid: it is a part of the smallest class, above 0 and below 1."
+            f"eval_fraction={eval_fraction} is not valid: it is a part of each class, above 0 and below 1."
         )
     labels, num_classes = read_labels(dataset, label_column)
     if num_classes < 2:
         raise ValueError("The training images have one class only: a classifier needs two or more.")
     counts = np.bincount(labels, minlength=num_classes)
-    smallest = int(counts.argmin())
-    per_class = int(counts[smallest] * eval_fraction + 1e-9)
-    if per_class == 0:
+    wanted = _numbers(counts, eval_fraction, min_class_images, balanced=group_column is None)
+    if not wanted.any():
+        largest = int(counts.argmax())
         feature = dataset.features[label_column]
-        name = feature.names[smallest] if isinstance(feature, ClassLabel) else smallest
-        more = (
-            f", or allow more with --eval_fraction {1 / counts[smallest] + 0.005:.2f}" if counts[smallest] > 1 else ""
-        )
+        name = feature.names[largest] if isinstance(feature, ClassLabel) else largest
+        more = f", or allow more with --eval_fraction {1 / counts[largest] + 0.005:.2f}" if counts[largest] > 1 else ""
         raise ValueError(
-            f"There is no test split, and the smallest class, {name!r}, has {counts[smallest]} images, too few to "
-            f"hold out {eval_fraction:.0%} of it for evaluation: add images of it, add a test split{more}."
+            f"There is no test split, and the largest class, {name!r}, has {counts[largest]} images, too few to hold "
+            f"out {eval_fraction:.0%} of it for evaluation: add images, add a test split{more}."
         )
     order = np.random.default_rng(seed).permutation(len(labels))
-    order = order[np.argsort(labels[order], kind="stable")]  # class by class, each in its random order
-    rank_in_class = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
-    held_out = rank_in_class < per_class
-    train, test = (dataset.select(np.sort(order[rows])) for rows in (~held_out, held_out))
-    return train, test, Holdout(per_class, eval_fraction, seed, counts.tolist())
+    if group_column is None:
+        if last is not None:
+            order = order[np.argsort(last[order], kind="stable")]
+        order = order[np.argsort(labels[order], kind="stable")]  # class by class, each in its random order
+        rank_in_class = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+        held_out = np.zeros(len(labels), dtype=bool)
+        held_out[order[rank_in_class < np.repeat(wanted, counts)]] = True
+    else:
+        held_out = _held_out_groups(labels, _groups(dataset, group_column), order, counts, wanted)
+        if not held_out.any():
+            raise ValueError(
+                f"No {group_column} can be held out: each has more than half of the images of one of its classes. Add "
+                "a test split, or leave out --group_column."
+            )
+    per_class: list[int] = np.bincount(labels[held_out], minlength=num_classes).tolist()
+    same = per_class[0] if len(set(per_class)) == 1 else per_class
+    return held_out, Holdout(same, eval_fraction, seed, counts.tolist(), group_column)
+
+
+def _numbers(counts: np.ndarray, eval_fraction: float, min_class_images: int, *, balanced: bool) -> np.ndarray:
+    """How many images each class gives; the same of each, if that is wanted and each can give some."""
+    possible = (counts * eval_fraction + 1e-9).astype(int)
+    possible[counts < min_class_images] = 0
+    giving = np.sort(possible[possible > 0])
+    if balanced and len(giving) == len(counts):
+        return np.full(len(counts), giving[0])
+    return np.minimum(possible, giving[(len(giving) - 1) // 2]) if len(giving) else possible
+
+
+def _groups(dataset: Dataset, column: str) -> np.ndarray:
+    """A number for each image, the same for those of one group."""
+    if column not in dataset.column_names:
+        raise ValueError(
+            f"There is no column {column!r} to group images by (--group_column): the columns are "
+            f"{dataset.column_names}."
+        )
+    values = dataset.select_columns([column]).with_format("arrow")[:][column].to_pylist()
+    numbers: dict = {}
+    return np.array(
+        [
+            numbers.setdefault(("row", row) if value is None else value, len(numbers))
+            for row, value in enumerate(values)
+        ]
+    )
+
+
+def _held_out_groups(
+    labels: np.ndarray, groups: np.ndarray, order: np.ndarray, counts: np.ndarray, wanted: np.ndarray
+) -> np.ndarray:
+    """
+    Whole groups, the rarest class first, in the order in which `order` meets them.
+
+    A group is taken where it fits into what the class still lacks, else the smallest that leaves half of each of its
+    classes for training, if the class has none so far.
+    """
+    sizes: dict[int, dict[int, int]] = {}
+    for group, label in zip(groups[order].tolist(), labels[order].tolist(), strict=True):
+        in_group = sizes.setdefault(group, {})
+        in_group[label] = in_group.get(label, 0) + 1
+    of_class: dict[int, list[int]] = {}
+    for group, in_group in sizes.items():
+        for label in in_group:
+            of_class.setdefault(label, []).append(group)
+    held, taken = np.zeros(len(counts), dtype=int), set()
+
+    def may_be_taken(group: int) -> bool:
+        return group not in taken and all(2 * (held[c] + n) <= counts[c] for c, n in sizes[group].items())
+
+    def take(group: int) -> None:
+        taken.add(group)
+        for label, number in sizes[group].items():
+            held[label] += number
+
+    for label in np.argsort(counts, kind="stable").tolist():
+        if wanted[label] == 0:
+            continue
+        for group in of_class.get(label, []):
+            if held[label] + sizes[group][label] <= wanted[label] and may_be_taken(group):
+                take(group)
+        if held[label] == 0:
+            others = [group for group in of_class.get(label, []) if may_be_taken(group)]
+            if others:
+                take(min(others, key=lambda group: sizes[group][label]))
+    return np.isin(groups, [*taken])
 
 
 def load_or_hold_out(
@@ -108,22 +265,19 @@ def load_or_hold_out(
     *,
     splits: DatasetDict | None = None,
     eval_fraction: float = 0.2,
-    mean: list[float] | None = None,
-    std: list[float] | None = None,
-    seed: int = 0,
     progress: bool = True,
+    **pixels: Any,
 ) -> tuple[ImageData, Holdout | None]:
     """
     [`load_image_data`] for a dataset with or without a split to evaluate on; without, one is held out.
 
-    `args.data_dir` may also hold one folder per class directly, or parquet files of any name.
-
     Args:
         args ([`DataArguments`]): What to load. `args.split_seed` chooses the images that are held out, too; they are
             taken before `args.imbalance_factor` cuts the rest.
-        splits (`datasets.DatasetDict`, *optional*): The splits, where they are loaded already.
+        splits (`datasets.DatasetDict`, *optional*): The splits that `args` names, where they are loaded already.
         eval_fraction (`float`, *optional*, defaults to 0.2): As in [`hold_out`].
-        mean, std, seed, progress: As in [`load_image_data`].
+        progress (`bool`, *optional*, defaults to `True`): Whether there are bars.
+        pixels: Further arguments of [`load_image_data`], such as `mean`, `std`, `processor` and `seed`.
 
     Returns:
         `(ImageData, Holdout)`, or `(ImageData, None)` where the dataset has a split of its own.
@@ -131,42 +285,38 @@ def load_or_hold_out(
     Raises:
         `ValueError`: as [`load_image_data`] and [`hold_out`].
     """
-    full = _training_images_alone(args, splits)
-    if full is None:
-        return load_image_data(args, splits=splits, mean=mean, std=std, seed=seed, progress=progress), None
-    train, test, holdout = hold_out(
-        full, label_column=args.label_column, eval_fraction=eval_fraction, seed=args.split_seed
-    )
-    eval_split = PRESETS[args.benchmark].eval_splits[0]
-    splits = DatasetDict({"train": train, eval_split: test})
-    return load_image_data(args, splits=splits, mean=mean, std=std, seed=seed, progress=progress), holdout
+    source, report = prepare(args, splits=splits, progress=progress)
+    splits, holdout = source.splits, None
+    if "train" in splits and source.eval_split is None and args.eval_split is None:
+        full, digests = splits["train"], None if report is None else report.digests["train"]
+        held_out, holdout = choose(
+            full,
+            label_column=args.label_column,
+            eval_fraction=eval_fraction,
+            seed=args.split_seed,
+            group_column=args.group_column,
+            min_class_images=args.min_class_images or 1,
+            last=None if digests is None else repeated(digests),
+        )
+        both = [] if digests is None else shared_rows(digests[held_out], digests[~held_out])
+        if both:
+            examples = source.places("train", [np.flatnonzero(held_out)[row] for row, _ in both[:4]])
+            source.said.append(f"{len(both):,} held-out images are training images, too: {listed(examples, 3)}")
+        names = (PRESETS[args.benchmark].eval_splits[0], "train")
+        rows = (held_out, ~held_out)
+        splits = DatasetDict({name: full.select(np.flatnonzero(r)) for name, r in zip(names, rows, strict=True)})
+    elif args.group_column is not None and "train" in splits:
+        source.said += _groups_in_both(splits, args.group_column)
+    data = load_image_data(args, splits=splits, progress=progress, **pixels)
+    data.sources = source.said
+    return data, holdout
 
 
-def _training_images_alone(args: DataArguments, splits: DatasetDict | None) -> Dataset | None:
-    """The training images, if there are no others to evaluate on."""
-    if args.eval_split is not None or args.train_list is not None:
-        return None
-    folder = Path(args.data_dir or "").expanduser().absolute()
-    if args.data_dir is not None and folder.is_dir() and not any(_is_split(folder / name) for name in EVAL_NAMES):
-        files = sorted(map(str, folder.glob("*.parquet")))
-        if files and not any(Path(file).name.startswith("train") for file in files):
-            return load_dataset("parquet", data_files=files, split="train")
-        if not files:
-            train = folder / "train" if _is_split(folder / "train") else folder
-            images = read_class_folders(train)
-            if images is None and train == folder:
-                raise ValueError(
-                    f"{args.data_dir!r} holds no images that can be told into classes: expected *.parquet, or one "
-                    f"folder per class with images alone ({', '.join(IMAGE_SUFFIXES[:3])}, ...), directly or in "
-                    "train/ and test/. Files beside the class folders and folders inside them have to go."
-                )
-            if images is not None:
-                return images.rename_column("label", args.label_column) if args.label_column != "label" else images
-    splits = load_splits(args) if splits is None else splits
-    has_eval_split = any(name in splits for name in PRESETS[args.benchmark].eval_splits)
-    return splits["train"] if "train" in splits and not has_eval_split else None
-
-
-def _is_split(folder: Path) -> bool:
-    """Whether a folder holds class folders: one with images alone is a class, even if it is called train."""
-    return folder.is_dir() and any(entry.is_dir() for entry in os.scandir(folder))
+def _groups_in_both(splits: DatasetDict, column: str) -> list[str]:
+    """A caution, if images to evaluate on are of the same group as training images."""
+    for name, dataset in splits.items():
+        if column not in dataset.column_names:
+            return [f"the {name} split has no column {column!r} (--group_column), so that nobody knows what it shares"]
+    values = [set(dataset.unique(column)) - {None} for dataset in splits.values()]
+    both = sorted(map(str, set.intersection(*values))) if len(values) > 1 else []
+    return [f"{len(both)} {column} are in both splits ({listed(both)}): accuracy is flattered"] if both else []

@@ -1,13 +1,12 @@
 """From a Hub dataset, parquet files, image folders or lists to training and test images."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Image
-from PIL import Image as PILImage
 from tqdm.auto import tqdm
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -16,7 +15,9 @@ from .arguments import IMAGENET_MEAN, IMAGENET_STD, PRESETS, DataArguments
 from .augment import ImageDataset, LabelledImages
 from .lazy import CROP_FRACTION, LazyImageDataset
 from .long_tail import LongTailSplit, class_counts, read_labels
-from .sources import load_splits
+from .pixels import Pixels
+from .prepare import prepare
+from .processors import make_processor, pixels_of
 
 
 @dataclass
@@ -31,6 +32,9 @@ class ImageData:
         split ([`LongTailSplit`]): How the training split was cut; `split.class_counts` are its images per class.
         mean, std (`list[float]`): The normalisation.
         args ([`DataArguments`]): What was loaded, with the benchmark's values filled in.
+        image_processor (`BaseImageProcessor`):
+            Makes the pixels of `test`, up to rounding, from an image file; to be saved with the model.
+        sources (`list[str]`): Which files are used for what, and what is left out, in plain sentences.
     """
 
     train: LabelledImages
@@ -40,6 +44,8 @@ class ImageData:
     mean: list[float]
     std: list[float]
     args: DataArguments
+    image_processor: BaseImageProcessor
+    sources: list[str] = field(default_factory=list)
 
     @property
     def recipe(self) -> LongTailSplit:
@@ -58,27 +64,6 @@ class ImageData:
         rule = ClassGroups.from_counts if self.args.group_rule == "thirds" else ClassGroups.from_thresholds
         return rule(self.split.class_counts)
 
-    @property
-    def image_processor(self) -> BaseImageProcessor:
-        """
-        Makes the pixels of `test` from an image file, to be saved with the model.
-
-        Its pixels differ by rounding alone (1e-6); the backend that comes with Torchvision interpolates a little
-        differently where it has to resize.
-        """
-        from transformers import BitImageProcessor, ViTImageProcessor  # here, because it may warn of Torchvision
-
-        size = {"height": self.args.image_size, "width": self.args.image_size}
-        if self.args.crop == "padded":
-            return ViTImageProcessor(size=size, image_mean=self.mean, image_std=self.std, do_convert_rgb=True)
-        return BitImageProcessor(
-            size={"shortest_edge": round(self.args.image_size / CROP_FRACTION)},
-            crop_size=size,
-            resample=PILImage.Resampling.BILINEAR,
-            image_mean=self.mean,
-            image_std=self.std,
-        )
-
 
 def load_image_data(
     args: DataArguments,
@@ -86,6 +71,8 @@ def load_image_data(
     splits: DatasetDict | None = None,
     mean: list[float] | None = None,
     std: list[float] | None = None,
+    processor: BaseImageProcessor | Pixels | None = None,
+    teacher_processor: BaseImageProcessor | Pixels | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> ImageData:
@@ -96,15 +83,19 @@ def load_image_data(
         args ([`DataArguments`]): What to load.
         splits (`datasets.DatasetDict`, *optional*): The splits that `args` names, where they are loaded already.
         mean, std (`list[float]`, *optional*):
-            The normalisation, for pixels scaled to 0..1; a teacher's own where it has been trained already. They
-            default to the benchmark's, without one to the training images' own (`crop="padded"`) or to ImageNet's
+            The normalisation, for pixels scaled to 0..1, of a network without an image processor. They default to the
+            benchmark's, without one to the training images' own (`crop="padded"`) or to ImageNet's
             (`crop="resized"`).
+        processor (`BaseImageProcessor` or [`Pixels`], *optional*):
+            The network's own image processor: it decides on the size, too. Training views are made around it.
+        teacher_processor (`BaseImageProcessor` or [`Pixels`], *optional*):
+            The teacher's, where it is another one: items hold `teacher_pixel_values` too, of the same view.
         seed (`int`, *optional*, defaults to 0): Seed of the augmentation.
         progress (`bool`, *optional*, defaults to `True`): Whether decoding shows a bar.
 
     Raises:
-        `ValueError`: if a split or column is missing, a label or the imbalance factor is not valid, or
-            `args.data_device` cannot be used.
+        `ValueError`: if a split or column is missing, a label or the imbalance factor is not valid, `mean` and `std`
+            are not the processor's, or `args.data_device` cannot be used.
         `FileNotFoundError`: if an image of a list does not exist.
     """
     if (mean is None) != (std is None):
@@ -116,7 +107,10 @@ def load_image_data(
         raise ValueError(
             f"data_device={args.data_device!r} cannot be used ({reason}): leave it out to keep the images on the CPU."
         ) from error
-    splits = load_splits(args) if splits is None else splits
+    sources: list[str] = []
+    if splits is None:
+        source, _ = prepare(args, progress=progress)
+        splits, sources = source.splits, source.said
     eval_splits = PRESETS[args.benchmark].eval_splits if args.eval_split is None else (args.eval_split,)
     eval_split = next((name for name in eval_splits if name in splits), None)
     if "train" not in splits or eval_split is None:
@@ -140,26 +134,75 @@ def load_image_data(
         raise ValueError(f"The {eval_split} split has labels beyond the {len(names)} classes of the training split.")
     train_labels, test_labels = (read_labels(split, args.label_column)[0] for split in (train, test))
 
-    if mean is None or std is None:
-        mean, std = PRESETS[args.benchmark].mean, PRESETS[args.benchmark].std
-    augmentation: dict[str, Any] = {"augment": True, "horizontal_flip": args.horizontal_flip, "seed": seed}
-    train_data: LabelledImages
-    test_data: LabelledImages
-    if args.crop == "resized":
-        mean, std = mean or IMAGENET_MEAN, std or IMAGENET_STD
-        shared: dict[str, Any] = {"image_size": args.image_size, "mean": mean, "std": std}
-        train_data = LazyImageDataset(train, image_column, train_labels, **shared, **augmentation)
-        test_data = LazyImageDataset(test, image_column, test_labels, **shared)
+    if processor is not None:
+        pixels = pixels_of(processor)
+        _check_normalisation(mean, std, pixels)
+        args = replace(args, image_size=max(pixels.size))
     else:
-        train_images = decode_images(train, image_column, args.image_size, progress=progress)
-        test_images = decode_images(test, image_column, args.image_size, progress=progress)
         if mean is None or std is None:
-            pixels = train_images.double() / 255
-            mean, std = pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).tolist()
-        augmentation["padding"] = args.crop_padding
-        train_data = ImageDataset(train_images, train_labels, mean=mean, std=std, device=device, **augmentation)
-        test_data = ImageDataset(test_images, test_labels, mean=mean, std=std, device=device)
-    return ImageData(train_data, test_data, list(names), split, list(mean), list(std), args)
+            mean, std = PRESETS[args.benchmark].mean, PRESETS[args.benchmark].std
+        pixels = _pixels_without_processor(args, mean, std)
+    teacher = None if teacher_processor is None else pixels_of(teacher_processor)
+    both = [pixels] if teacher is None else [pixels, teacher]
+
+    augmentation: dict[str, Any] = {"augment": True, "horizontal_flip": args.horizontal_flip, "seed": seed}
+    decoded = None
+    if args.crop == "padded" and len({p.size for p in both}) == 1:
+        decoded = [_decode(split, image_column, both, progress=progress) for split in (train, test)]
+    if decoded is None or None in decoded:
+        if args.data_device not in (None, "cpu"):
+            raise ValueError(
+                f"data_device={args.data_device!r} does not go with these image processors, whose pixels differ in "
+                "size or are no bytes and have to be made on the CPU: leave it out."
+            )
+        padding = args.crop_padding / args.image_size if args.crop == "padded" else None
+        shared: dict[str, Any] = {"pixels": pixels, "teacher_pixels": teacher}
+        train_data: LabelledImages = LazyImageDataset(
+            train, image_column, train_labels, padding=padding, **shared, **augmentation
+        )
+        test_data: LabelledImages = LazyImageDataset(test, image_column, test_labels, **shared)
+    else:
+        if processor is None and mean is None:  # the training images' own
+            values = decoded[0][0].double() / 255
+            mean, std = values.mean((0, 2, 3)).tolist(), values.std((0, 2, 3)).tolist()
+            pixels = replace(pixels, mean=mean, std=std, processor=make_processor(pixels.size, mean, std))
+        train_data, test_data = (
+            _in_memory(images, labels, [pixels, *both[1:]], device=device, padding=args.crop_padding, **how)
+            for images, labels, how in zip(decoded, (train_labels, test_labels), (augmentation, {}), strict=True)
+        )
+    return ImageData(
+        train_data, test_data, list(names), split, list(pixels.mean), list(pixels.std), args, pixels.processor, sources
+    )
+
+
+def _pixels_without_processor(args: DataArguments, mean: list[float] | None, std: list[float] | None) -> Pixels:
+    """What a network sees that has no image processor, and is given one here."""
+    size = (args.image_size, args.image_size)
+    if args.crop == "padded":
+        return pixels_of(make_processor(size, mean or [0.5] * 3, std or [0.5] * 3))
+    edge = round(args.image_size / CROP_FRACTION)
+    return pixels_of(make_processor(size, mean or IMAGENET_MEAN, std or IMAGENET_STD, resize=edge))
+
+
+def _check_normalisation(mean: list[float] | None, std: list[float] | None, pixels: Pixels) -> None:
+    for name, given, own in (("mean", mean, pixels.mean), ("std", std, pixels.std)):
+        if given is not None and not np.allclose(given, own, rtol=1e-4, atol=1e-4):
+            raise ValueError(
+                f"{name}={list(given)} is not what {type(pixels.processor).__name__} subtracts or divides by ({own}): "
+                "leave mean and std out where a processor is given."
+            )
+
+
+def _in_memory(images: list[torch.Tensor], labels: Any, both: list[Pixels], **options: Any) -> ImageDataset:
+    """`images` as the student and perhaps the teacher see them, by channel of each network."""
+    student, *teachers = (
+        {"images": values, "labels": labels, "mean": p.mean, "std": p.std}
+        for values, p in zip(images, both, strict=True)
+    )
+    differs = bool(teachers) and (
+        both[0].mean != both[1].mean or both[0].std != both[1].std or not torch.equal(images[0], images[1])
+    )
+    return ImageDataset(**student, **options, teacher=ImageDataset(**teachers[0], **options) if differs else None)
 
 
 def decode_images(dataset: Dataset, image_column: str, image_size: int, *, progress: bool = True) -> torch.Tensor:
@@ -168,11 +211,18 @@ def decode_images(dataset: Dataset, image_column: str, image_size: int, *, progr
 
     Images of another size are resized bilinearly by Pillow, as the saved image processor does.
     """
-    images = np.empty((len(dataset), image_size, image_size, 3), dtype=np.uint8)
-    column = dataset.select_columns([image_column]).with_format(None)
-    for row, example in enumerate(tqdm(column, desc="Decoding images", unit="img", disable=not progress)):
-        image = example[image_column].convert("RGB")
-        if image.size != (image_size, image_size):
-            image = image.resize((image_size, image_size), PILImage.Resampling.BILINEAR)
-        images[row] = np.asarray(image)
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    pixels = Pixels((image_size, image_size), [0.0] * 3, [1.0] * 3, on_white=False)
+    return _decode(dataset, image_column, [pixels], progress=progress)[0]  # type: ignore[index]  # they are bytes
+
+
+def _decode(dataset: Dataset, column: str, both: list[Pixels], *, progress: bool) -> list[torch.Tensor] | None:
+    """What each of `both` sees as uint8 `[examples, 3, height, width]`, or `None` where it is no bytes."""
+    images = [np.empty((len(dataset), *pixels.size, 3), dtype=np.uint8) for pixels in both]
+    rows = dataset.select_columns([column]).with_format(None)
+    for row, example in enumerate(tqdm(rows, desc="Decoding images", unit="img", disable=not progress)):
+        for array, pixels in zip(images, both, strict=True):
+            values = pixels.bytes(example[column])
+            if values is None:
+                return None
+            array[row] = values[..., list(pixels.order)]
+    return [torch.from_numpy(array).permute(0, 3, 1, 2).contiguous() for array in images]

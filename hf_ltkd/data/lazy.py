@@ -2,15 +2,16 @@
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset, Image
-from PIL import Image as PILImage
 from torch import Tensor
 
-from .augment import LabelledImages, splitmix64
+from .augment import LabelledImages, splitmix64, uniform_integers
+from .pixels import Pixels
 
 
 # The random resized crop of Szegedy et al., Going Deeper with Convolutions (2015), Sec. 6.
@@ -24,9 +25,9 @@ class LazyImageDataset(LabelledImages):
     A column of images, decoded each time, handed out as normalised `pixel_values` and `labels`.
 
     With `augment=True` a view is a random resized crop (8 % to 100 % of the area, aspect ratio 3/4 to 4/3), perhaps
-    mirrored; without, the shorter side is resized to `image_size · 256 / 224` and the centre cropped. The crop and the
-    mirroring of view `v` of example `i` are a pure function of `(seed, i, v)`, as in [`ImageDataset`]. Decoding is the
-    slow part: train with several `dataloader_num_workers`.
+    mirrored; without, the shorter side is resized to `image_size · 256 / 224` and the centre cropped, or what `pixels`
+    make of the image. The crop and the mirroring of view `v` of example `i` are a pure function of `(seed, i, v)`, as
+    in [`ImageDataset`]. Decoding is the slow part: train with several `dataloader_num_workers`.
 
     Args:
         dataset (`datasets.Dataset`): Holds the images, as files or as bytes.
@@ -37,10 +38,15 @@ class LazyImageDataset(LabelledImages):
         augment (`bool`, *optional*, defaults to `False`): Whether to crop at random and mirror.
         horizontal_flip (`bool`, *optional*, defaults to `True`): Whether half of the views are mirrored.
         seed (`int`, *optional*, defaults to 0): Seed of the augmentation.
+        padding (`float`, *optional*):
+            Views are the whole image, shifted by at most this part of each side, instead of random resized crops.
+        pixels ([`Pixels`], *optional*): What a network sees, instead of `image_size`, `mean` and `std`.
+        teacher_pixels ([`Pixels`], *optional*): What its teacher sees, where that is different: items hold it as
+            `teacher_pixel_values`, cropped and mirrored alike.
 
     Raises:
-        `ValueError`: if lengths do not fit or a standard deviation is not above 0; when an example is asked for, if
-        its image cannot be decoded.
+        `ValueError`: if lengths do not fit, a standard deviation is not above 0 or there are neither `mean` and `std`
+            nor `pixels`; when an example is asked for, if its image cannot be decoded.
     """
 
     transform_fields = (*LabelledImages.transform_fields, "image_size")
@@ -52,29 +58,43 @@ class LazyImageDataset(LabelledImages):
         labels: Sequence[int] | np.ndarray | Tensor,
         *,
         image_size: int = 224,
-        mean: Sequence[float],
-        std: Sequence[float],
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         augment: bool = False,
         horizontal_flip: bool = True,
         seed: int = 0,
+        padding: float | None = None,
+        pixels: Pixels | None = None,
+        teacher_pixels: Pixels | None = None,
     ):
+        if pixels is None:
+            if mean is None or std is None:
+                raise ValueError(
+                    "Neither mean and std nor pixels are given: one of them has to say what a network sees."
+                )
+            pixels = plain_pixels(image_size, mean, std)
         super().__init__(
             labels,
             len(dataset),
             3,
-            mean=mean,
-            std=std,
+            mean=pixels.mean,
+            std=pixels.std,
             augment=augment,
             horizontal_flip=horizontal_flip,
             seed=seed,
         )
-        self.image_size = image_size
+        self.image_size = max(pixels.size)
+        self.padding = padding
+        self.pixels = pixels
+        same = teacher_pixels is None or teacher_pixels.description(augment) == pixels.description(augment)
+        self.teacher_pixels = None if same else teacher_pixels
         self._images = dataset.select_columns([image_column]).with_format(None)
         self._files = self._images.cast_column(image_column, Image(decode=False))
         self._image_column = image_column
 
-    def _crop(self, index: np.ndarray, bits: np.ndarray, mirrored: np.ndarray) -> Tensor:
-        pixels = np.empty((len(index), 3, self.image_size, self.image_size), dtype=np.uint8)
+    def _pixels(self, index: np.ndarray, bits: np.ndarray, mirrored: np.ndarray) -> dict[str, Iterable[Tensor]]:
+        wanted: dict[str, Pixels] = self._wanted(self.pixels, self.teacher_pixels)
+        made: dict[str, list[Tensor]] = {name: [] for name in wanted}
         files = self._files[index.tolist()][self._image_column]  # one look-up for the batch
         decode = self._images.features[self._image_column].decode_example
         for row, (example, file) in enumerate(zip(index.tolist(), files, strict=True)):
@@ -82,16 +102,15 @@ class LazyImageDataset(LabelledImages):
                 image = decode(file)
             except OSError as error:
                 raise ValueError(f"Image {example} cannot be decoded ({error}): repair or remove it.") from error
-            if self.augment:
-                # Cropped before it is resized: resize(box=...) would blend in pixels from outside the box.
-                image = image.crop(random_resized_crop_box(image.width, image.height, bits[row])).convert("RGB")
-                image = image.resize((self.image_size, self.image_size), PILImage.Resampling.BILINEAR)
+            if self.padding is None:
+                box = random_resized_crop_box(image.width, image.height, bits[row])
             else:
-                image = resize_and_center_crop(image.convert("RGB"), self.image_size)
-            if mirrored[row]:
-                image = image.transpose(PILImage.Transpose.FLIP_LEFT_RIGHT)
-            pixels[row] = np.asarray(image).transpose(2, 0, 1)
-        return torch.from_numpy(pixels)
+                box = shifted_box(image.width, image.height, self.padding, bits[row])
+            for name, pixels in wanted.items():
+                made[name].append(
+                    pixels.view(image, box, bool(mirrored[row])) if self.augment else pixels.evaluate(image)
+                )
+        return made  # type: ignore[return-value]  # a list is an Iterable
 
     def _image_content(self) -> Iterator[bytes]:
         """Images held as bytes by their content; files by path, size and time of change, so that none is read."""
@@ -102,6 +121,30 @@ class LazyImageDataset(LabelledImages):
                 yield f"{image['path']} {status.st_size} {status.st_mtime_ns}".encode()
             else:
                 yield image["bytes"]
+
+    def _extras(self) -> list[str]:
+        extras = [] if self.padding is None else [f"padding={self.padding}"]
+        for name, pixels in (("pixels", self.pixels), ("teacher_pixels", self.teacher_pixels)):
+            plain = replace(
+                plain_pixels(self.image_size, self.pixels.mean, self.pixels.std), on_white=self.pixels.on_white
+            )
+            if pixels is not None and pixels.description(self.augment) != plain.description(self.augment):
+                extras.append(f"{name}={pixels.description(self.augment)}")
+        return extras
+
+
+def plain_pixels(image_size: int, mean: Sequence[float], std: Sequence[float]) -> Pixels:
+    """What a network sees that has no image processor: bilinear, the centre 224 of 256 pixels in evaluation."""
+    edge = round(image_size / CROP_FRACTION)
+    return Pixels((image_size, image_size), [*map(float, mean)], [*map(float, std)], resize=edge, on_white=False)
+
+
+def shifted_box(width: int, height: int, padding: float, bits: Any) -> tuple[int, int, int, int]:
+    """The box `(left, top, right, bottom)` of the size of an image, shifted as [`ImageDataset`] does."""
+    across, down = round(padding * width), round(padding * height)
+    left = int(uniform_integers(bits, 21, 2 * across + 1)) - across
+    top = int(uniform_integers(bits, 0, 2 * down + 1)) - down
+    return left, top, left + width, top + height
 
 
 def random_resized_crop_box(width: int, height: int, bits: np.uint64) -> tuple[int, int, int, int]:
@@ -123,12 +166,3 @@ def random_resized_crop_box(width: int, height: int, bits: np.uint64) -> tuple[i
     w, h = min(width, round(height * MAX_RATIO)), min(height, round(width * MAX_RATIO))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
-
-
-def resize_and_center_crop(image: PILImage.Image, size: int) -> PILImage.Image:
-    """Resizes the shorter side to `size · 256 / 224`, bilinearly, and crops `size` × `size` from the centre."""
-    width, height = image.size
-    edge = round(size / CROP_FRACTION)
-    width, height = (edge, int(edge * height / width)) if width <= height else (int(edge * width / height), edge)
-    left, top = (width - size) // 2, (height - size) // 2
-    return image.resize((width, height), PILImage.Resampling.BILINEAR).crop((left, top, left + size, top + size))

@@ -7,16 +7,17 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset
 
 from ..utils import listed, write_json
 
 
 SPLIT_NAME = "long_tail.json"
 RENAMED = {"counts": "class_counts", "full_counts": "full_class_counts"}  # in files of version 0.1.0
+MAX_CLASSES = 1_000_000  # more than any dataset has: a larger label is an id of something else
 DatasetOrDict = TypeVar("DatasetOrDict", Dataset, DatasetDict)
 
 
@@ -141,9 +142,11 @@ def make_long_tailed(
         `ValueError`: if the column is missing or holds no class ids, a label lies outside the classes, a class has no
         example, or `imbalance_factor < 1`.
     """
-    if isinstance(dataset, DatasetDict):
+    if isinstance(dataset, dict):
         if "train" not in dataset:
-            raise ValueError(f"The DatasetDict has the splits {list(dataset)}: the one to cut must be called 'train'.")
+            raise ValueError(
+                f"The {type(dataset).__name__} has the splits {list(dataset)}: the one to cut must be called 'train'."
+            )
         train = make_long_tailed(dataset["train"], imbalance_factor, label_column=label_column, seed=seed)
         return DatasetDict({**dataset, "train": train})
     return LongTailSplit.of(dataset, imbalance_factor, label_column=label_column, seed=seed).apply(dataset)
@@ -160,8 +163,31 @@ def class_counts(dataset: Dataset, label_column: str = "label") -> list[int]:
     return np.bincount(labels, minlength=num_classes).tolist()
 
 
+def check_rows_are_known(dataset: Any) -> None:
+    """
+    Raises:
+        `ValueError`: if a dataset is streamed.
+    """
+    if any(
+        isinstance(part, IterableDataset) for part in (dataset.values() if isinstance(dataset, dict) else [dataset])
+    ):
+        raise ValueError(
+            "A streaming dataset (an IterableDataset) cannot be counted or cut, since its rows are known one by one: "
+            "load it without streaming=True. The trainer takes streams as they are."
+        )
+
+
 def read_labels(dataset: Dataset, label_column: str) -> tuple[np.ndarray, int]:
-    """The labels as an integer array, and the number of classes (`ClassLabel`'s, or the largest label plus 1)."""
+    """
+    The labels as an integer array, and the number of classes (`ClassLabel`'s, or the largest label plus 1).
+
+    Raises:
+        `ValueError`: if the dataset is streamed, or the column is missing, empty, or holds other than the ids of at
+            most a million classes.
+    """
+    check_rows_are_known(dataset)
+    if isinstance(dataset, dict):
+        raise ValueError(f"This is a {type(dataset).__name__} of {list(dataset)}: give one split, e.g. ['train'].")
     if label_column not in dataset.column_names:
         raise ValueError(
             f"The dataset has no column {label_column!r}: its columns are {dataset.column_names}. "
@@ -181,6 +207,12 @@ def read_labels(dataset: Dataset, label_column: str) -> tuple[np.ndarray, int]:
         )
     feature = dataset.features[label_column]
     num_classes = feature.num_classes if isinstance(feature, ClassLabel) else int(labels.max()) + 1
+    if num_classes > MAX_CLASSES:
+        raise ValueError(
+            f"Row {labels.argmax()} has the label {labels.max()} in column {label_column!r}: class ids count from 0, "
+            f"to {MAX_CLASSES - 1} at most. Make ids of another kind into names: convert them to text, then "
+            f"dataset.class_encode_column({label_column!r})."
+        )
     outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(outside):
         raise ValueError(

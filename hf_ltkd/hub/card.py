@@ -13,18 +13,22 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ..data.long_tail import LongTailSplit
 from ..groups import ClassGroups
 from ..metrics import without_prefix
-from ..utils import read_json, replacing
+from ..utils import one_line, read_json
 from .describe import is_hub_id, onnx_measurements
 from .names import (
     ARGUMENTS_NAME,
+    CARD_NAME,
     CLASS_GROUPS_NAME,
     CLASS_PICTURE,
+    EMISSIONS_NAME,
+    EVALUATION_NAME,
     GROUP_PICTURE,
     ONNX_FILES,
     PICTURES,
     RUN_NAME,
     SPLIT_NAME,
 )
+from .readme import read_readme, write_readme
 
 
 TEMPLATE = Path(__file__).parent / "templates" / "student_card.md"
@@ -57,11 +61,12 @@ def write_model_card(
     finetuned_from: str | None = None,
 ) -> Path:
     """
-    Writes `README.md` and its pictures into a student's folder.
+    Writes `README.md` and its pictures into a student's folder, and keeps what a person wrote into it (outside of the
+    two marks, and in the front matter).
 
     Everything measured comes from the folder's own files: `distillation.json` and `training_arguments.json` (written
     by [`DistillationTrainer`]), `class_groups.json`, `long_tail.json`, `eval_results.json`,
-    `onnx/measurements.json` (of `examples/export_onnx.py`), `emissions.csv` of codecarbon, the config and the weights.
+    `onnx/measurements.json` (of `hf-ltkd export`), `emissions.csv` of codecarbon, the config and the weights.
     A file that is missing leaves its part out.
 
     Args:
@@ -82,15 +87,19 @@ def write_model_card(
 
     Returns:
         `Path`: of the card.
+
+    Raises:
+        `ValueError`: if the folder's `README.md` cannot be read; before anything is written.
     """
     folder = Path(folder)
+    read_readme(folder / CARD_NAME)
     run, config, arguments = (read_json(folder / n) for n in (RUN_NAME, "config.json", ARGUMENTS_NAME))
     groups = ClassGroups.from_pretrained(folder) if (folder / CLASS_GROUPS_NAME).is_file() else None
     cut = LongTailSplit.from_pretrained(folder) if (folder / SPLIT_NAME).is_file() else None
     if cut is not None and cut.class_counts == cut.full_class_counts:
         cut = None  # nothing was cut
     # The run's own evaluation is of the very weights; the file is what a script wrote after saving them.
-    student = without_prefix(run.get("metrics") or read_json(folder / "eval_results.json"))
+    student = without_prefix(run.get("metrics") or read_json(folder / EVALUATION_NAME))
     student["class_accuracy"] = run.get("class_accuracy")
     results = {
         "teacher": without_prefix(teacher_metrics or {}),
@@ -101,7 +110,7 @@ def write_model_card(
     _draw(folder, results, groups)
 
     datasets, repo_id = _as_list(dataset), repo_id if is_hub_id(repo_id or "") else None
-    name = _one_line(model_name or (repo_id or folder.absolute().name).split("/")[-1])
+    name = one_line(model_name or (repo_id or folder.absolute().name).split("/")[-1])
     architecture = (config.get("architectures") or [""])[0]
     kind = next((kind for kind in TASKS if architecture.endswith(kind)), "")
     task = _as_list(tasks)[0] if tasks else TASKS.get(kind)
@@ -114,13 +123,13 @@ def write_model_card(
     eval_results = [
         EvalResult(
             task_type=task or "other",
-            dataset_type=_one_line((_as_list(dataset_tags) or datasets)[0]),
-            dataset_name=_one_line(datasets[0]),
-            dataset_config=", ".join(map(_one_line, _as_list(dataset_args))) or None,
-            dataset_split=_one_line(dataset_split),
+            dataset_type=one_line((_as_list(dataset_tags) or datasets)[0]),
+            dataset_name=one_line(datasets[0]),
+            dataset_config=", ".join(map(one_line, _as_list(dataset_args))) or None,
+            dataset_split=one_line(dataset_split),
             dataset_args=split_args or None,
             metric_type="accuracy",
-            metric_name=_one_line(metric.replace("_", " ").capitalize()),
+            metric_name=one_line(metric.replace("_", " ").capitalize()),
             metric_value=student[metric],
         )
         for metric in metrics
@@ -128,13 +137,10 @@ def write_model_card(
     ]
     emissions = _emissions(folder)
     data = ModelCardData(
-        language=language,
-        license=license,
         library_name="transformers",
         pipeline_tag=task,
-        tags=list(dict.fromkeys(["hf_ltkd", "knowledge-distillation", "long-tailed", *_as_list(tags)])),
-        datasets=[name for name in map(_one_line, _as_list(dataset_tags) or datasets) if is_hub_id(name)] or None,
-        base_model=finetuned_from,
+        tags=["hf_ltkd", "knowledge-distillation", "long-tailed"],
+        datasets=[name for name in map(one_line, _as_list(dataset_tags) or datasets) if is_hub_id(name)] or None,
         metrics=["accuracy"] if student.get("accuracy") is not None else None,
         model_name=name,
         eval_results=eval_results or None,
@@ -165,7 +171,7 @@ def write_model_card(
         training=run.get("training") or {},
         arguments=arguments,
         dataset=", ".join(map(escape, datasets)),
-        split=escape(_one_line(dataset_split)),
+        split=escape(one_line(dataset_split)),
         groups=groups and _group_rows(groups, results),
         results={name: metrics["accuracy"] for name, metrics in results.items()},
         counts=groups.class_counts if groups else None,
@@ -182,18 +188,14 @@ def write_model_card(
         points=lambda difference: f"{100 * difference:+.1f}",
         brief=_brief,
     )
-    with replacing(folder / "README.md") as file:
-        card.save(file)
-    return folder / "README.md"
+    wishes = {"language": language, "license": license, "base_model": finetuned_from, "tags": _as_list(tags)}
+    write_readme(folder / CARD_NAME, data.to_dict(), card.text, wishes)
+    return folder / CARD_NAME
 
 
 def escape(text: Any) -> str:
     """Any text as plain words in Markdown and HTML, on one line."""
-    return re.sub(r"([\\`*_{}\[\]#!|~$@:])", r"\\\1", html.escape(_one_line(text), quote=False))
-
-
-def _one_line(text: Any) -> str:
-    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    return re.sub(r"([\\`*_{}\[\]#!|~$@:])", r"\\\1", html.escape(one_line(text), quote=False))
 
 
 def _brief(value: Any) -> str:
@@ -209,7 +211,7 @@ def _as_list(values: str | list[str] | None) -> list[str]:
 
 def _emissions(folder: Path) -> dict[str, float] | None:
     """The last run in codecarbon's table: kilograms of CO2 equivalents and kilowatt-hours."""
-    path = folder / "emissions.csv"
+    path = folder / EMISSIONS_NAME
     rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.is_file() else []
     if not rows or not rows[-1].get("emissions"):
         return None

@@ -3,6 +3,7 @@
 import copy
 import os
 import re
+import shlex
 import warnings
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,8 @@ def onnx_measurements(folder: Path) -> dict[str, Any] | None:
     if measured["weights_sha256"] != weights_digests(folder):
         warnings.warn(
             f"The ONNX file in {str(folder / 'onnx')!r} was made from other weights than those that are there now: it "
-            "is left out of the card and of what is published; run examples/export_onnx.py again.",
+            "is left out of the card and of what is published; make it again: hf-ltkd export --model "
+            + shlex.quote(str(folder)),
             stacklevel=1,  # one place, hence one warning for card and push
         )
         return None

@@ -5,12 +5,15 @@ from ..data.long_tail import SPLIT_NAME
 from ..groups import CLASS_GROUPS_NAME
 
 
+CARD_NAME = "README.md"
 RUN_NAME = "distillation.json"
 ARGUMENTS_NAME = "training_arguments.json"
+EVALUATION_NAME = "eval_results.json"  # of Trainer.save_metrics("eval", ...)
+EMISSIONS_NAME = "emissions.csv"  # of codecarbon
 COMPARISON_NAME = "comparison.json"
 BIAS_PICTURE = "teacher_bias.png"
 GROUP_PICTURE, CLASS_PICTURE = PICTURES = ("group_accuracy.png", "class_accuracy.png")
-# The second file holds the weights of a network above 1.5 GB.
+# The second file holds the weights of a network above 1.5 GB; the measurements are written last.
 ONNX_FILES = ("onnx/model.onnx", "onnx/model.onnx.data", "onnx/measurements.json")
 # Nothing else of a folder goes to the Hub, whatever lies in it; beside these the code files that config.json names,
 # and ONNX_FILES if they were made from these weights.
@@ -19,6 +22,6 @@ PUBLISHED = (
     *("model.safetensors.index.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json"),
     *("tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.*"),
     *("merges.txt", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja"),
-    *(CLASS_GROUPS_NAME, SPLIT_NAME, ARGUMENTS_NAME, RUN_NAME, "eval_results.json", "README.md", HOLDOUT_NAME),
+    *(CLASS_GROUPS_NAME, SPLIT_NAME, HOLDOUT_NAME, ARGUMENTS_NAME, RUN_NAME, EVALUATION_NAME, CARD_NAME),
     *(BIAS_PICTURE, *PICTURES),
 )

@@ -2,11 +2,14 @@
 
 import inspect
 import os
+import shlex
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, InvalidStateError
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from huggingface_hub import CommitInfo, HfApi, get_session
 from huggingface_hub.errors import HFValidationError
@@ -14,25 +17,30 @@ from torch import nn
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils.hub import hf_api
 
-from ..utils import read_json, write_json
+from ..utils import one_line, read_json, write_json
 from .describe import network_class, onnx_measurements
 from .names import ONNX_FILES, PUBLISHED
 
 
+T = TypeVar("T")
 ADVICE = {
+    400: "it does not accept what was sent",
     401: "log in with `hf auth login`, or set HF_TOKEN to a token that is still valid",
     402: "it wants a paid account for that",
     403: "the token may not write there: choose a repository of yours, or a token with write access to this one",
     404: "there is no such repository, or the token does not see it: check the name",
     409: "somebody else wrote to the repository at the same time, or it exists with another name: try again",
+    413: "a file is larger than it takes: make the student smaller, or ask for more storage",
+    422: "it understands what was sent, but takes a value in it for wrong: check the name, license, language and tags",
     429: "these were too many requests: wait some minutes",
 }
+SLOWEST = 1e5  # bytes a second; a push that is slower is given up
 
 
 def published_files(folder: str | os.PathLike) -> list[str]:
     """
     The files of a student's folder that go to the Hub, as paths in it. Of its subfolders these are `onnx/model.onnx`
-    and what belongs to it, if `examples/export_onnx.py` made them from the very weights that are there.
+    and what belongs to it, if `hf-ltkd export` made them from the very weights that are there.
 
     Raises:
         `ValueError`: if the folder has no `config.json` or no safetensors weights.
@@ -95,6 +103,7 @@ def push_folder(
     commit_message: str = "Upload student",
     timeout: float = 60.0,
     api: HfApi | None = None,
+    prepare: Callable[[str], Any] | None = None,
 ) -> CommitInfo:
     """
     Sends a student's folder to the Hub; files that are there already with the same content are not sent again.
@@ -106,32 +115,77 @@ def push_folder(
         private (`bool`, *optional*): Whether a repository that is created is private.
         revision (`str`, *optional*): The branch, `"main"` by default.
         commit_message (`str`, *optional*, defaults to `"Upload student"`): Of the commit.
-        timeout (`float`, *optional*, defaults to 60.0): Seconds that the Hub may stay silent.
+        timeout (`float`, *optional*, defaults to 60.0): Seconds that the Hub may stay silent; see [`time_limit`].
         api (`huggingface_hub.HfApi`, *optional*): To push with, for another endpoint.
+        prepare (`Callable[[str], Any]`, *optional*):
+            Called with `"owner/name"` once the Hub has the repository, to write what is sent with the student.
 
     Raises:
         `ValueError`: if the folder holds no trained model.
         `OSError`: if the Hub cannot be reached or refuses; it says what to do.
     """
-    files, api = published_files(folder), api or hf_api()
+    published_files(folder)
+    client, folder = api or hf_api(), Path(folder)
     with explained(folder, repo_id, timeout):
-        repo_id = api.create_repo(repo_id, token=token, private=private, exist_ok=True).repo_id
-        return api.upload_folder(
+        repo_id = within(
+            time_limit(timeout), client.create_repo, repo_id, token=token, private=private, exist_ok=True
+        ).repo_id
+    if prepare is not None:
+        prepare(repo_id)
+    files = published_files(folder)
+    with explained(folder, repo_id, timeout):
+        return within(
+            time_limit(timeout, (folder / name for name in files)),
+            client.upload_folder,
             repo_id=repo_id,
             folder_path=str(folder),
-            **upload_patterns(Path(folder), files),
+            **upload_patterns(folder, files),
             commit_message=commit_message,
             token=token,
             revision=revision,
         )
 
 
+def time_limit(timeout: float, files: Iterable[Path] = ()) -> float:
+    """Seconds that sending `files` may take: five times as long as a silence, and ten more for each megabyte."""
+    return 5 * timeout + sum(file.stat().st_size for file in files) / SLOWEST
+
+
+def within(seconds: float, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """
+    What a call returns; a `TimeoutError` after `seconds`, even if a Hub asks for an hour's patience or sends a byte
+    now and then. The call goes on in a thread that ends with the process.
+    """
+    return in_background(seconds, function, *args, **kwargs).result()
+
+
+def in_background(seconds: float, function: Callable[..., T], *args: Any, **kwargs: Any) -> "Future[T]":
+    """As [`within`], without waiting."""
+    future: Future[T] = Future()
+
+    def settle(settle_it: Callable[[Any], None], value: Any) -> None:
+        with suppress(InvalidStateError):  # whoever comes first
+            settle_it(value)
+
+    def call() -> None:
+        try:
+            settle(future.set_result, function(*args, **kwargs))
+        except BaseException as error:
+            settle(future.set_exception, error)
+        clock.cancel()
+
+    late = TimeoutError(f"it was not done after {seconds:.0f} seconds")
+    clock = threading.Timer(seconds, settle, (future.set_exception, late))
+    clock.daemon = True
+    clock.start()
+    threading.Thread(target=call, daemon=True).start()
+    return future
+
+
 @contextmanager
 def explained(folder: str | os.PathLike, repo_id: str, timeout: float, trained: bool = True) -> Iterator[None]:
-    """A context for calls to the Hub: none waits forever, and an error says where the student is and what to do."""
-    session = get_session()
-    if session.timeout.read is None:  # huggingface_hub's default: no limit
-        session.timeout = timeout  # type: ignore[assignment]
+    """A context for calls to the Hub: silence has an end, and an error says where the student is and what to do."""
+    get_session().timeout = timeout  # type: ignore[assignment]  # huggingface_hub's default: no limit
     try:
         yield
     except HFValidationError:  # a name that no repository can have; the message says so
@@ -141,21 +195,27 @@ def explained(folder: str | os.PathLike, repo_id: str, timeout: float, trained: 
 
 
 def explanation(error: BaseException, folder: str | os.PathLike, repo_id: str, trained: bool) -> str:
+    """Where the student is, why it was not pushed, and how to push it."""
+    command = f"hf-ltkd push --model {shlex.quote(str(folder))} --to {shlex.quote(repo_id)}"
+    if not trained:
+        return (
+            f"push_to_hub=True, but the repository {repo_id!r} could not be made: {reason(error)}. Nothing is trained "
+            f"yet; or train with push_to_hub=False and push the folder afterwards: {command}"
+        )
+    return (
+        f"The student is complete in {str(folder)!r}, but it was not pushed to {repo_id!r}: {reason(error)}. Then "
+        f"push it: {command}"
+    )
+
+
+def reason(error: BaseException) -> str:
+    """Why a call to the Hub failed, and what to do."""
     status = getattr(getattr(error, "response", None), "status_code", None)
-    if status is not None:
-        reason = f"the Hub answered {status}; {ADVICE.get(status, 'this may be a fault of the Hub: try again later')}"
-    else:
-        reason = (
+    if status is None:
+        return (
             f"the Hub could not be reached ({type(error).__name__}: {str(error) or 'no answer'}); check the network, "
             "HF_ENDPOINT and HF_HUB_OFFLINE"
         )
-    if not trained:
-        return (
-            f"push_to_hub=True, but the repository {repo_id!r} could not be made: {reason}. Nothing is trained yet; "
-            "or train with push_to_hub=False and push the folder afterwards: hf-ltkd push "
-            f"--model {folder} --to {repo_id}"
-        )
-    return (
-        f"The student is complete in {str(folder)!r}, but it was not pushed to {repo_id!r}: {reason}. Then push it: "
-        f"hf-ltkd push --model {folder} --to {repo_id}"
-    )
+    advice = ADVICE.get(status, "this may be a fault of the Hub: try again later" if status >= 500 else ADVICE[400])
+    message = one_line(getattr(error, "server_message", None) or "")[:200]
+    return f"the Hub answered {status}; {advice}" + (f" (its words: {message})" if message else "")

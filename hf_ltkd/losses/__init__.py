@@ -1,5 +1,9 @@
 """Every method in a file of its own: the pure function first, the module for the trainer below."""
 
+from importlib import import_module
+from inspect import signature
+from typing import Any
+
 from ..groups import ClassGroups
 from .balanced_softmax import balanced_softmax_loss
 from .base import CrossEntropyLoss, DistillationLoss
@@ -11,6 +15,7 @@ from .dkd import DKDLoss, dkd_loss
 from .kd import KDLoss, kd_loss
 from .logit_adjustment import log_class_prior, logit_adjusted_loss
 from .ltkd import KLDecomposition, LTKDLoss, kl_decomposition, ltkd_loss
+from .published import PublishedValues, published_values
 from .reviewkd import ReviewKDLoss, hierarchical_context_loss
 
 
@@ -27,32 +32,55 @@ LOSSES: dict[str, type[DistillationLoss]] = {
 
 
 def create_loss(
-    name: str, groups: ClassGroups, *, pair: tuple[str, str] | None = None, dataset: str = "cifar100", **kwargs
+    name: str, groups: ClassGroups, *, pair: tuple[str, str] | None = None, dataset: str = "cifar100", **arguments
 ) -> DistillationLoss:
     """
     A loss by its name, for scripts.
 
     Args:
-        name (`str`): `"ce"`, `"kd"`, `"ltkd"`, `"dkd"`, `"dist"`, `"reviewkd"`, `"catkd"` or `"bkd"`.
+        name (`str`): A key of `LOSSES`, which you may add to, or `"package.module:Class"` for a loss of your own.
         groups ([`ClassGroups`]): With class counts, which the losses that correct for them read.
         pair (`tuple[str, str]`, *optional*):
             Names of teacher and student: takes their published hyper-parameters ([`DistillationLoss.for_pair`]).
         dataset (`str`, *optional*, defaults to `"cifar100"`): That `pair` was published for.
-        kwargs: Arguments of the loss; they win over published ones.
+        arguments: Arguments of the loss; they win over published ones.
 
     Raises:
-        `ValueError`: if there is no such loss, or it does not take an argument.
+        `ValueError`: if there is no such loss, it does not take an argument, or nothing is published for `pair`.
     """
-    if name not in LOSSES:
-        raise ValueError(f"There is no loss {name!r}: use one of {', '.join(LOSSES)}.")
-    loss_class = LOSSES[name]
-    args = [groups] if name == "ltkd" else [groups.class_counts] if name == "bkd" else []
-    if not args:
-        kwargs.setdefault("class_counts", groups.class_counts)
+    loss_class = find_loss(name)
+    published = published_values(loss_class, dataset, *pair) if pair else PublishedValues({}, "")
     try:
-        return loss_class.for_pair(*pair, *args, dataset=dataset, **kwargs) if pair else loss_class(*args, **kwargs)
+        loss = loss_class.from_groups(groups, **{**published.arguments, **arguments})
     except TypeError as error:
-        raise ValueError(f"{loss_class.__name__} does not take these arguments: {error}") from error
+        unknown = [argument for argument in arguments if argument not in loss_arguments(loss_class)]
+        reason = f"{', '.join(unknown)} is not known" if unknown else error
+        raise ValueError(
+            f"{loss_class.__name__} does not take these arguments: {reason}: {', '.join(loss_arguments(loss_class))}."
+        ) from error
+    loss.source = published.source
+    return loss
+
+
+def find_loss(name: str) -> type[DistillationLoss]:
+    """The class of a loss by its name, as in [`create_loss`]; raises `ValueError` if there is none."""
+    module, _, class_name = name.partition(":")
+    try:
+        return getattr(import_module(module), class_name) if class_name else LOSSES[name]
+    except (KeyError, ImportError, AttributeError) as error:
+        raise ValueError(
+            f"There is no loss {name!r}: use one of {', '.join(LOSSES)}, or package.module:Class for one of your own."
+        ) from error
+
+
+def loss_arguments(loss_class: type[DistillationLoss]) -> dict[str, Any]:
+    """The arguments that [`create_loss`] takes for a loss, its own first, with their defaults."""
+    defaults: dict[str, Any] = {}
+    for base in loss_class.__mro__[: loss_class.__mro__.index(DistillationLoss) + 1]:
+        for name, parameter in signature(base).parameters.items():
+            if name not in ("groups", "class_counts") and parameter.kind is not parameter.VAR_KEYWORD:
+                defaults.setdefault(name, parameter.default)
+    return defaults
 
 
 __all__ = [
@@ -75,10 +103,12 @@ __all__ = [
     "create_loss",
     "dist_loss",
     "dkd_loss",
+    "find_loss",
     "hierarchical_context_loss",
     "kd_loss",
     "kl_decomposition",
     "log_class_prior",
     "logit_adjusted_loss",
+    "loss_arguments",
     "ltkd_loss",
 ]

@@ -1,18 +1,20 @@
 """The contract of every distillation loss, and what all share: the student's own cross-entropy and the warm-up."""
 
-import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
+from ..groups import ClassGroups
 from .balanced_softmax import balanced_softmax_loss
 from .checks import IGNORED_LABEL, at_least_float32, check_class_counts, check_not_negative, logits_of, select_valid
 from .class_balanced import class_balanced_loss, class_balanced_weights
 from .logit_adjustment import logit_adjusted_loss
-from .published import PublishedTable, published_values
+from .published import published_values
 
 
 CrossEntropyName = Literal["cross_entropy", "balanced_softmax", "logit_adjusted", "class_balanced"]
@@ -45,9 +47,7 @@ class DistillationLoss(nn.Module):
         remembers_steps (`bool`): Whether [`~DistillationLoss.begin_step`] has to see every optimizer step. Otherwise
             it is spared those that are a single batch, whose statistics `distillation_terms` takes by itself.
         num_classes (`int` or `None`): The number of classes the loss was made for, `None` if it fits any.
-        published (`dict`): Hyper-parameters of the literature by (dataset, teacher, student), see
-            [`~DistillationLoss.for_pair`].
-        source (`str`): Where the hyper-parameters come from, if made by `for_pair`.
+        source (`str`): Where the hyper-parameters come from, if made by [`~DistillationLoss.for_pair`].
 
     Raises:
         `ValueError`: if a weight or `warmup_epochs` is negative, or `ce` is unknown or lacks its `class_counts`.
@@ -57,7 +57,6 @@ class DistillationLoss(nn.Module):
     needs_hidden_states: bool = False
     remembers_steps: bool = False
     num_classes: int | None = None
-    published: ClassVar[PublishedTable] = {}
     source: str = ""
 
     def __init__(
@@ -72,11 +71,9 @@ class DistillationLoss(nn.Module):
     ):
         super().__init__()
         check_not_negative(ce_weight=ce_weight, tau=tau, warmup_epochs=warmup_epochs)
-        self.ce_weight = ce_weight
         self.ce: str = ce
-        self.tau = tau
-        self.effective_number_beta = effective_number_beta
-        self.warmup_epochs = warmup_epochs
+        self.ce_weight, self.warmup_epochs = ce_weight, warmup_epochs
+        self.tau, self.effective_number_beta = tau, effective_number_beta
         self._cross_entropy: Callable[[Tensor, Tensor], Tensor] = plain_cross_entropy
         if ce == "cross_entropy":
             return
@@ -97,43 +94,46 @@ class DistillationLoss(nn.Module):
         }[ce]
 
     @classmethod
+    def from_groups(cls, groups: ClassGroups, **arguments) -> "DistillationLoss":
+        """
+        The loss for these groups: how [`create_loss`] makes every loss. A loss that takes the groups themselves
+        overrides it; the others get their class counts.
+        """
+        return cls(**{"class_counts": groups.class_counts, **arguments})
+
+    @classmethod
     def for_pair(cls, teacher: str, student: str, *args, dataset: str = "cifar100", **overrides) -> "DistillationLoss":
         """
         The loss with the hyper-parameters that its authors published for a teacher and a student; `source` of the
-        result says where. Where none are published, a warning says so and the nearest ones are taken.
+        result says where.
 
         Args:
             teacher, student (`str`): Names of [`create_model`], for instance `"resnet32x4"`, `"resnet8x4"`.
             args: Positional arguments of the loss, such as the groups of [`LTKDLoss`].
-            dataset (`str`, *optional*, defaults to `"cifar100"`): `"cifar100"`, `"tiny_imagenet"` or `"imagenet"`.
+            dataset (`str`, *optional*, defaults to `"cifar100"`): `"cifar100"` or `"imagenet"`.
             overrides: Keyword arguments that win over the published ones.
 
         Raises:
-            `ValueError`: if nothing is published for this loss.
+            `ValueError`: if nothing is published for this loss and pair; it lists the pairs there are.
         """
-        values = published_values(cls.published, cls.__name__, dataset, teacher, student)
+        values = published_values(cls, dataset, teacher, student)
         loss = cls(*args, **{**values.arguments, **overrides})
         loss.source = values.source
         return loss
 
     def hyper_parameters(self) -> dict[str, Any]:
         """
-        The constructor's arguments by name with the values in force, the method's own first; for model cards.
-
-        Each is read from the attribute of its name, so a loss of your own keeps its arguments under their names. What
-        is kept under none (training counts, for instance) or is no number, word, sequence of these or `None` (the
-        groups) is left out. `source` says where values made by [`~DistillationLoss.for_pair`] come from.
+        The constructor's arguments by name with the values in force, the method's own first: numbers, words and lists
+        of these, for model cards and result files, without groups and counts. A loss with arguments of its own
+        overrides it: `return {"my_weight": self.my_weight, **super().hyper_parameters()}`.
         """
-        plain = bool | int | float | str | None
-        values: dict[str, Any] = {}
-        for loss_class in type(self).__mro__[: type(self).__mro__.index(DistillationLoss) + 1]:
-            for name in inspect.signature(loss_class).parameters:
-                value = self.__dict__.get(name)
-                value = value.tolist() if isinstance(value, Tensor) else value
-                items = value if isinstance(value, list | tuple) else [value]
-                if name in self.__dict__ and all(isinstance(item, plain) for item in items):
-                    values.setdefault(name, value)
-        return values
+        return {
+            "ce_weight": self.ce_weight,
+            "ce": self.ce,
+            "tau": self.tau,
+            "effective_number_beta": self.effective_number_beta,
+            "warmup_epochs": self.warmup_epochs,
+        }
 
     def prepare(self, student: nn.Module, teacher: nn.Module, pixel_values: Tensor | None = None) -> None:
         """
@@ -169,16 +169,19 @@ class DistillationLoss(nn.Module):
                 means that this batch is the whole step.
 
         Returns:
-            `dict[str, torch.Tensor]`: scalars, each weighted and averaged over what counts in the batch, that sum to
-            the loss. The first is called as `ce`.
+            `dict[str, torch.Tensor]`: scalars, each weighted and averaged over the valid examples of the batch, that
+            sum to the loss. The first is called as `ce`.
+
+        Raises:
+            `ValueError`: if labels and logits do not fit, or a term is called as another or `loss`.
         """
-        counts = labels != IGNORED_LABEL
-        if labels.ndim > 1 or not counts.all():
-            student_outputs = select_valid(student_outputs, counts)
+        valid = labels != IGNORED_LABEL
+        if labels.ndim > 1 or not _all_valid(valid):
+            student_outputs = select_valid(student_outputs, valid)
             if self.needs_teacher:
-                teacher_outputs = select_valid(teacher_outputs, counts)
-            labels = labels[counts]
-        if len(labels) == 0:  # nothing to learn; the sum keeps the student in the graph
+                teacher_outputs = select_valid(teacher_outputs, valid)
+            labels = labels[valid]
+        if labels.shape[0] == 0:  # nothing to learn; the sum keeps the student in the graph
             return {self.ce: logits_of(student_outputs).sum()}
         if step_statistics is None and self.remembers_steps:  # this batch is the whole step
             statistics = self.batch_statistics(teacher_outputs)
@@ -188,6 +191,8 @@ class DistillationLoss(nn.Module):
             terms[self.ce] = self.ce_weight * self._cross_entropy(logits_of(student_outputs), labels)
         warmup = 1.0 if epoch is None or epoch >= self.warmup_epochs else epoch / self.warmup_epochs
         for name, term in self.distillation_terms(student_outputs, teacher_outputs, labels, step_statistics).items():
+            if name in (self.ce, "loss"):
+                raise ValueError(f"{type(self).__name__} has a term called {name!r}, which is taken: rename it.")
             terms[name] = warmup * term
         return terms
 
@@ -207,6 +212,19 @@ class DistillationLoss(nn.Module):
         returns is handed to `distillation_terms`. A loss with `remembers_steps` overrides it.
         """
         return step_statistics
+
+
+def values_of(**arguments: Any) -> dict[str, Any]:
+    """The arguments with numbers for tensors (weights that are trained, for instance)."""
+    return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in arguments.items()}
+
+
+def _all_valid(valid: Tensor) -> bool:
+    if not torch.compiler.is_compiling() and not isinstance(valid, FakeTensor):
+        return bool(valid.all())
+    # Shapes cannot depend on values here.
+    torch._assert_async(valid.all(), "A compiled loss takes no labels of -100: leave such examples out of the batch.")
+    return True
 
 
 def plain_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -4,14 +4,14 @@ https://arxiv.org/abs/2104.10510
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import DistillationLoss
+from .base import DistillationLoss, values_of
 from .checks import check_class_counts, check_logits, check_not_negative, check_per_class, check_temperature, logits_of
 from .class_balanced import class_balanced_weights
-from .published import PublishedValues
 
 
 def bkd_loss(
@@ -57,13 +57,6 @@ class BKDLoss(DistillationLoss):
         kwargs: `ce_weight`, `ce`, `warmup_epochs` and the rest of [`DistillationLoss`].
     """
 
-    published = {
-        ("cifar100", "resnet32", "resnet32"): PublishedValues(
-            {"temperature": 2.0, "bkd_weight": 1.0, "effective_number_beta": 0.9999},
-            "EricZsy/BalancedKnowledgeDistillation, train_student.py",
-        )
-    }
-
     def __init__(
         self,
         class_counts: Sequence[int] | Tensor,
@@ -78,8 +71,10 @@ class BKDLoss(DistillationLoss):
         check_not_negative(bkd_weight=bkd_weight)
         self.class_weights = class_balanced_weights(check_class_counts(class_counts), beta=effective_number_beta)
         self.num_classes = len(self.class_weights)
-        self.temperature = temperature
-        self.bkd_weight = bkd_weight
+        self.temperature, self.bkd_weight = temperature, bkd_weight
+
+    def hyper_parameters(self) -> dict[str, Any]:
+        return values_of(temperature=self.temperature, bkd_weight=self.bkd_weight, **super().hyper_parameters())
 
     def distillation_terms(self, student_outputs, teacher_outputs, labels, step_statistics) -> dict[str, Tensor]:
         loss = bkd_loss(

@@ -1,13 +1,14 @@
 """Guo et al.: Class Attention Transfer Based Knowledge Distillation (CVPR 2023). https://arxiv.org/abs/2304.12777"""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import DistillationLoss
+from .base import DistillationLoss, values_of
 from .checks import at_least_float32, check_not_negative
 from .features import before_relu, feature_maps, final_map, try_model
-from .published import PublishedValues
 
 
 def class_attention_loss(
@@ -64,38 +65,23 @@ class CATKDLoss(DistillationLoss):
     """
 
     needs_hidden_states = True
-    published = {
-        (dataset, teacher, student): PublishedValues(
-            {"cat_weight": weight, "resolution": resolution, "normalize": normalize},
-            f"GzyAftermath/CAT-KD, configs/{dataset}",
-        )
-        for dataset, teacher, student, weight, resolution, normalize in [
-            ("cifar100", "resnet32x4", "resnet8x4", 15.0, 2, False),
-            ("cifar100", "vgg13", "vgg8", 4.5, 2, False),
-            ("cifar100", "wrn_40_2", "wrn_40_1", 1.5, 2, False),
-            ("cifar100", "wrn_40_2", "wrn_16_2", 12.0, 2, False),
-            ("cifar100", "resnet56", "resnet20", 0.7, 2, False),
-            ("cifar100", "resnet110", "resnet32", 1.8, 2, False),
-            ("cifar100", "resnet32x4", "shufflenet_v1", 600.0, 4, True),
-            ("cifar100", "resnet32x4", "shufflenet_v2", 600.0, 4, True),
-            ("cifar100", "wrn_40_2", "shufflenet_v1", 80.0, 4, True),
-            ("cifar100", "resnet50", "mobilenet_v2", 40.0, 2, True),
-            ("cifar100", "vgg13", "mobilenet_v2", 15.0, 2, True),
-            ("imagenet", "resnet34", "resnet18", 0.5, 4, False),
-            ("imagenet", "resnet50", "mobilenet_v2", 10.0, 2, True),
-        ]
-    }
 
     def __init__(self, *, cat_weight: float = 1.0, resolution: int = 2, normalize: bool = True, **kwargs):
         super().__init__(**kwargs)
         check_not_negative(cat_weight=cat_weight)
         if resolution < 1:
             raise ValueError(f"resolution={resolution} is not valid: it must be 1 or more.")
-        self.cat_weight = cat_weight
-        self.resolution = resolution
-        self.normalize = normalize
+        self.cat_weight, self.resolution, self.normalize = cat_weight, resolution, normalize
         # A tuple, not submodules: the heads belong to the models, not to the loss.
         self._heads: tuple[nn.Linear, nn.Linear] | None = None
+
+    def hyper_parameters(self) -> dict[str, Any]:
+        return values_of(
+            cat_weight=self.cat_weight,
+            resolution=self.resolution,
+            normalize=self.normalize,
+            **super().hyper_parameters(),
+        )
 
     def prepare(self, student: nn.Module, teacher: nn.Module, pixel_values: Tensor | None = None) -> None:
         """

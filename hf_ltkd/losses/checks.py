@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 
 IGNORED_LABEL = -100  # PyTorch's and Transformers' mark for what is not to be learned: padding, for instance
@@ -16,33 +17,33 @@ def logits_of(outputs: Any) -> Tensor:
     return outputs if isinstance(outputs, Tensor) else outputs.logits
 
 
-def select_valid(outputs: Any, counts: Tensor) -> Any:
+def select_valid(outputs: Any, valid: Tensor) -> Any:
     """
-    The outputs of those examples (or tokens) that count, in one row each.
+    The outputs of those examples (or tokens) that have a label, in one row each.
 
     Args:
         outputs (`ModelOutput` or `torch.Tensor`): With logits, or logits, of shape `[*batch, classes]`.
-        counts (`torch.Tensor` of shape `[*batch]`, bool): `labels != IGNORED_LABEL`.
+        valid (`torch.Tensor` of shape `[*batch]`, bool): `labels != IGNORED_LABEL`.
 
     Returns:
-        The same with logits of shape `[counted, classes]`, and with the hidden states of counted examples.
+        The same with logits of shape `[valid, classes]`, and with the hidden states of valid examples.
 
     Raises:
         `ValueError`: if the shapes do not fit.
     """
     logits = logits_of(outputs)
-    if logits.shape[:-1] != counts.shape:
+    if logits.shape[:-1] != valid.shape:
         raise ValueError(
-            f"Logits of shape {tuple(logits.shape)} and labels of shape {tuple(counts.shape)} do not fit: for logits "
+            f"Logits of shape {tuple(logits.shape)} and labels of shape {tuple(valid.shape)} do not fit: for logits "
             "[..., classes] the labels must be [...], one class id each."
         )
-    logits = logits[counts]
+    logits = logits[valid]
     if isinstance(outputs, Tensor):
         return logits
     hidden_states = getattr(outputs, "hidden_states", None)
-    if hidden_states is None or counts.ndim > 1:
+    if hidden_states is None or valid.ndim > 1:
         return dataclasses.replace(outputs, logits=logits)
-    return dataclasses.replace(outputs, logits=logits, hidden_states=tuple(h[counts] for h in hidden_states))
+    return dataclasses.replace(outputs, logits=logits, hidden_states=tuple(h[valid] for h in hidden_states))
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
@@ -65,31 +66,53 @@ def check_logits(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor
     return at_least_float32(student_logits), at_least_float32(teacher_logits.detach())
 
 
-def check_not_negative(**values: float) -> None:
+def is_eager(*tensors: Tensor) -> bool:
+    """Whether values can be looked at: nothing compiles, exports, transforms (`torch.func`) or fakes these tensors."""
+    return (
+        not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
+    )
+
+
+def placed_with(tensor: Tensor, other: Tensor) -> Tensor:
+    """A constant where another tensor is: on its device, or in its `FakeTensorMode`."""
+    if isinstance(other, FakeTensor) and not other.fake_mode.allow_non_fake_inputs:
+        tensor = other.fake_mode.from_tensor(tensor)
+    return tensor.to(other.device)
+
+
+def _is_known(value: Any) -> bool:
+    return not isinstance(value, Tensor) or is_eager(value)
+
+
+def check_not_negative(**values: Any) -> None:
     """Raises `ValueError`, naming the argument, for a weight below 0 (NaN included)."""
     for name, value in values.items():
-        if not value >= 0:
+        if _is_known(value) and not value >= 0:
             raise ValueError(f"{name}={value} is not valid: it must be 0 or more.")
 
 
-def check_temperature(temperature: float) -> None:
+def check_temperature(temperature: Any) -> None:
     """Raises `ValueError` unless the temperature is above 0."""
-    if not temperature > 0:
+    if _is_known(temperature) and not temperature > 0:
         raise ValueError(f"temperature={temperature} is not valid: it must be above 0.")
 
 
-def check_class_counts(class_counts: Sequence[int] | Tensor) -> Tensor:
+def check_class_counts(class_counts: Sequence[int] | Tensor | None) -> Tensor:
     """
     Training examples per class as a float64 tensor of shape `[classes]`.
 
     Raises:
         `ValueError`: if it is not one number per class, each 1 or more.
     """
-    counts = torch.as_tensor(class_counts, dtype=torch.float64)
-    if counts.ndim != 1 or len(counts) == 0 or not (counts >= 1).all():
+    counts = torch.as_tensor(() if class_counts is None else class_counts, dtype=torch.float64)
+    if counts.ndim != 1 or len(counts) == 0 or (_is_known(counts) and not (counts >= 1).all()):
         raise ValueError(
             "class_counts must hold the training examples of each class, 1 or more: count them with "
-            "class_counts(dataset), and drop classes without an example from the label set."
+            "class_counts(dataset) or make the groups with ClassGroups.from_counts, and drop classes without an "
+            "example from the label set."
         )
     return counts
 
@@ -106,4 +129,4 @@ def check_per_class(name: str, values: Tensor, logits: Tensor) -> Tensor:
             f"{name} has the shape {tuple(values.shape)}, the logits {logits.shape[1]} classes: "
             "give one value per class of the model."
         )
-    return values.to(logits)
+    return placed_with(values, logits).to(logits.dtype)

@@ -1,10 +1,11 @@
 """Huang et al.: Knowledge Distillation from A Stronger Teacher (NeurIPS 2022). https://arxiv.org/abs/2205.10536"""
 
+from typing import Any
+
 from torch import Tensor
 
-from .base import DistillationLoss
+from .base import DistillationLoss, values_of
 from .checks import check_logits, check_not_negative, check_temperature, logits_of
-from .published import IMAGENET_PAIRS, PublishedValues
 
 
 def dist_loss(
@@ -57,37 +58,22 @@ class DISTLoss(DistillationLoss):
         kwargs: `ce_weight`, `ce`, `class_counts`, `warmup_epochs` and the rest of [`DistillationLoss`].
     """
 
-    published = {
-        ("cifar100", *pair): PublishedValues(
-            {"beta": 1.0, "gamma": 1.0, "temperature": 4.0, "dist_weight": 2.0},
-            "image_classification_sota, configs/strategies/distill/dist_cifar.yaml",
-        )
-        for pair in [
-            ("resnet32x4", "resnet8x4"),
-            ("wrn_40_2", "wrn_40_1"),
-            ("resnet56", "resnet20"),
-            ("resnet32x4", "shufflenet_v1"),
-            ("resnet32x4", "shufflenet_v2"),
-            ("resnet50", "mobilenet_v2"),
-        ]
-    } | {
-        ("imagenet", *pair): PublishedValues(
-            {"beta": 1.0, "gamma": 1.0, "temperature": 1.0, "dist_weight": 2.0},
-            "image_classification_sota, configs/strategies/distill/resnet_dist.yaml",
-        )
-        for pair in IMAGENET_PAIRS
-    }
-
     def __init__(
         self, *, beta: float = 1.0, gamma: float = 1.0, temperature: float = 4.0, dist_weight: float = 1.0, **kwargs
     ):
         super().__init__(**kwargs)
         check_not_negative(beta=beta, gamma=gamma, dist_weight=dist_weight)
         check_temperature(temperature)
-        self.beta = beta
-        self.gamma = gamma
-        self.temperature = temperature
-        self.dist_weight = dist_weight
+        self.beta, self.gamma, self.temperature, self.dist_weight = beta, gamma, temperature, dist_weight
+
+    def hyper_parameters(self) -> dict[str, Any]:
+        return values_of(
+            beta=self.beta,
+            gamma=self.gamma,
+            temperature=self.temperature,
+            dist_weight=self.dist_weight,
+            **super().hyper_parameters(),
+        )
 
     def distillation_terms(self, student_outputs, teacher_outputs, labels, step_statistics) -> dict[str, Tensor]:
         inter, intra = _dist_terms(logits_of(student_outputs), logits_of(teacher_outputs), self.temperature)

@@ -1,11 +1,12 @@
 """Zhao et al.: Decoupled Knowledge Distillation (CVPR 2022). https://arxiv.org/abs/2203.08679"""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from .base import DistillationLoss
+from .base import DistillationLoss, values_of
 from .checks import check_logits, check_not_negative, check_temperature, logits_of
-from .published import PublishedValues
 
 
 def dkd_loss(
@@ -53,41 +54,14 @@ class DKDLoss(DistillationLoss):
             warm up over 20 epochs on CIFAR-100 ([`~DKDLoss.for_pair`] does).
     """
 
-    published = {
-        ("cifar100", teacher, student): PublishedValues(
-            {"alpha": 1.0, "beta": beta, "temperature": 4.0, "warmup_epochs": 20.0}, "mdistiller, configs/cifar100/dkd"
-        )
-        for beta, pairs in {
-            8.0: [
-                ("resnet32x4", "resnet8x4"),
-                ("resnet32x4", "shufflenet_v1"),
-                ("resnet32x4", "shufflenet_v2"),
-                ("resnet50", "mobilenet_v2"),
-                ("wrn_40_2", "shufflenet_v1"),
-            ],
-            6.0: [
-                ("vgg13", "vgg8"),
-                ("vgg13", "mobilenet_v2"),
-                ("wrn_40_2", "wrn_16_2"),
-                ("wrn_40_2", "wrn_40_1"),
-            ],
-            2.0: [("resnet56", "resnet20"), ("resnet110", "resnet32")],
-        }.items()
-        for teacher, student in pairs
-    } | {
-        ("imagenet", teacher, student): PublishedValues(
-            {"alpha": 1.0, "beta": beta, "temperature": 1.0, "warmup_epochs": 1.0}, "mdistiller, configs/imagenet"
-        )
-        for teacher, student, beta in [("resnet34", "resnet18", 0.5), ("resnet50", "mobilenet_v1", 2.0)]
-    }
-
     def __init__(self, *, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0, **kwargs):
         super().__init__(**kwargs)
         check_not_negative(alpha=alpha, beta=beta)
         check_temperature(temperature)
-        self.alpha = alpha
-        self.beta = beta
-        self.temperature = temperature
+        self.alpha, self.beta, self.temperature = alpha, beta, temperature
+
+    def hyper_parameters(self) -> dict[str, Any]:
+        return values_of(alpha=self.alpha, beta=self.beta, temperature=self.temperature, **super().hyper_parameters())
 
     def distillation_terms(self, student_outputs, teacher_outputs, labels, step_statistics) -> dict[str, Tensor]:
         target_class, non_target_class = _dkd_terms(

@@ -1,14 +1,14 @@
 """Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network (2015). https://arxiv.org/abs/1503.02531"""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import DistillationLoss
+from .base import DistillationLoss, values_of
 from .checks import check_logits, check_not_negative, check_per_class, check_temperature, logits_of
-from .published import CIFAR100_PAIRS, IMAGENET_PAIRS, PublishedValues
 
 
 def kd_loss(
@@ -59,18 +59,6 @@ class KDLoss(DistillationLoss):
         kwargs: `ce_weight`, `ce`, `class_counts`, `warmup_epochs` and the rest of [`DistillationLoss`].
     """
 
-    published = {
-        ("cifar100", *pair): PublishedValues(
-            {"temperature": 4.0, "ce_weight": 0.1, "kd_weight": 0.9}, "mdistiller, mdistiller/engine/cfg.py"
-        )
-        for pair in CIFAR100_PAIRS
-    } | {
-        ("imagenet", *pair): PublishedValues(
-            {"temperature": 1.0, "ce_weight": 0.5, "kd_weight": 0.5}, "mdistiller, configs/imagenet/*/kd.yaml"
-        )
-        for pair in IMAGENET_PAIRS
-    }
-
     def __init__(
         self,
         *,
@@ -82,14 +70,21 @@ class KDLoss(DistillationLoss):
         super().__init__(**kwargs)
         check_temperature(temperature)
         check_not_negative(kd_weight=kd_weight)
-        self.temperature = temperature
-        self.kd_weight = kd_weight
+        self.temperature, self.kd_weight = temperature, kd_weight
         self.teacher_log_prior = None
         if teacher_log_prior is not None:
-            self.teacher_log_prior = torch.as_tensor(teacher_log_prior).detach()
+            self.teacher_log_prior = torch.as_tensor(teacher_log_prior, dtype=torch.float64).detach()
             self.num_classes = len(self.teacher_log_prior)
             if not torch.isfinite(self.teacher_log_prior).all():
                 raise ValueError("teacher_log_prior holds NaN or Inf: make it with log_class_prior(class_counts).")
+
+    def hyper_parameters(self) -> dict[str, Any]:
+        return values_of(
+            temperature=self.temperature,
+            kd_weight=self.kd_weight,
+            teacher_log_prior=self.teacher_log_prior,
+            **super().hyper_parameters(),
+        )
 
     def distillation_terms(self, student_outputs, teacher_outputs, labels, step_statistics) -> dict[str, Tensor]:
         loss = kd_loss(

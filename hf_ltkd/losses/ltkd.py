@@ -5,16 +5,64 @@ that may have underflowed is ever put into a logarithm.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..groups import ClassGroups
-from .base import DistillationLoss
-from .checks import check_logits, check_not_negative, check_temperature, logits_of
-from .closed_form import LTKDTerms, Weights, log_group_mass
-from .published import PublishedValues
+from ._ltkd_fused import LTKDTerms, Weights, can_be_fused
+from .base import DistillationLoss, values_of
+from .checks import check_logits, check_not_negative, check_temperature, logits_of, placed_with
+
+
+def ltkd_terms(student_logits: Tensor, teacher_logits: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
+    """
+    The two summands of Eq. 14, each times `T²` and averaged over the batch: the formula, differentiable in all of its
+    tensors.
+    """
+    groups, alpha, beta, temperature, rebalance, reweight, log_mass = weights
+    student, teacher, within = _decompose(student_logits, teacher_logits, groups, temperature)
+    target = teacher
+    if rebalance:
+        log_mass = teacher.logsumexp(0) if log_mass is None else log_mass.to(teacher)  # sums over the batch, p_G^B
+        log_average = log_mass.logsumexp(0) - math.log(groups.num_groups)  # Eq. 9: p_avg^B
+        log_scale = log_average - log_mass  # Eq. 10: s_G
+        target = (log_scale + teacher).log_softmax(1)  # Eq. 11: p̂_G^T
+    cross = _kl(target, student)
+    within = within if reweight else teacher.exp() * within  # Eq. 13, or Eq. 12
+    scale = temperature**2 / max(student_logits.shape[0], 1)
+    return scale * alpha * cross.sum(), scale * beta * within.sum()  # Eq. 14
+
+
+def _decompose(
+    student_logits: Tensor, teacher_logits: Tensor, groups: ClassGroups, temperature: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`log p_G` of student and teacher, and `KL(p̃_Gᵀ ‖ p̃_Gˢ)`, each of shape `[batch, groups]`."""
+    student_group, student_within = _group_log_probs(student_logits / temperature, groups)
+    teacher_group, teacher_within = _group_log_probs(teacher_logits / temperature, groups)
+    return student_group, teacher_group, _sum_by_group(_kl(teacher_within, student_within), groups)  # Eq. 7
+
+
+def _group_log_probs(logits: Tensor, groups: ClassGroups) -> tuple[Tensor, Tensor]:
+    """`log p_G` of shape `[batch, groups]` (Eq. 3) and `log p̃` of shape `[batch, classes]` (Eq. 4)."""
+    group_of_class = placed_with(groups.group_of_class, logits)
+    # Each group's own maximum, not the row's: a group far below the row's maximum must not underflow.
+    maxima = logits.new_full((logits.shape[0], groups.num_groups), -torch.inf)
+    maxima = maxima.scatter_reduce(1, group_of_class.expand_as(logits), logits.detach(), "amax")
+    logsumexp = maxima + _sum_by_group((logits - maxima[:, group_of_class]).exp(), groups).log()
+    return logsumexp.log_softmax(1), logits - logsumexp[:, group_of_class]  # Eq. 3, Eq. 4
+
+
+def _sum_by_group(values: Tensor, groups: ClassGroups) -> Tensor:
+    """Sums `[batch, classes]` over the classes of each group: `[batch, groups]`."""
+    sums = values.new_zeros(values.shape[0], groups.num_groups)
+    return sums.index_add(1, placed_with(groups.group_of_class, values), values)
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """The summands of `KL(p ‖ q)`; 0 where `p` underflows, since its logarithm is finite."""
+    return log_p.exp() * (log_p - log_q)
 
 
 class KLDecomposition(NamedTuple):
@@ -50,13 +98,9 @@ def kl_decomposition(
     Raises:
         `ValueError`: if the shapes differ, the groups are for another number of classes, or `temperature <= 0`.
     """
-    check_temperature(temperature)
-    student_logits, teacher_logits = check_logits(student_logits, teacher_logits)
-    student_cross, student_within = _group_log_probs(student_logits / temperature, groups)
-    teacher_cross, teacher_within = _group_log_probs(teacher_logits / temperature, groups)
-    cross = _kl(teacher_cross, student_cross).sum(1)  # Eq. 6
-    within = _sum_by_group(_kl(teacher_within, student_within), groups)  # Eq. 7
-    return KLDecomposition(cross, within, teacher_cross.exp())
+    student_logits, teacher_logits = _checked(student_logits, teacher_logits, groups, temperature)
+    student, teacher, within = _decompose(student_logits, teacher_logits, groups, temperature)
+    return KLDecomposition(_kl(teacher, student).sum(1), within, teacher.exp())  # Eq. 6, Eq. 7, Eq. 3
 
 
 def ltkd_loss(
@@ -82,9 +126,9 @@ def ltkd_loss(
         student_logits, teacher_logits (`torch.Tensor` of shape `[batch, classes]`):
             fp16 and bf16 are computed in float32. No gradient flows to the teacher.
         groups ([`ClassGroups`]): The groups of the classes.
-        alpha (`float`, *optional*, defaults to 6.0): Weight of the cross-group term.
-        beta (`float`, *optional*, defaults to 6.0): Weight of the within-group term.
-        temperature (`float`, *optional*, defaults to 4.0): Both logits are divided by it.
+        alpha (`float` or scalar `torch.Tensor`, *optional*, defaults to 6.0): Weight of the cross-group term.
+        beta (`float` or scalar `torch.Tensor`, *optional*, defaults to 6.0): Weight of the within-group term.
+        temperature (`float` or scalar `torch.Tensor`, *optional*, defaults to 4.0): Both logits are divided by it.
         rebalance (`bool`, *optional*, defaults to `True`):
             `True` calibrates the teacher's group probabilities over the batch (Eq. 9 to 11); `False` takes them as
             they are (Tab. 4, "Biased").
@@ -95,7 +139,8 @@ def ltkd_loss(
             `None` sums over this batch (Eq. 9).
 
     Returns:
-        `torch.Tensor`: a scalar.
+        `torch.Tensor`: a scalar, differentiable any number of times, also in `alpha`, `beta` and `temperature` where
+        they are tensors that require a gradient.
 
     Raises:
         `ValueError`: if shapes or groups do not fit, a weight is negative, or `temperature <= 0`.
@@ -110,8 +155,8 @@ def ltkd_loss(
             )
         # A sum that underflowed to 0 counts as the smallest number there is.
         log_mass = group_mass.clamp_min(torch.finfo(group_mass.dtype).tiny).log()
-    weights = Weights(groups, temperature, alpha, beta, rebalance, reweight, log_mass)
-    cross, within = _ltkd_terms(student_logits, teacher_logits, weights)
+    weights = Weights(groups, alpha, beta, temperature, rebalance, reweight, log_mass)
+    cross, within = _checked_terms(student_logits, teacher_logits, weights)
     return cross + within
 
 
@@ -141,11 +186,6 @@ class LTKDLoss(DistillationLoss):
     """
 
     log_group_mass: Tensor
-    published = {
-        ("cifar100", "resnet32x4", "resnet8x4"): PublishedValues(
-            {"alpha": 6.0, "beta": 6.0}, "the LTKD paper, Fig. 5 (imbalance factor 20, best over all classes)"
-        )
-    }
 
     def __init__(
         self,
@@ -163,13 +203,9 @@ class LTKDLoss(DistillationLoss):
         super().__init__(**kwargs)
         check_not_negative(alpha=alpha, beta=beta)
         check_temperature(temperature)
-        self.groups = groups
-        self.num_classes = groups.num_classes
-        self.alpha = alpha
-        self.beta = beta
-        self.temperature = temperature
-        self.rebalance = rebalance
-        self.reweight = reweight
+        self.groups, self.num_classes = groups, groups.num_classes
+        self.alpha, self.beta, self.temperature = alpha, beta, temperature
+        self.rebalance, self.reweight = rebalance, reweight
         if not 0 <= group_mass_momentum < 1:
             raise ValueError(f"group_mass_momentum={group_mass_momentum} is not valid: it must be 0 or more, below 1.")
         self.group_mass_momentum = group_mass_momentum
@@ -178,10 +214,34 @@ class LTKDLoss(DistillationLoss):
             # The logarithm of the running shares, up to a constant that cancels in Eq. 11; -inf: no step yet.
             self.register_buffer("log_group_mass", torch.full((groups.num_groups,), -torch.inf))
 
+    @classmethod
+    def from_groups(cls, groups: ClassGroups, **arguments) -> "LTKDLoss":
+        return cls(groups, **arguments)
+
+    def hyper_parameters(self) -> dict[str, Any]:
+        return values_of(
+            alpha=self.alpha,
+            beta=self.beta,
+            temperature=self.temperature,
+            rebalance=self.rebalance,
+            reweight=self.reweight,
+            group_mass_momentum=self.group_mass_momentum,
+            **super().hyper_parameters(),
+        )
+
     def prepare(self, student, teacher, pixel_values=None) -> None:
         """Forgets the running group mass; arguments as in [`DistillationLoss`]."""
         if self.group_mass_momentum:
             self.log_group_mass.fill_(-torch.inf)
+
+    def batch_statistics(self, teacher_outputs) -> Tensor | None:
+        """The logarithm of Eq. 9's sums of `p_Gᵀ` over this batch, `[groups]`; `None` without rebalancing."""
+        if not self.rebalance:
+            return None
+        logits = logits_of(teacher_outputs)
+        _, teacher_logits = _checked(logits, logits, self.groups, self.temperature)
+        teacher, _ = _group_log_probs(teacher_logits / self.temperature, self.groups)
+        return teacher.logsumexp(0)
 
     def begin_step(self, step_statistics: Tensor) -> Tensor:
         """Eq. 9's sums over the whole step, and over earlier ones with `group_mass_momentum`: `[1, groups]`."""
@@ -198,54 +258,28 @@ class LTKDLoss(DistillationLoss):
     def distillation_terms(self, student_outputs, teacher_outputs, labels, step_statistics) -> dict[str, Tensor]:
         log_mass = None if step_statistics is None else step_statistics.logsumexp(0)
         weights = Weights(
-            self.groups, self.temperature, self.alpha, self.beta, self.rebalance, self.reweight, log_mass
+            self.groups, self.alpha, self.beta, self.temperature, self.rebalance, self.reweight, log_mass
         )
-        cross, within = _ltkd_terms(logits_of(student_outputs), logits_of(teacher_outputs), weights)
+        cross, within = _checked_terms(logits_of(student_outputs), logits_of(teacher_outputs), weights)
         return {"cross_group": cross, "within_group": within}
 
-    def batch_statistics(self, teacher_outputs) -> Tensor | None:
-        """The logarithm of Eq. 9's sums of `p_Gᵀ` over this batch, `[groups]`; `None` without rebalancing."""
-        if not self.rebalance:
-            return None
-        _, teacher_logits = check_logits(logits_of(teacher_outputs), logits_of(teacher_outputs))
-        _check_classes(teacher_logits, self.groups)
-        return log_group_mass(teacher_logits, self.groups, self.temperature)
+
+def _checked_terms(student_logits: Tensor, teacher_logits: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
+    """[`ltkd_terms`], by its fused form where that gives the same."""
+    logits = _checked(student_logits, teacher_logits, weights.groups, weights.temperature)
+    if can_be_fused(*logits, weights):
+        return LTKDTerms.apply(*logits, weights, ltkd_terms)
+    return ltkd_terms(*logits, weights)
 
 
-def _ltkd_terms(student_logits: Tensor, teacher_logits: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
-    """The two summands of Eq. 14, each times `T²` and averaged over the batch."""
-    check_temperature(weights.temperature)
+def _checked(
+    student_logits: Tensor, teacher_logits: Tensor, groups: ClassGroups, temperature: Any
+) -> tuple[Tensor, Tensor]:
+    check_temperature(temperature)
     student_logits, teacher_logits = check_logits(student_logits, teacher_logits)
-    _check_classes(student_logits, weights.groups)
-    return LTKDTerms.apply(student_logits, teacher_logits, weights)
-
-
-def _check_classes(logits: Tensor, groups: ClassGroups) -> None:
-    if logits.shape[1] != groups.num_classes:
+    if student_logits.shape[1] != groups.num_classes:
         raise ValueError(
-            f"The logits have {logits.shape[1]} classes, the groups {groups.num_classes}: "
+            f"The logits have {student_logits.shape[1]} classes, the groups {groups.num_classes}: "
             "make the groups from the counts of all classes of the model."
         )
-
-
-def _group_log_probs(logits: Tensor, groups: ClassGroups) -> tuple[Tensor, Tensor]:
-    """`log p_G` of shape `[batch, groups]` (Eq. 3) and `log p̃` of shape `[batch, classes]` (Eq. 4)."""
-    _check_classes(logits, groups)
-    group_of_class = groups.group_of_class.to(logits.device)
-    # Each group's own maximum, not the row's: a group far below the row's maximum must not underflow.
-    maxima = logits.new_full((len(logits), groups.num_groups), -torch.inf)
-    maxima = maxima.scatter_reduce(1, group_of_class.expand_as(logits), logits.detach(), "amax")
-    sums = _sum_by_group((logits - maxima[:, group_of_class]).exp(), groups)
-    group_logsumexp = maxima + sums.log()
-    return group_logsumexp.log_softmax(1), logits - group_logsumexp[:, group_of_class]
-
-
-def _sum_by_group(values: Tensor, groups: ClassGroups) -> Tensor:
-    """Sums `[batch, classes]` over the classes of each group: `[batch, groups]`."""
-    group_of_class = groups.group_of_class.to(values.device)
-    return values.new_zeros(len(values), groups.num_groups).index_add(1, group_of_class, values)
-
-
-def _kl(target_log_probs: Tensor, log_probs: Tensor) -> Tensor:
-    """The summands of a KL divergence; 0 where the target probability underflows, since its logarithm is finite."""
-    return target_log_probs.exp() * (target_log_probs - log_probs)
+    return student_logits, teacher_logits

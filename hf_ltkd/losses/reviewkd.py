@@ -7,10 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import DistillationLoss
+from .base import DistillationLoss, values_of
 from .checks import at_least_float32, check_not_negative
 from .features import before_relu, feature_maps, final_map, try_model
-from .published import PublishedValues
 
 
 def hierarchical_context_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Tensor:
@@ -111,37 +110,6 @@ class ReviewKDLoss(DistillationLoss):
     """
 
     needs_hidden_states = True
-    published = {
-        ("cifar100", teacher, student): PublishedValues(
-            {"review_weight": weight, "warmup_epochs": 20.0, **arguments},
-            "dvlab-research/ReviewKD, CIFAR-100/script/reviewKD.sh",
-        )
-        for teacher, student, weight, arguments in [
-            ("resnet32x4", "resnet8x4", 5.0, {}),
-            # The authors tap WideResNets before the batch normalisation, that is before the ReLU.
-            ("wrn_40_2", "wrn_16_2", 5.0, {"student_relu": False}),
-            ("wrn_40_2", "wrn_40_1", 5.0, {"student_relu": False}),
-            ("wrn_40_2", "shufflenet_v1", 5.0, {}),
-            ("resnet32x4", "shufflenet_v1", 5.0, {}),
-            ("resnet32x4", "shufflenet_v2", 8.0, {}),
-            ("resnet56", "resnet20", 0.6, {}),
-            ("resnet110", "resnet32", 1.0, {}),
-        ]
-    } | {
-        ("imagenet", "resnet34", "resnet18"): PublishedValues(
-            {"review_weight": 1.0, "warmup_epochs": 1.0}, "mdistiller, configs/imagenet/r34_r18/reviewkd.yaml"
-        ),
-        ("imagenet", "resnet50", "mobilenet_v1"): PublishedValues(
-            # Of the hidden states of Transformers' MobileNetV1, the last of each resolution.
-            {"review_weight": 8.0, "warmup_epochs": 1.0, "student_stages": (5, 9, 21, 25)},
-            "mdistiller, configs/imagenet/r50_mv1/reviewkd.yaml",
-        ),
-        ("cifar100", "resnet50", "mobilenet_v2"): PublishedValues(
-            {"review_weight": 30.0, "warmup_epochs": 20.0, "student_stages": (1, 2, 3, 4)},
-            "a user's report, mdistiller issue 39: learning rate 0.01, batch 64, 69.88 % on CIFAR-100",
-            by_authors=False,
-        ),
-    }
 
     def __init__(
         self,
@@ -159,11 +127,18 @@ class ReviewKDLoss(DistillationLoss):
                 f"student_stages={list(student_stages)} and teacher_stages={list(teacher_stages)} must be equally "
                 "many: each stage of the one is compared with a stage of the other."
             )
-        self.review_weight = review_weight
-        self.student_stages = student_stages
-        self.teacher_stages = teacher_stages
-        self.student_relu = student_relu
+        self.review_weight, self.student_relu = review_weight, student_relu
+        self.student_stages, self.teacher_stages = student_stages, teacher_stages
         self.fusion = nn.ModuleList()  # shallow to deep; made by prepare()
+
+    def hyper_parameters(self) -> dict[str, Any]:
+        return values_of(
+            review_weight=self.review_weight,
+            student_stages=self.student_stages,
+            teacher_stages=self.teacher_stages,
+            student_relu=self.student_relu,
+            **super().hyper_parameters(),
+        )
 
     def prepare(self, student: nn.Module, teacher: nn.Module, pixel_values: Tensor | None = None) -> None:
         """

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
+from transformers.utils import can_return_tuple
 
 
 class CifarResNetConfig(PreTrainedConfig):
@@ -120,25 +121,23 @@ class CifarResNetForImageClassification(PreTrainedModel):
             init.uniform_(module.weight, -bound, bound)
             init.uniform_(module.bias, -bound, bound)
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: torch.Tensor,
         labels: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> ImageClassifierOutputWithNoAttention | tuple:
+    ) -> ImageClassifierOutputWithNoAttention:
         """
         Args:
             pixel_values (`torch.Tensor` of shape `[batch, channels, height, width]`): Normalised images of any size.
             labels (`torch.Tensor` of shape `[batch]`, *optional*): With them, the cross-entropy is `loss`.
             output_hidden_states (`bool`, *optional*, defaults to `config.output_hidden_states`):
                 Whether to return the four feature maps.
-            return_dict (`bool`, *optional*, defaults to `config.return_dict`): Whether not to return a plain tuple.
+            return_dict (`bool`, *optional*, defaults to `config.return_dict`): `False` returns a plain tuple.
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        if return_dict is None:
-            return_dict = self.config.return_dict
         hidden_state = self.bn1(self.conv1(pixel_values.to(self.conv1.weight.dtype))).relu()
         hidden_states = [hidden_state]
         for stage in self.stages:
@@ -146,9 +145,8 @@ class CifarResNetForImageClassification(PreTrainedModel):
                 hidden_state = block(hidden_state.relu())
             hidden_states.append(hidden_state)
         logits = self.classifier(hidden_state.relu().mean((2, 3)))
-        outputs = ImageClassifierOutputWithNoAttention(
+        return ImageClassifierOutputWithNoAttention(
             loss=None if labels is None else self.loss_function(labels, logits, self.config),
             logits=logits,
             hidden_states=tuple(hidden_states) if output_hidden_states else None,
         )
-        return outputs if return_dict else outputs.to_tuple()

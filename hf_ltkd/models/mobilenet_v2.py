@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
+from transformers.utils import can_return_tuple
 
 
 # Channels at width 1, blocks, and stride of the first block (Tab. 2 of the paper, but for the second stage's stride).
@@ -131,25 +132,23 @@ class CifarMobileNetV2ForImageClassification(PreTrainedModel):
             init.normal_(module.weight, std=0.01)
             init.zeros_(module.bias)
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: torch.Tensor,
         labels: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> ImageClassifierOutputWithNoAttention | tuple:
+    ) -> ImageClassifierOutputWithNoAttention:
         """
         Args:
             pixel_values (`torch.Tensor` of shape `[batch, channels, height, width]`): Normalised images of any size.
             labels (`torch.Tensor` of shape `[batch]`, *optional*): With them, the cross-entropy is `loss`.
             output_hidden_states (`bool`, *optional*, defaults to `config.output_hidden_states`):
                 Whether to return the six feature maps.
-            return_dict (`bool`, *optional*, defaults to `config.return_dict`): Whether not to return a plain tuple.
+            return_dict (`bool`, *optional*, defaults to `config.return_dict`): `False` returns a plain tuple.
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        if return_dict is None:
-            return_dict = self.config.return_dict
         hidden_state = self.bn1(self.conv1(pixel_values.to(self.conv1.weight.dtype))).relu()
         hidden_states = [hidden_state]
         for index, stage in enumerate(self.stages):
@@ -158,9 +157,8 @@ class CifarMobileNetV2ForImageClassification(PreTrainedModel):
                 hidden_states.append(hidden_state)
         hidden_states.append(self.bn2(self.conv2(hidden_state)).relu())
         logits = self.classifier(hidden_states[-1].mean((2, 3)))
-        outputs = ImageClassifierOutputWithNoAttention(
+        return ImageClassifierOutputWithNoAttention(
             loss=None if labels is None else self.loss_function(labels, logits, self.config),
             logits=logits,
             hidden_states=tuple(hidden_states) if output_hidden_states else None,
         )
-        return outputs if return_dict else outputs.to_tuple()

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
+from transformers.utils import can_return_tuple
 
 
 class CifarVGGConfig(PreTrainedConfig):
@@ -101,13 +102,13 @@ class CifarVGGForImageClassification(PreTrainedModel):
             init.normal_(module.weight, std=0.01)
             init.zeros_(module.bias)
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: torch.Tensor,
         labels: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> ImageClassifierOutputWithNoAttention | tuple:
+    ) -> ImageClassifierOutputWithNoAttention:
         """
         Args:
             pixel_values (`torch.Tensor` of shape `[batch, channels, height, width]`):
@@ -115,12 +116,10 @@ class CifarVGGForImageClassification(PreTrainedModel):
             labels (`torch.Tensor` of shape `[batch]`, *optional*): With them, the cross-entropy is `loss`.
             output_hidden_states (`bool`, *optional*, defaults to `config.output_hidden_states`):
                 Whether to return the five feature maps.
-            return_dict (`bool`, *optional*, defaults to `config.return_dict`): Whether not to return a plain tuple.
+            return_dict (`bool`, *optional*, defaults to `config.return_dict`): `False` returns a plain tuple.
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        if return_dict is None:
-            return_dict = self.config.return_dict
         pools = 4 if pixel_values.shape[2] >= 64 else 3  # the fifth stage sees 4 × 4 for 32 and for 64 pixels
         hidden_state = pixel_values.to(self.classifier.weight.dtype)
         hidden_states = []
@@ -131,9 +130,8 @@ class CifarVGGForImageClassification(PreTrainedModel):
             if index < pools:
                 hidden_state = nn.functional.max_pool2d(hidden_state, 2)
         logits = self.classifier(hidden_state.mean((2, 3)))
-        outputs = ImageClassifierOutputWithNoAttention(
+        return ImageClassifierOutputWithNoAttention(
             loss=None if labels is None else self.loss_function(labels, logits, self.config),
             logits=logits,
             hidden_states=tuple(hidden_states) if output_hidden_states else None,
         )
-        return outputs if return_dict else outputs.to_tuple()

@@ -1,18 +1,21 @@
 """The teacher's logits of every example and view, on disk, so that the teacher runs once."""
 
+import contextlib
 import hashlib
 import json
 import math
 import os
 import re
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
@@ -64,17 +67,18 @@ class TeacherCache:
         views: int,
         dtype: str = "float32",
         batch_size: int = 64,
-        shard_examples: int = 8192,
+        shard_examples: int | None = None,
         device: str | torch.device | None = None,
         num_workers: int = 0,
         progress: bool = True,
+        verify: bool = True,
     ) -> "TeacherCache":
         """
         Asks the teacher for every view of every example, or for what an interrupted build has left out.
 
-        Under `torchrun` the ranks share the work. Each shard is there whole or not at all: a build that was killed
-        goes on when called again, to the same bytes. One build at a time may write to a folder. The teacher stays on
-        `device`, frozen and in eval mode.
+        Under `torchrun` the ranks share the batches of each view. A view counts once it is whole: a build that was
+        killed goes on when called again, to the same bytes. Of two builds in one folder the second waits for the
+        first. The teacher stays on `device`, frozen and in eval mode.
 
         Args:
             directory (`str` or `os.PathLike`): A new or empty folder, or one of the same cache.
@@ -83,15 +87,17 @@ class TeacherCache:
             views (`int`): Views of each example; the number of epochs to reproduce a live teacher.
             dtype (`str`, *optional*, defaults to `"float32"`): `"float32"`, or `"float16"` for half of the disk.
             batch_size (`int`, *optional*, defaults to 64): Examples that the teacher is asked for at once.
-            shard_examples (`int`, *optional*, defaults to 8192): The most examples in a file; all get about as many.
+            shard_examples (`int`, *optional*): Of earlier versions; a view is one file now.
             device (`str` or `torch.device`, *optional*): Where the teacher runs; by default where Accelerate trains.
             num_workers (`int`, *optional*, defaults to 0): Processes that decode images.
             progress (`bool`, *optional*, defaults to `True`): Whether the main process shows the size and a bar.
+            verify (`bool`, *optional*, defaults to `True`): Whether to read the views that are there already, as
+                [`TeacherCache.open`] does.
 
         Raises:
-            `ValueError`: if an argument is not valid, or the folder holds other files, another cache or a damaged
-                shard. Nothing is overwritten.
-            `OSError`: if the disk is too small, before anything is built, or cannot be written; finished shards stay.
+            `ValueError`: if an argument is not valid, the dataset hands out other pixels when asked again, or the
+                folder holds other files, another cache or a damaged view. Nothing is overwritten.
+            `OSError`: if the disk is too small, before anything is built, or cannot be written; finished views stay.
             `FloatingPointError`: if logits are NaN, infinite or too large for float16; it names example and view.
         """
         if not isinstance(dataset, LabelledImages) or len(dataset) == 0:
@@ -99,34 +105,49 @@ class TeacherCache:
                 f"dataset is empty or of another kind ({type(dataset).__name__}): give an ImageDataset or a "
                 "LazyImageDataset, which hand out the same pixels whenever they are asked for a view."
             )
-        for name, value in {"views": views, "batch_size": batch_size, "shard_examples": shard_examples}.items():
+        dataset = dataset.for_teacher()
+        for name, value in {"views": views, "batch_size": batch_size}.items():
             if value < 1:
                 raise ValueError(f"{name}={value} is not valid: it must be 1 or more.")
         if dtype not in ("float32", "float16"):
             raise ValueError(f"dtype={dtype!r} is not valid: choose 'float32' or 'float16'.")
+        if shard_examples is not None:
+            warnings.warn(
+                "shard_examples has no effect, because a view is one file; it goes with version 0.3.",
+                FutureWarning,
+                stacklevel=2,
+            )
         state = PartialState(cpu=not torch.accelerator.is_available())  # without cpu=True ranks on CPUs are not seen
         device = torch.device(device or state.device)
         teacher = load_teacher(teacher).to(device)
+        rounds = math.ceil(len(dataset) / batch_size / state.num_processes)
         bar = tqdm(desc="Asking the teacher", unit="batch", disable=not (progress and state.is_main_process))
 
-        def ask(view: int, rows: range) -> Tensor:
+        def ask(pixel_values: Tensor) -> Tensor:
+            inputs = {"pixel_values": pixel_values.to(device)}
+            outputs = ask_teacher(teacher, inputs, torch.autocast(device.type, enabled=False))
+            return logits_of(outputs).float().contiguous()
+
+        def batches(view: int) -> Iterator[Tensor]:
+            """The logits of all examples in their order, a batch of each rank at a time."""
             dataset.set_epoch(view)
-            # All batches are full, because rounding can depend on their size: the last one goes on past `rows`.
-            batches = math.ceil(len(rows) / batch_size)
-            order = [(rows.start + i) % len(dataset) for i in range(batches * batch_size)]
+            # All batches are full, because rounding can depend on their size: after the last example comes the first.
+            starts = [(i * state.num_processes + state.process_index) * batch_size for i in range(rounds)]
+            order = [(start + i) % len(dataset) for start in starts for i in range(batch_size)]
             # Its own generator: drawing from the global one would change what is initialised afterwards.
             own = torch.Generator()
-            logits = []
             for batch in DataLoader(dataset, batch_size, sampler=order, num_workers=num_workers, generator=own):
-                inputs = {"pixel_values": batch["pixel_values"].to(device)}
-                outputs = ask_teacher(teacher, inputs, torch.autocast(device.type, enabled=False))
-                logits.append(logits_of(outputs).float().cpu())
+                yield gather(ask(batch["pixel_values"]))
                 bar.update()
-            return torch.cat(logits)[: len(rows)]
+
+        def look() -> tuple[LogitFiles, list[int]]:
+            files = LogitFiles.open(directory) or LogitFiles(directory, manifest)
+            files.compare(manifest)
+            return files, files.missing()
 
         view_before = dataset.view
         try:
-            shape = ask(0, range(1)).shape
+            shape = ask(_same_pixels(dataset, min(batch_size, len(dataset)))).shape
             if len(shape) != 2:
                 raise ValueError(f"The teacher gives logits of shape {tuple(shape)}, expected [batch, classes].")
             manifest = {
@@ -137,38 +158,52 @@ class TeacherCache:
                 "views": views,
                 "dtype": dtype,
                 "batch_size": batch_size,
-                "shard_examples": math.ceil(len(dataset) / math.ceil(len(dataset) / shard_examples)),
             }
-            files = LogitFiles(directory, manifest)
-            found = LogitFiles.open(directory)
-            if found is not None:
-                found.compare(manifest)
-            missing = files.missing()
-            size = files.check_space(missing)
-            if not bar.disable:
-                bar.write(f"Teacher logits in {str(directory)!r}: {size}.", file=sys.stderr)
-            state.wait_for_everyone()  # every rank has looked at the folder before one of them writes
-            if state.is_main_process:
-                files.write_manifest()
-            state.wait_for_everyone()
-            mine = [shard for shard in files.shards[state.process_index :: state.num_processes] if shard in missing]
-            bar.reset(total=sum(math.ceil(len(files.rows(start)) / batch_size) for _, start in mine))
-            for view, start in mine:
-                files.write_shard(view, start, ask(view, files.rows(start)))
+            files, missing = look()
+            files.check_space(missing)
+            with files.locked() if state.is_main_process else contextlib.nullcontext():
+                state.wait_for_everyone()
+                files, missing = look()  # another process may have built it in the meantime
+                size = files.check_space(missing)
+                if not bar.disable:
+                    bar.write(f"Teacher logits in {str(directory)!r}: {size}.", file=sys.stderr)
+                state.wait_for_everyone()  # every rank has looked at the folder before one of them writes
+                if state.is_main_process:
+                    if verify:
+                        files.verify()
+                    files.begin(missing)
+                bar.reset(total=rounds * len(missing))
+                for view in missing:
+                    if state.is_main_process:
+                        files.write(view, batches(view))
+                    else:
+                        for _ in batches(view):
+                            pass
+                state.wait_for_everyone()
         finally:
             bar.close()
             dataset.set_epoch(view_before)
-        state.wait_for_everyone()
-        if state.is_main_process:
-            files.remove_unfinished()
-        return cls.open(directory)
+        return cls.open(directory, verify=False)
 
     @classmethod
     def open(
-        cls, directory: str | os.PathLike, *, teacher: nn.Module | None = None, dataset: LabelledImages | None = None
+        cls,
+        directory: str | os.PathLike,
+        *,
+        teacher: nn.Module | None = None,
+        dataset: LabelledImages | None = None,
+        verify: bool = True,
     ) -> "TeacherCache":
         """
         Opens a complete cache, and compares it with `teacher` and `dataset` where they are given.
+
+        Args:
+            directory (`str` or `os.PathLike`): The folder.
+            teacher (`torch.nn.Module`, *optional*): The teacher that it should be of.
+            dataset ([`ImageDataset`] or [`LazyImageDataset`], *optional*): The images that it should be of.
+            verify (`bool`, *optional*, defaults to `True`): Whether to read every view and compare its CRC-32 with
+                that which was written, about a second per GB beside the reading. `False` compares sizes, shapes and
+                types alone.
 
         Raises:
             `ValueError`: if there is no cache, it is not complete or damaged, or it was built with something else.
@@ -179,6 +214,8 @@ class TeacherCache:
         files.check_complete()
         cache = cls(files)
         cache.check(teacher=teacher, dataset=dataset)
+        if verify:
+            files.verify()
         return cache
 
     def check(self, *, teacher: nn.Module | None = None, dataset: LabelledImages | None = None) -> None:
@@ -216,7 +253,7 @@ class CachedTeacherDataset(Dataset):
 
     def __init__(self, dataset: LabelledImages, cache: TeacherCache):
         cache.check(dataset=dataset)
-        self.dataset = dataset
+        self.dataset = dataset.for_student()
         self.cache = cache
 
     @property
@@ -250,3 +287,23 @@ def _fingerprints(teacher: nn.Module) -> dict[str, str]:
         description = re.sub(" at 0x[0-9a-f]+", "", repr(teacher))
     digest = hashlib.sha256(description.encode()).hexdigest()[:16]
     return {"teacher": teacher_fingerprint(teacher), "teacher_config": f"{type(teacher).__name__} {digest}"}
+
+
+def _same_pixels(dataset: LabelledImages, count: int) -> Tensor:
+    """
+    The pixels of the first examples in view 0.
+
+    Raises:
+        `ValueError`: if they are others when asked for again, after another view.
+    """
+    asked = []
+    for view in (0, 1, 0):
+        dataset.set_epoch(view)
+        asked.append(torch.stack([item["pixel_values"] for item in dataset.__getitems__(list(range(count)))]))
+    if not torch.equal(asked[0], asked[2]):
+        raise ValueError(
+            f"This {type(dataset).__name__} hands out other pixels of the same view when it is asked again, whose "
+            "logits are not the cached ones: let its pixels depend on its seed, view and index alone, or train with "
+            "the live teacher."
+        )
+    return asked[0]

@@ -1,8 +1,11 @@
 """What [`DistillationTrainer`] does between the steps."""
 
 import math
+from typing import Any
 
 from transformers import TrainerCallback
+
+from .checkpoints import load_loss, seal
 
 
 class SetEpochCallback(TrainerCallback):
@@ -11,3 +14,21 @@ class SetEpochCallback(TrainerCallback):
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
         if hasattr(getattr(train_dataloader, "dataset", None), "set_epoch"):
             train_dataloader.dataset.set_epoch(math.floor(state.epoch + 1e-6))
+
+
+class CheckpointCallback(TrainerCallback):
+    """Gives the loss back what a checkpoint holds of it, and seals the checkpoints that are whole."""
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.forget_terms()  # of an earlier training, or of batches that did not fit (auto_find_batch_size)
+        if self.trainer.resumed_from is not None:
+            load_loss(self.trainer.resumed_from, self.trainer.distillation_loss)
+
+    def on_save(self, args, state, control, **kwargs):
+        folder, self.trainer.unsealed = self.trainer.unsealed, None
+        self.trainer.accelerator.wait_for_everyone()  # each rank has written its random state
+        if args.should_save and folder is not None:
+            seal(folder)

@@ -11,8 +11,10 @@ from transformers import PreTrainedModel, TrainingArguments
 from ..data.augment import ImageDataset, LabelledImages
 from ..losses.base import DistillationLoss
 from ..losses.checks import IGNORED_LABEL, logits_of
+from ..metrics import group_accuracy
 from ..teacher.cache import CachedTeacherDataset, TeacherCache
 from ..teacher.live import check_same_classes
+from ..utils import listed
 from .training_args import DistillationTrainingArguments
 
 
@@ -88,6 +90,31 @@ def check_cache(
         )
 
 
+def labels_at_hand(dataset: Any) -> np.ndarray | None:
+    """The labels of a dataset where they can be read without decoding anything."""
+    if isinstance(dataset, LabelledImages | CachedTeacherDataset):
+        return dataset.labels.numpy()
+    if not isinstance(dataset, datasets.Dataset):
+        return None
+    column = next((c for c in ("labels", "label", "label_ids") if c in dataset.column_names), None)
+    if column is None or dataset.format["type"] == "custom":
+        return None  # a transform or the collator makes the labels
+    feature = dataset.features[column]
+    if not isinstance(feature, datasets.ClassLabel) and getattr(feature, "dtype", "")[:3] != "int":
+        return None  # labels of tokens
+    return np.asarray(dataset.select_columns([column]).with_format("numpy")[:][column])
+
+
+def check_best_metric(args: TrainingArguments, compute_metrics: Any, eval_dataset: Any) -> None:
+    """
+    Raises:
+        `ValueError`: if the best checkpoint is to be that of a group without an example to evaluate on.
+    """
+    labels = labels_at_hand(eval_dataset)
+    if isinstance(compute_metrics, group_accuracy) and args.metric_for_best_model and labels is not None:
+        compute_metrics.check_is_measured(args.metric_for_best_model, labels)
+
+
 def check_labels(name: str, dataset: Any, student: nn.Module) -> None:
     """
     Looks at the labels of a dataset where they are at hand, without decoding anything.
@@ -97,17 +124,8 @@ def check_labels(name: str, dataset: Any, student: nn.Module) -> None:
     """
     if not isinstance(student, PreTrainedModel):
         return
-    if isinstance(dataset, LabelledImages | CachedTeacherDataset):
-        labels = dataset.labels.numpy()
-    elif isinstance(dataset, datasets.Dataset):
-        column = next((c for c in ("labels", "label", "label_ids") if c in dataset.column_names), None)
-        if column is None or dataset.format["type"] == "custom":
-            return  # a transform or the collator makes the labels
-        feature = dataset.features[column]
-        if not isinstance(feature, datasets.ClassLabel) and getattr(feature, "dtype", "")[:3] != "int":
-            return  # labels of tokens
-        labels = np.asarray(dataset.select_columns([column]).with_format("numpy")[:][column])
-    else:
+    labels = labels_at_hand(dataset)
+    if labels is None:
         return
     labels = labels[labels != IGNORED_LABEL]
     num_labels = int(student.config.num_labels)  # type: ignore[arg-type]
@@ -145,6 +163,41 @@ def check_optimizer(optimizer: torch.optim.Optimizer, distillation_loss: Distill
         raise ValueError(
             f"The optimizer does not train {len(missing)} parameters of {type(distillation_loss).__name__}: "
             "give it distillation_loss.parameters() too, or let the trainer make the optimizer."
+        )
+
+
+def check_finite(network: nn.Module, refused: str) -> None:
+    """
+    Args:
+        refused (`str`): What is not done with a broken student: `"saved to 'folder'"`.
+
+    Raises:
+        `FloatingPointError`: if a weight is NaN or infinite, or a buffer NaN or +Inf, as batch normalisation's
+            variance becomes while the loss is still finite. A mask of -Inf is none of that.
+    """
+    wrong = [name for name, weight in network.named_parameters() if not torch.isfinite(weight).all()]
+    for name, buffer in network.named_buffers():
+        if buffer.is_floating_point() and (buffer.isnan() | buffer.isposinf()).any():
+            wrong.append(name)
+    if wrong:
+        raise FloatingPointError(
+            f"The student is not {refused}, because {len(wrong)} of its tensors hold NaN or Inf: {listed(wrong)}. "
+            "Lower the learning rate, clip the gradient (max_grad_norm), or resume from the last checkpoint, which is "
+            "untouched."
+        )
+
+
+def check_scores(logits: torch.Tensor, valid: torch.Tensor, step: int) -> None:
+    """
+    Raises:
+        `FloatingPointError`: if the logits of a labelled example are NaN or infinite: they belong to no class.
+    """
+    wrong = ~torch.isfinite(logits).all(-1) & valid
+    if wrong.any():
+        raise FloatingPointError(
+            f"The student's logits hold NaN or Inf for {int(wrong.sum())} of {int(valid.sum())} examples of an "
+            f"evaluation batch after step {step}: the student is broken. Resume from the last checkpoint with a lower "
+            "learning rate, or look at the inputs."
         )
 
 

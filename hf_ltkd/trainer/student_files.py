@@ -6,7 +6,8 @@ import os
 import platform
 import shutil
 import tempfile
-from concurrent.futures import Future
+from collections.abc import Iterable
+from concurrent.futures import Future, wait
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,18 @@ import hf_ltkd
 from ..hub.card import write_model_card
 from ..hub.describe import describe_model
 from ..hub.names import ARGUMENTS_NAME, RUN_NAME
-from ..hub.push import add_code, explained, explanation, files_to_publish, upload_patterns
+from ..hub.push import (
+    add_code,
+    explained,
+    explanation,
+    files_to_publish,
+    in_background,
+    time_limit,
+    upload_patterns,
+    within,
+)
 from ..losses.base import DistillationLoss
-from ..metrics import group_accuracy, without_prefix
+from ..metrics import class_ids, group_accuracy, without_prefix
 from ..metrics.group_accuracy.group_accuracy import class_accuracies
 from ..teacher.cache import TeacherCache
 from ..utils import write_json
@@ -39,13 +49,14 @@ from .training_args import DistillationTrainingArguments, public_arguments
 logger = logging.getLogger(__name__)
 
 
-class HubTrainer(Trainer):
+class StudentFilesMixin(Trainer):
     """The part of [`DistillationTrainer`] that writes files beside the student's weights and pushes them."""
 
     distillation_loss: DistillationLoss
     teacher_model: nn.Module | None
     teacher_cache: TeacherCache | None
-    _evaluations: list[dict[str, Any]] | None = None
+    examples_per_step: int
+    _evaluations: tuple | list[dict[str, Any]] = ()  # of the best weights so far, and the last one
     _described: tuple[Any, dict[str, Any]] | None = None
 
     @property
@@ -71,7 +82,6 @@ class HubTrainer(Trainer):
     @property
     def run_description(self) -> dict[str, Any]:
         """What is known of the run, as JSON values without paths; saved as `distillation.json`."""
-
         args, state, evaluation = self.args, self.state, self.evaluation or {}
         loss, device = self.distillation_loss, args.device.type
         name = torch.cuda.get_device_name() if device == "cuda" else f"{device.upper()} ({platform.machine()})"
@@ -87,49 +97,52 @@ class HubTrainer(Trainer):
                 "steps": state.global_step,
                 "epochs": state.epoch,
                 "seconds": runtime[-1] if runtime else None,
-                "examples_per_step": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+                "examples_per_step": self.examples_per_step,
                 "hardware": f"{args.world_size} × {name}",
                 "versions": {package.__name__: package.__version__ for package in (hf_ltkd, torch, transformers)},
             },
         }
 
-    def evaluation_loop(self, *args, **kwargs) -> EvalLoopOutput:
-        """Remembers the metrics of `evaluate` and, where it sees the predictions, the accuracy of each class."""
-        output = super().evaluation_loop(*args, **kwargs)
-        if kwargs.get("metric_key_prefix") == "eval" and output.metrics:
-            evaluation = {
-                "state": self.state,  # another object in each training
-                "step": self.state.global_step,
-                "in_training": self.is_in_train,
-                "examples": output.num_samples,
-                "metrics": dict(output.metrics),
-                "class_accuracy": _class_accuracy(output, self.class_groups),
-            }
-            self._evaluations = [*(self._evaluations or []), evaluation]
-        return output
+    def remember_evaluation(self, output: EvalLoopOutput) -> None:
+        """Keeps the metrics of `evaluate` and, where it sees the predictions, the accuracy of each class."""
+        evaluation = {
+            "state": self.state,  # another object in each training
+            "step": self.state.global_step,
+            "in_training": self.is_in_train,
+            "examples": output.num_samples,
+            "metrics": dict(output.metrics or {}),
+            "class_accuracy": _class_accuracy(output, self.class_groups),
+        }
+        best = [e for e in self._evaluations if e["state"] is self.state and e["step"] == self.state.best_global_step]
+        self._evaluations = [*best[-1:], evaluation]
 
     @property
     def evaluation(self) -> dict[str, Any] | None:
         """The last evaluation of the weights that the model has now, or `None` if there was none."""
-        for evaluation in reversed(self._evaluations or []):
+        for evaluation in reversed(self._evaluations):
             best = evaluation["in_training"] and self.args.load_best_model_at_end and not self.is_in_train
             step = self.state.best_global_step if best else self.state.global_step
             if evaluation["state"] is self.state and evaluation["step"] == step:
                 return evaluation
         return None
 
-    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
-        args, folder = self.args, Path(output_dir or self.args.output_dir)  # type: ignore[arg-type]
-        super()._save(output_dir, state_dict)
-        if not args.should_save:
-            return
-        add_code(folder, self.accelerator.unwrap_model(self.model), self._argument("hub_model_code"))
-        # The Trainer pickles its arguments, with the token and the machine's paths; nothing ever reads that back.
-        (folder / "training_args.bin").unlink(missing_ok=True)
-        write_json(folder / ARGUMENTS_NAME, public_arguments(args))
-        write_json(folder / RUN_NAME, self.run_description)
-        if self.class_groups is not None:
-            self.class_groups.save_pretrained(folder)
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As `Trainer.save_model`, but a push that fails is logged: the student is on disk, and the script goes on."""
+        super().save_model(output_dir, _internal_call=True)
+        folder = Path(output_dir or self.args.output_dir)  # type: ignore[arg-type]
+        if self.args.should_save:
+            add_code(folder, self.accelerator.unwrap_model(self.model), self._argument("hub_model_code"))
+            # The Trainer pickles its arguments, with the token and the machine's paths; nothing ever reads that back.
+            (folder / "training_args.bin").unlink(missing_ok=True)
+            write_json(folder / ARGUMENTS_NAME, public_arguments(self.args))
+            write_json(folder / RUN_NAME, self.run_description)
+            if self.class_groups is not None:
+                self.class_groups.save_pretrained(folder)
+        if self.args.push_to_hub and not _internal_call:
+            try:
+                self.push_to_hub(commit_message="Model save")
+            except OSError as error:
+                logger.error("%s", error)
 
     def create_model_card(self, **kwargs) -> None:  # type: ignore[override]  # more of them
         """Writes `README.md` with pictures into `output_dir`; takes the arguments of [`write_model_card`]."""
@@ -141,16 +154,7 @@ class HubTrainer(Trainer):
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         with self._explained(trained=not self.args.push_to_hub):  # with it, the constructor asks for the repository
-            super().init_hf_repo(token, private)
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As `Trainer.save_model`, but a push that fails is logged: the student is on disk, and the script goes on."""
-        super().save_model(output_dir, _internal_call=True)
-        if self.args.push_to_hub and not _internal_call:
-            try:
-                self.push_to_hub(commit_message="Model save")
-            except OSError as error:
-                logger.error("%s", error)
+            within(time_limit(self._argument("hub_timeout")), super().init_hf_repo, token, private)
 
     def push_to_hub(  # type: ignore[override]
         self,
@@ -171,7 +175,7 @@ class HubTrainer(Trainer):
             `OSError`: if the Hub cannot be reached or refuses; it says what to do.
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        super().save_model(_internal_call=True)
+        self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
         tags = kwargs.pop("tags", None) or []
@@ -185,14 +189,11 @@ class HubTrainer(Trainer):
             self.create_model_card(**kwargs)  # now with the owner's name
         self._finish_current_push()
         folder = Path(str(self.args.output_dir))
-        return self._upload(
-            folder,
-            commit_message,
-            token,
-            revision,
-            run_as_future=not blocking,
-            **upload_patterns(folder, files_to_publish(folder)),
-        )
+        names = files_to_publish(folder)
+        files, patterns = [folder / name for name in names], upload_patterns(folder, names)
+        future = self._upload(folder, files, commit_message, token, revision, **patterns)
+        with self._explained():
+            return future.result() if blocking else future
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """
@@ -217,7 +218,7 @@ class HubTrainer(Trainer):
             state = json.loads((copy / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
             write_json(copy / TRAINER_STATE_NAME, {**state, "best_model_checkpoint": None})  # a path of this machine
 
-        future = self._upload(staged, f"Training in progress, step {self.state.global_step}", run_as_future=True)
+        future = self._upload(staged, staged.rglob("*"), f"Training in progress, step {self.state.global_step}")
 
         def finish(future: Future) -> None:
             shutil.rmtree(staged, ignore_errors=True)
@@ -230,8 +231,15 @@ class HubTrainer(Trainer):
         else:
             self.push_in_progress.jobs.append(future)
 
-    def _upload(self, folder: str | Path, message: str | None, token=None, revision=None, **kwargs) -> Any:
-        with self._explained():
+    def _upload(
+        self, folder: Path, files: Iterable[Path], message: str | None, token=None, revision=None, **kwargs
+    ) -> Future:
+        """Sends the files of a folder in the background, after the pushes that are not done yet."""
+        jobs: list[Future] = self.push_in_progress.jobs if self.push_in_progress else []
+        earlier = [job for job in jobs if not job.done()]
+
+        def upload() -> CommitInfo:
+            wait(earlier)
             return hf_api().upload_folder(
                 repo_id=str(self.hub_model_id),
                 folder_path=folder,
@@ -240,6 +248,10 @@ class HubTrainer(Trainer):
                 revision=revision or self.args.hub_revision,
                 **kwargs,
             )
+
+        limit = time_limit(self._argument("hub_timeout"), files)
+        with self._explained():
+            return in_background((1 + len(earlier)) * limit, upload)
 
     def _explained(self, trained: bool = True):
         folder = str(self.args.output_dir)
@@ -260,11 +272,10 @@ def _link(source: str | os.PathLike, target: str | os.PathLike) -> None:
 
 def _class_accuracy(output: EvalLoopOutput, groups) -> list[float | None] | None:
     """The accuracy of each class, `None` for those without a test example, if there is a prediction per label."""
-    predictions: Any = output.predictions
-    predictions = predictions[0] if isinstance(predictions, tuple) else predictions
-    labels: Any = output.label_ids
-    if groups is None or not isinstance(predictions, np.ndarray) or not isinstance(labels, np.ndarray):
+    if groups is None or not isinstance(output.label_ids, np.ndarray):
         return None
-    if predictions.shape != (*labels.shape, groups.num_classes):
+    try:
+        predictions = class_ids(output.predictions, output.label_ids, groups.num_classes)
+    except ValueError:  # whatever else preprocess_logits_for_metrics makes of them
         return None
-    return class_accuracies(predictions.argmax(-1), labels, groups.num_classes)
+    return class_accuracies(predictions, output.label_ids, groups.num_classes)

@@ -1,37 +1,41 @@
 """A `transformers.Trainer` whose loss distils. One file tells the whole step; the formulas are in `losses/`."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from accelerate.utils import broadcast, gather_object
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
 
 from ..losses.base import DistillationLoss
 from ..losses.checks import IGNORED_LABEL, at_least_float32, logits_of, select_valid
+from ..metrics import group_accuracy
 from ..teacher.cache import CachedTeacherDataset, TeacherCache
-from ..teacher.live import ask_teacher, hand_over, load_teacher, teacher_fingerprint
-from .callbacks import SetEpochCallback
-from .checkpoints import check_checkpoint, last_complete_checkpoint, load_loss, save_loss, write_manifest
+from ..teacher.live import ask_teacher, hand_over, load_teacher
+from ..utils import student_inputs, teacher_inputs
+from .callbacks import CheckpointCallback, SetEpochCallback
+from .checkpoints import CheckpointMixin
 from .checks import (
     blame,
+    check_best_metric,
     check_cache,
     check_device,
+    check_finite,
     check_labels,
     check_loss_and_teacher,
     check_model,
     check_optimizer,
     check_overlap,
+    check_scores,
 )
+from .columns import forward_names, inputs_of
 from .engines import check_engine, make_shardable
-from .student_files import HubTrainer
+from .student_files import StudentFilesMixin
 from .training_args import DistillationTrainingArguments
 
 
@@ -41,7 +45,7 @@ class StepContext:
 
     teacher_outputs: Any = None
     step_statistics: Tensor | None = None  # [micro-batches of all ranks, k]
-    weight: Tensor | float = 1.0  # labels that count in this micro-batch / their mean per micro-batch of the step
+    weight: Tensor | float = 1.0  # valid labels of this micro-batch / their mean per micro-batch of the step
     micro_batches: int = 1  # of this rank in the step
 
 
@@ -49,7 +53,7 @@ STEP_CONTEXT = "distillation_step_context"
 CACHED_LOGITS = "teacher_logits"  # the teacher's answer travels in the batch where it is cached
 
 
-class DistillationTrainer(HubTrainer):
+class DistillationTrainer(CheckpointMixin, StudentFilesMixin):
     """
     Distils a teacher into a student. What `Trainer` does (checkpoints, resuming, callbacks, mixed precision,
     hyper-parameter search, `torchrun`) works as there.
@@ -121,7 +125,7 @@ class DistillationTrainer(HubTrainer):
             processing_class=processing_class,
             model_init=model_init,
             compute_metrics=compute_metrics,
-            callbacks=[SetEpochCallback(), *(callbacks or [])],
+            callbacks=[SetEpochCallback(), CheckpointCallback(self), *(callbacks or [])],
             optimizers=optimizers,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
@@ -133,7 +137,13 @@ class DistillationTrainer(HubTrainer):
             for part in dataset.values() if isinstance(dataset, dict) else [dataset]:
                 check_labels(name, part, self.model)  # type: ignore[arg-type]
                 check_device(name, part, self.args)
+        check_best_metric(self.args, compute_metrics, eval_dataset)
         check_engine(self, distillation_loss)
+        # What remove_unused_columns keeps: the Trainer would look at the student's forward alone.
+        networks = [self.model] if self.teacher_model is None else [self.model, self.teacher_model]
+        names = [name for network in networks for name in forward_names(network) or ()]  # type: ignore[arg-type]
+        columns = [*names, *(f"teacher_{name}" for name in names), *self.label_names, "label", "label_ids"]
+        self._signature_columns = [*dict.fromkeys([*columns, CACHED_LOGITS])]
         if self.teacher_model is not None:
             self.teacher_model.to(self.args.device)
             if self.args.torch_compile:
@@ -148,8 +158,7 @@ class DistillationTrainer(HubTrainer):
         self.distillation_loss.to(self.args.device)
         if self._optimizer_is_given:
             check_optimizer(self.optimizer, distillation_loss)  # type: ignore[arg-type]
-        self._train_terms: dict[str, Tensor] = {}
-        self._train_steps = 0.0
+        self.forget_terms()
         self._eval_terms: dict[str, list[Tensor]] = {}
 
     # ---- What the loss makes for a student, and trains with it ----
@@ -175,11 +184,6 @@ class DistillationTrainer(HubTrainer):
                 parameter.data = broadcast(parameter.data)  # every rank starts from the same weights
             optimizer.add_param_group({"params": parameters, "weight_decay": self.args.weight_decay})
         return optimizer
-
-    def _set_signature_columns_if_needed(self):
-        super()._set_signature_columns_if_needed()
-        if CACHED_LOGITS not in self._signature_columns:  # type: ignore[operator]  # just set
-            self._signature_columns.append(CACHED_LOGITS)  # type: ignore[attr-defined]
 
     def training_step(self, *args, **kwargs) -> Tensor:
         loss = super().training_step(*args, **kwargs)
@@ -213,11 +217,11 @@ class DistillationTrainer(HubTrainer):
         contexts, rows = [], []
         for batch in batches:
             labels = self._labels_of(batch)
-            counts = labels != IGNORED_LABEL
+            valid = labels != IGNORED_LABEL
             context = StepContext(self._ask_teacher(batch))
-            row = counts.sum().float()[None]
+            row = valid.sum().float()[None]
             if context.teacher_outputs is not None and needs_statistics:
-                statistics = self.distillation_loss.batch_statistics(select_valid(context.teacher_outputs, counts))
+                statistics = self.distillation_loss.batch_statistics(select_valid(context.teacher_outputs, valid))
                 row = row if statistics is None else torch.cat([row, statistics.float()])
             contexts.append(context)
             rows.append(row)
@@ -234,7 +238,8 @@ class DistillationTrainer(HubTrainer):
         """The sum of the loss's terms in training; the student's cross-entropy in evaluation."""
         context = inputs.get(STEP_CONTEXT)
         labels = self._labels_of(inputs)
-        outputs = model(**self._model_inputs(inputs, with_features=model.training or self._evaluates_with_teacher))
+        with_features = model.training or self._evaluates_with_teacher
+        outputs = model(**self._inputs_of(self.model, student_inputs(inputs), with_features))
         self.distillation_loss.train(model.training)
         if not model.training:
             loss = self._evaluation_loss(inputs, outputs, labels)
@@ -260,19 +265,37 @@ class DistillationTrainer(HubTrainer):
         self._train_steps += 1 / context.micro_batches
         return (loss, outputs) if return_outputs else loss
 
+    # ---- Evaluation ----
+
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
+        """Adds the named terms; what one evaluation has gathered is gone when the next begins."""
+        check_finite(self.model, "evaluated")  # type: ignore[arg-type]
+        self._eval_terms = {}
+        if isinstance(self.compute_metrics, group_accuracy):
+            self.compute_metrics.reset()
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        metrics, loss = output.metrics, f"{metric_key_prefix}_loss"
+        if metrics is not None and loss in metrics:
+            for name, values in self._eval_terms.items():
+                metrics[f"{metric_key_prefix}_{name}"] = torch.cat(values).nanmean().item()
+            metrics[f"{metric_key_prefix}_cross_entropy"] = metrics[loss]
+        if metric_key_prefix == "eval" and metrics:
+            self.remember_evaluation(output)
+        return output
+
     def _evaluation_loss(self, inputs: dict, outputs: Any, labels: Tensor) -> Tensor:
-        logits = at_least_float32(logits_of(outputs)).flatten(0, -2)
-        losses = F.cross_entropy(logits, labels.flatten(), reduction="none")
-        counts = labels != IGNORED_LABEL
+        logits, valid = at_least_float32(logits_of(outputs)), labels != IGNORED_LABEL
+        check_scores(logits, valid, self.state.global_step)
+        losses = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
         if labels.ndim == 1:
             # One value an example, so that the gather cuts off what pads the last batch of several ranks.
-            self._gather_eval_term("loss", losses.masked_fill(~counts, torch.nan))
+            self._gather_eval_term("loss", losses.masked_fill(~valid, torch.nan))
         if self._evaluates_with_teacher:
             terms = self.distillation_loss(outputs, self._ask_teacher(inputs), labels, epoch=self.state.epoch)
             for name, term in terms.items():
                 if name != "cross_entropy":
                     self._gather_eval_term(name, term.detach().repeat(len(labels)))
-        return losses.sum() / counts.sum().clamp_min(1)
+        return losses.sum() / valid.sum().clamp_min(1)
 
     def _gather_eval_term(self, name: str, values: Tensor) -> None:
         self._eval_terms.setdefault(name, []).append(self.accelerator.gather_for_metrics(values))
@@ -288,12 +311,12 @@ class DistillationTrainer(HubTrainer):
             return inputs[CACHED_LOGITS]
         if self.teacher_model is None:
             return None
-        return ask_teacher(self.teacher_model, self._model_inputs(inputs, True), self.accelerator.autocast())
+        inputs = self._inputs_of(self.teacher_model, teacher_inputs(inputs))
+        return ask_teacher(self.teacher_model, inputs, self.accelerator.autocast())
 
-    def _model_inputs(self, inputs: dict, with_features: bool) -> dict:
-        model_inputs = {
-            name: value for name, value in inputs.items() if name not in ("labels", CACHED_LOGITS, STEP_CONTEXT)
-        }
+    def _inputs_of(self, model: Any, inputs: dict, with_features: bool = True) -> dict:
+        own = (CACHED_LOGITS, STEP_CONTEXT)
+        model_inputs = inputs_of(model, {name: value for name, value in inputs.items() if name not in own})
         if with_features and self.distillation_loss.needs_hidden_states:
             model_inputs["output_hidden_states"] = True
         return model_inputs
@@ -306,57 +329,6 @@ class DistillationTrainer(HubTrainer):
                 "let the dataset or the data collator name them so."
             )
         return inputs["labels"]
-
-    # ---- Checkpoints ----
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
-        """As `Trainer.train`; `True` resumes from the last checkpoint that is complete."""
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)  # type: ignore[arg-type]
-        if resume_from_checkpoint:
-            check_checkpoint(resume_from_checkpoint, self._run)
-        return super().train(resume_from_checkpoint, *args, **kwargs)
-
-    @cached_property
-    def _run(self) -> dict[str, Any]:
-        """What a checkpoint must have in common with the run that resumes from it."""
-        args, teacher = self.args, None
-        if self.teacher_model is not None:
-            teacher = teacher_fingerprint(self.teacher_model)
-        elif self.teacher_cache is not None:
-            teacher = self.teacher_cache.manifest["teacher"]
-        return {
-            "teacher": teacher,
-            "examples_per_step": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-            "world_size": args.world_size,
-        }
-
-    def _save_checkpoint(self, *args, **kwargs):
-        try:
-            super()._save_checkpoint(*args, **kwargs)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            folder = self.args.output_dir or "."
-            raise OSError(
-                f"The checkpoint of step {self.state.global_step} could not be written to {folder!r} ({error}; "
-                f"{shutil.disk_usage(folder).free / 1e9:.1f} GB are free). Earlier checkpoints are untouched: make "
-                "room (save_total_limit keeps fewer of them) and train with resume_from_checkpoint=True."
-            ) from error
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self.args.should_save:
-            save_loss(output_dir, self.distillation_loss)
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        """The last that is written before the Trainer's own state, which says that a checkpoint is complete."""
-        super()._save_rng_state(output_dir)
-        if self.args.should_save:
-            write_manifest(output_dir, self._run)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            load_loss(checkpoint, self.distillation_loss)  # first: it says more clearly that the loss is another one
-        super()._load_optimizer_and_scheduler(checkpoint)
 
     # ---- Optimizer, logs, files ----
 
@@ -380,6 +352,11 @@ class DistillationTrainer(HubTrainer):
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def forget_terms(self) -> None:
+        """What was summed up since the last log is of a training that has ended."""
+        self._train_terms: dict[str, Tensor] = {}
+        self._train_steps = 0.0
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the named terms. Runs on every rank, so the reduction meets on all of them."""
         if "loss" in logs and self._train_steps:
@@ -389,11 +366,5 @@ class DistillationTrainer(HubTrainer):
             means = torch.stack([self._train_terms.get(name, zero) for name in names]) / self._train_steps
             means = self.accelerator.reduce(means, "mean")
             logs.update(zip(names, means.tolist(), strict=True))
-            self._train_terms, self._train_steps = {}, 0.0
-        eval_prefix = next((key.removesuffix("_loss") for key in logs if key.endswith("_loss")), None)
-        if eval_prefix not in (None, "train"):
-            for name, values in self._eval_terms.items():
-                logs[f"{eval_prefix}_{name}"] = torch.cat(values).nanmean().item()
-            logs[f"{eval_prefix}_cross_entropy"] = logs[f"{eval_prefix}_loss"]
-            self._eval_terms = {}
+            self.forget_terms()
         super().log(logs, start_time)

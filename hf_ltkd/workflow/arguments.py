@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from ..data.arguments import DataArguments as DataArguments
+
 
 @dataclass
 class DistillArguments:
@@ -111,15 +113,6 @@ class DiagnoseArguments:
 
 
 @dataclass
-class PushArguments:
-    """What is pushed where."""
-
-    model: str = field(metadata={"help": "The student's folder."})
-    to: str = field(metadata={"help": "Its place on the Hub, as owner/name; made if it does not exist."})
-    private: bool = field(default=False, metadata={"help": "Make a new repository private."})
-
-
-@dataclass
 class SourceArguments:
     """Which images, in one word; `DataArguments` says the rest."""
 
@@ -154,8 +147,8 @@ def split_settings(settings: Mapping[str, Any], *classes: type) -> list[dict[str
     known = [f.name for argument_class in classes for f in fields(argument_class)]
     for name in given:
         if name not in known:
-            hint = "; arguments of the loss go into loss_args" if "loss_args" in known else ""
-            raise ValueError(f"There is no setting {name!r}{nearest(name, known)}{hint}.")
+            hint = "; an argument of the loss goes into loss_args" if "loss_args" in known else ""
+            raise ValueError(f"There is no setting {name!r}{nearest(name, known) or hint + '.'}")
     return [{f.name: given[f.name] for f in fields(c) if f.name in given} for c in classes]
 
 

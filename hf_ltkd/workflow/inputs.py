@@ -13,10 +13,13 @@ from transformers.image_processing_utils import BaseImageProcessor
 from ..data.arguments import PRESETS, DataArguments
 from ..data.holdout import Holdout, load_or_hold_out
 from ..data.images import ImageData
+from ..data.pixels import Pixels
+from ..data.processors import choose_pixels, pixels_of
 from ..groups import ClassGroups
 from ..models import create_model
+from ..utils import read_json
 from .arguments import SourceArguments
-from .recommend import normalisation, recommend_images
+from .recommend import recommend_images
 
 
 Model = str | os.PathLike | PreTrainedModel
@@ -96,11 +99,24 @@ def load_classifier(model: Model, **kwargs: Any) -> PreTrainedModel:
 
 
 def load_processor(name: str | os.PathLike) -> BaseImageProcessor | None:
-    """The image processor saved with a model, if there is one."""
+    """
+    The image processor saved with a model, if there is one; models of timm have theirs in `config.json`.
+
+    Raises:
+        `ValueError`: if a library is missing that it needs.
+    """
     files = ("preprocessor_config.json", "processor_config.json")
     if os.path.isdir(name) and not any(os.path.exists(os.path.join(name, file)) for file in files):
-        return None
-    return AutoImageProcessor.from_pretrained(name)
+        config = read_json(os.path.join(name, "config.json"))
+        if "pretrained_cfg" not in config:
+            return None
+    try:
+        return AutoImageProcessor.from_pretrained(name)
+    except ImportError as error:
+        reason = str(error).strip().split(". ")[0]
+        raise ValueError(
+            f"The image processor of {name!r} cannot be loaded ({reason}): pip install timm torchvision"
+        ) from error
 
 
 def load_images(
@@ -108,17 +124,20 @@ def load_images(
     given: Mapping[str, Any],
     model: Model | None,
     *,
+    student: Model | None = None,
     seed: int = 0,
     num_groups: int | None = None,
 ) -> Images:
     """
-    The images, in the size and with the normalisation that a model was trained with.
+    The images as a model's own image processor makes them, and for a teacher and its student as each has it.
 
     Args:
         source ([`SourceArguments`]): Its `data` is a folder, a benchmark's name, a dataset of the Hub or one in
             memory, or `None` where `given` names the images.
         given (`dict`): Fields of `DataArguments` that the user set; they win over the model's.
         model (`str` or `PreTrainedModel`, *optional*): A name of [`create_model`] says nothing of its pixels.
+        student (`str` or `PreTrainedModel`, *optional*): The same of a student that is to learn from `model`. One
+            without an image processor of its own sees what the teacher sees, in `image_size` if that is given.
         seed (`int`, *optional*, defaults to 0): Of the augmentation.
         num_groups (`int`, *optional*): Equal groups of classes; head, medium and tail by default.
 
@@ -134,19 +153,19 @@ def load_images(
     elif not {"data_dir", "dataset_name", "benchmark"} & set(given):
         raise ValueError("--data is missing: give a folder of images, a benchmark's name or a dataset of the Hub.")
     config = model.config if isinstance(model, PreTrainedModel) else None
-    processor = None
-    if model is not None and is_pretrained(model):
-        processor = load_processor(model_name(model))
-        config = config or AutoConfig.from_pretrained(model_name(model))
-    args = DataArguments(**{**recommend_images(processor, config, given.get("image_size")), **given})
+    if model is not None and config is None and is_pretrained(model):
+        config = AutoConfig.from_pretrained(model_name(model))
+    pixels, teacher_pixels = choose_pixels(_pixels_of(model), _pixels_of(student), given.get("image_size"))
+    args = DataArguments(**{**recommend_images(pixels, config, given.get("image_size"), teacher_pixels), **given})
     try:
         images, holdout = load_or_hold_out(
             args,
             splits=splits,
             eval_fraction=source.eval_fraction,
+            processor=pixels,
+            teacher_processor=teacher_pixels,
             seed=seed,
             progress=is_main_process(),
-            **normalisation(processor),
         )
     except (ConnectionError, FileNotFoundError) as error:
         if args.dataset_name is None:
@@ -154,6 +173,12 @@ def load_images(
         reason = str(error).splitlines()[0]
         raise ValueError(f"The dataset {args.dataset_name!r} cannot be loaded from the Hub: {reason}") from error
     return Images(images, make_groups(images, num_groups), holdout)
+
+
+def _pixels_of(model: Model | None) -> Pixels | None:
+    """What a trained model sees, where it was saved with an image processor."""
+    processor = None if model is None or not is_pretrained(model) else load_processor(model_name(model))
+    return None if processor is None else pixels_of(processor)
 
 
 def make_groups(data: ImageData, num_groups: int | None = None) -> ClassGroups:

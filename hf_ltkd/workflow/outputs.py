@@ -32,7 +32,7 @@ class Comparison:
         teacher_name (`str`, *optional*): The teacher's Hub id.
         teacher_probability (`dict[str, float]`, *optional*): What each group gets of the teacher's probability.
         accuracy (`dict[str, dict[str, float]]`): By model (`"teacher"`, `"plain student"`, `"this student"`) the
-            fractions `accuracy` and `{group}_accuracy`.
+            fractions `accuracy` and `{group}_accuracy`, `None` for a group without an image.
         output_dir (`Path`): Where the student is; not a part of the file.
         pushed (`str`, *optional*): The address of the commit on the Hub; not a part of the file.
     """
@@ -41,7 +41,7 @@ class Comparison:
     dataset_split: str
     teacher_name: str | None = None
     teacher_probability: dict[str, float] | None = None
-    accuracy: dict[str, dict[str, float]]
+    accuracy: dict[str, dict[str, float | None]]
     output_dir: Path
     pushed: str | None = None
 
@@ -76,7 +76,7 @@ class Comparison:
         }
 
 
-def train_and_save(trainer: DistillationTrainer, plan: TrainingPlan) -> dict[str, float]:
+def train_and_save(trainer: DistillationTrainer, plan: TrainingPlan) -> dict[str, float | None]:
     """Trains, writes the model, its split and its metrics, and returns its accuracies."""
     result = trainer.train(resume_from_checkpoint=plan.args.resume_from_checkpoint)
     trainer.save_model()  # first of all
@@ -90,9 +90,11 @@ def train_and_save(trainer: DistillationTrainer, plan: TrainingPlan) -> dict[str
     return accuracies(metrics, plan.images.groups)
 
 
-def accuracies(metrics: Mapping[str, float], groups: ClassGroups) -> dict[str, float]:
-    """Those of a Trainer's metrics."""
-    return {name: metrics[f"eval_{name}"] for name in ("accuracy", *(f"{group}_accuracy" for group in groups.names))}
+def accuracies(metrics: Mapping[str, float], groups: ClassGroups) -> dict[str, float | None]:
+    """Those of a Trainer's metrics; `None` for a group without a test image."""
+    return {
+        name: metrics.get(f"eval_{name}") for name in ("accuracy", *(f"{group}_accuracy" for group in groups.names))
+    }
 
 
 def draw_bias(
@@ -100,8 +102,10 @@ def draw_bias(
 ) -> None:
     """Fig. 3 from up to 30 batches of evaluation and of training images, and where the losses go."""
     data, groups = images.data, images.groups
-    mass = [teacher_group_mass(teacher, part, groups, max_batches=30) for part in (data.test, data.train)]
-    plot_teacher_bias(*mass, groups, path, loss_shares=loss_shares)
+    evaluation, training = (
+        teacher_group_mass(teacher, part, groups, max_batches=30) for part in (data.test, data.train)
+    )
+    plot_teacher_bias(evaluation, training, groups, path, loss_shares=loss_shares)
 
 
 def name_dataset(data: ImageData) -> str:

@@ -142,6 +142,7 @@ def make_plan(**settings: Any) -> DistillPlan:
         SourceArguments(**source),
         image_fields,
         teacher,
+        student=choices.student,
         seed=training.get("seed", 42),
         num_groups=choices.num_groups,
     )

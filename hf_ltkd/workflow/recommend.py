@@ -9,6 +9,8 @@ import torch
 from transformers import PreTrainedConfig
 from transformers.image_processing_utils import BaseImageProcessor
 
+from ..data.pixels import Pixels
+from ..data.processors import pixels_of
 from ..trainer.training_args import DistillationTrainingArguments
 
 
@@ -129,7 +131,10 @@ def epochs_of(args: DistillationTrainingArguments, num_images: int) -> float:
 
 
 def recommend_images(
-    processor: BaseImageProcessor | None, config: PreTrainedConfig | None, image_size: int | None = None
+    pixels: Pixels | BaseImageProcessor | None,
+    config: PreTrainedConfig | None,
+    image_size: int | None = None,
+    teacher_pixels: Pixels | None = None,
 ) -> dict[str, Any]:
     """
     Fields of `DataArguments` that give a model the size of image it was trained on; empty where nothing tells it.
@@ -137,25 +142,14 @@ def recommend_images(
     Images above 64 pixels are decoded each time, with random resized crops, instead of being kept in memory.
 
     Args:
-        processor (`BaseImageProcessor`, *optional*): The image processor saved with the model.
+        pixels ([`Pixels`] or `BaseImageProcessor`, *optional*): What the model sees, or its image processor.
         config (`PreTrainedConfig`, *optional*): Its config; `image_size` counts where there is no processor.
         image_size (`int`, *optional*): A size of the user's own, which wins.
+        teacher_pixels ([`Pixels`], *optional*): What its teacher sees, where that is something else.
     """
-    size = image_size or getattr(config, "image_size", None)
-    if image_size is None and processor is not None:
-        cropped = getattr(processor, "do_center_crop", False) and getattr(processor, "crop_size", None)
-        edges = dict(processor.crop_size if cropped else processor.size)  # type: ignore[attr-defined]
-        size = edges.get("height") or edges.get("shortest_edge") or size
+    size = image_size or (max(pixels_of(pixels).size) if pixels is not None else getattr(config, "image_size", None))
     if not isinstance(size, int):
         return {}
-    crop = {"crop": "resized"} if size > 64 else {"crop_padding": max(1, size // 8)}
+    largest = max(size, *teacher_pixels.size) if teacher_pixels is not None else size
+    crop = {"crop": "resized"} if largest > 64 else {"crop_padding": max(1, size // 8)}
     return {"image_size": size, **crop}
-
-
-def normalisation(processor: BaseImageProcessor | None) -> dict[str, list[float] | None]:
-    """`mean` and `std` of a model's image processor, `None` without one."""
-    if processor is None:
-        return {"mean": None, "std": None}
-    if not getattr(processor, "do_normalize", True):
-        return {"mean": [0.0] * 3, "std": [1.0] * 3}
-    return {"mean": list(processor.image_mean), "std": list(processor.image_std)}  # type: ignore[attr-defined]

@@ -28,6 +28,7 @@ FLAGS = {
     "diagnose": "teacher picture batch_size data eval_share num_groups student".split(),
     "evaluate": "model batch_size data eval_share".split(),
     "push": "model to private".split(),
+    "export": "model teacher images output_dir threads runs".split(),
 }
 SWITCHES = {"dry_run", "plain_student", "no_plain_student", "adjust_teacher", "horizontal_flip", "no_horizontal_flip"}
 SWITCHES |= {"eval_with_teacher", "push_to_hub", "hub_model_code", "private"}
@@ -37,8 +38,9 @@ VALUES |= {"teacher_cache_dtype": "float16", "loss_args": "a=1", "pair": "a"}
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_flag_of_before_is_read(command):
-    names = FLAGS[command] + (DATA_FLAGS if command != "push" else [])
+    names = FLAGS[command] + (DATA_FLAGS if command not in ("push", "export") else [])
     required = {"diagnose": ["--teacher", "x"], "evaluate": ["--model", "x"], "push": ["--model", "x", "--to", "x/y"]}
+    required["export"] = ["--model", "x"]
     for name in names:
         for flag in {f"--{name}", "--" + name.replace("_", "-")}:
             given = [flag] if name in SWITCHES else [flag, VALUES.get(name, "1")]

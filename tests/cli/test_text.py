@@ -7,7 +7,7 @@ from photos import TRAINING
 
 from hf_ltkd import ClassGroups
 from hf_ltkd.analysis.bias import GroupReport
-from hf_ltkd.cli import text
+from hf_ltkd.cli import describe, text
 from hf_ltkd.cli.tables import changes, duration, group_table, number, share_table, size
 from hf_ltkd.workflow.estimate import Estimate
 from hf_ltkd.workflow.outputs import Comparison
@@ -54,7 +54,7 @@ def test_tables():
     ],
 )
 def test_whom_a_teacher_favours(probability, verdict):
-    *rows, last = text.describe_bias(GroupReport(TEACHER, probability, [20, 20, 20]), GROUPS)
+    *rows, last = describe.describe_bias(GroupReport(TEACHER, probability, [20, 20, 20]), GROUPS)
     assert last == verdict
     assert (
         rows[2] == f"tail    gets {probability[2]:>6.1%} of its probability for  33.3% of the images, accuracy 25.0%"
@@ -63,15 +63,15 @@ def test_whom_a_teacher_favours(probability, verdict):
 
 def test_how_long_it_takes_and_what_a_cache_would_save():
     times = Estimate(images=0.1, teacher=0.2, student=0.3, batches=400, workers=0)
-    assert text.describe_estimate(times, True, 4_000_000, views=4) == [
+    assert describe.describe_estimate(times, True, 4_000_000, views=4) == [
         "about 4 min to distil and 3 min for the plain student",
         "(400 batches each; a batch took 100 ms to make, 200 ms of the teacher, 300 ms of the student)",
         "A teacher cache (--teacher_cache FOLDER) with a view for each of 4 epochs would take 4.0 MB, save nothing in "
         "this training and 80 s in each later one; with --teacher_cache_views 1, 1.0 MB and 60 s in this one.",
     ]
-    assert text.describe_estimate(times, False, None, views=4)[0] == "about 4 min to distil"
+    assert describe.describe_estimate(times, False, None, views=4)[0] == "about 4 min to distil"
     alone = Estimate(images=0.1, teacher=0.0, student=0.3, batches=400, workers=0)
-    assert text.describe_batches(alone) == "(400 batches each; a batch took 100 ms to make, 300 ms to train on)"
+    assert describe.describe_batches(alone) == "(400 batches each; a batch took 100 ms to make, 300 ms to train on)"
 
 
 def test_a_plan_is_said_in_order(home, tmp_path, capsys):

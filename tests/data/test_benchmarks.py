@@ -219,10 +219,10 @@ def test_cifar_folders_need_no_label_column(tmp_path):
     assert data.class_names == ["class_0", "class_1", "class_2"] and data.test.labels.tolist() == [0, 1, 2]
 
 
-def test_other_layouts_are_left_to_the_image_folder_reader(tmp_path):
-    for split in ("train", "test"):
-        write_image(tmp_path / split / "animals" / "ant" / "0.jpg", 0, 8, 8)
-        write_image(tmp_path / split / "animals" / "bee" / "0.jpg", 1, 8, 8)
+def test_one_folder_around_the_classes(tmp_path):
+    for seed, split in enumerate(("train", "test")):
+        write_image(tmp_path / split / "animals" / "ant" / "0.jpg", seed, 8, 8)
+        write_image(tmp_path / split / "animals" / "bee" / "0.jpg", seed + 2, 8, 8)
     assert read_class_folders(tmp_path / "train") is None
     data = load_image_data(DataArguments(data_dir=str(tmp_path), image_size=8), progress=False)
     assert data.class_names == ["ant", "bee"]
@@ -230,6 +230,7 @@ def test_other_layouts_are_left_to_the_image_folder_reader(tmp_path):
 
 def test_class_folders_with_files_beside_them(tmp_path):
     write_image(tmp_path / "ant" / "0.jpg", 0)
+    (tmp_path / "README.md").write_text("no class")
     assert len(read_class_folders(tmp_path)) == 1
     (tmp_path / "metadata.csv").write_text("file_name,label\n")
     assert read_class_folders(tmp_path) is None
@@ -276,6 +277,12 @@ def test_list(tmp_path):
         (["a.jpg 0", "", "b.jpg cat"], None, ValueError, "Line 3 of .* is 'b.jpg cat', not"),
         ([""], None, ValueError, "is empty: it needs one 'relative/path label' per line"),
         (["a.jpg 0", "b.jpg 3"], None, ValueError, "labels up to 3, but no image of class 1, 2: number"),
+        (
+            ["a.jpg 0", "b.jpg 3000000000"],
+            None,
+            ValueError,
+            r"up to 3000000000, but no image of class 1, 2, 3, 4, 5, \.\.\.",
+        ),
         (["a.jpg 0", "b.jpg 3"], 3, ValueError, "label 3, outside the classes 0 to 2 of the training list"),
         (["a.jpg 0", "x/c.jpg 0", "d.jpg 1"], None, FileNotFoundError, r"2 of the 3 images .*\(x/c.jpg, d.jpg\)"),
     ],

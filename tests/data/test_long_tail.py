@@ -6,9 +6,12 @@ import warnings
 import numpy as np
 import pyarrow as pa
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, IterableDatasetDict, Value
 
 from hf_ltkd import LongTailSplit, class_counts, long_tailed_counts, make_long_tailed
+from hf_ltkd.data import DataArguments
+from hf_ltkd.data.holdout import hold_out
+from hf_ltkd.data.sources import find_source
 
 
 FULL = [60, 40, 50, 30]
@@ -236,3 +239,37 @@ def test_missing_labels_are_named():
     data = Dataset.from_dict({"label": [0, None, 1]})
     with pytest.raises(ValueError, match="1 rows have no label in column 'label'"):
         make_long_tailed(data, 2)
+
+
+STREAM = Dataset.from_dict({"label": [0, 1] * 8}).to_iterable_dataset()
+SPLITS = DatasetDict(train=Dataset.from_dict({"label": [0, 1]}))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: class_counts(STREAM),
+        lambda: class_counts(IterableDatasetDict(train=STREAM)),
+        lambda: make_long_tailed(STREAM, 2),
+        lambda: make_long_tailed(IterableDatasetDict(train=STREAM), 2),
+        lambda: LongTailSplit.of(STREAM, 2),
+        lambda: LongTailSplit.of(SPLITS["train"], 1).apply(STREAM),
+        lambda: hold_out(STREAM),
+        lambda: find_source(DataArguments(dataset_name="x"), IterableDatasetDict(train=STREAM)),
+    ],
+)
+def test_streams_are_refused(call):
+    with pytest.raises(ValueError, match="streaming dataset .* cannot be counted or cut.*without streaming=True"):
+        call()
+
+
+@pytest.mark.parametrize("call", [class_counts, lambda splits: LongTailSplit.of(splits, 2), hold_out])
+def test_several_splits_are_refused(call):
+    with pytest.raises(ValueError, match=r"a DatasetDict of \['train'\]: give one split"):
+        call(SPLITS)
+
+
+@pytest.mark.parametrize("call", [class_counts, lambda data: make_long_tailed(data, 2), hold_out])
+def test_an_id_as_a_label_asks_for_no_memory(call):
+    with pytest.raises(ValueError, match="Row 2 has the label 3000000000 .*count from 0, to 999999 at most"):
+        call(Dataset.from_dict({"label": [0, 1, 3_000_000_000]}))

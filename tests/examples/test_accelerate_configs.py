@@ -1,18 +1,17 @@
 """examples/accelerate: the launch files say what their names promise, and what can run without a GPU runs."""
 
-import importlib.util
 import json
 import os
-from pathlib import Path
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+from helpers import EXAMPLES, load_script
 
 
-FOLDER = Path(__file__).parents[2] / "examples" / "accelerate"
+FOLDER = EXAMPLES / "accelerate"
 DISTRIBUTED_TYPES = {
     "ddp.yaml": "MULTI_GPU",
     "fsdp2.yaml": "FSDP",
@@ -88,17 +87,22 @@ def test_deepspeed(stage):
 
 @pytest.fixture(scope="module")
 def check_engines():
-    spec = importlib.util.spec_from_file_location("check_engines", FOLDER / "check_engines.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("accelerate/check_engines.py")
 
 
-@pytest.mark.distributed
-def test_engines_of_a_cpu_pass(tmp_path, check_engines, monkeypatch):
+def run_engine(engine, folder):
+    """What a worker does, without a process of its own."""
+    facts = load_script("accelerate/check_engines.py").train(engine, "float32", folder)
+    (folder / f"rank{os.environ.get('RANK', 0)}.json").write_text(json.dumps(facts))
+
+
+def test_engines_of_a_cpu_pass(tmp_path, check_engines, monkeypatch, two_ranks):
+    def launch(engine, precision, processes, folder, timeout):
+        folder.mkdir(parents=True)
+        two_ranks(run_engine, engine, folder) if processes == 2 else run_engine(engine, folder)
+
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(check_engines, "launch", launch)
     file = tmp_path / "engines.json"
     assert check_engines.main(["--output_file", str(file), "--folder", str(tmp_path / "runs")]) == 0
     report = json.loads(file.read_text())
@@ -126,6 +130,20 @@ def test_engines_of_a_cpu_pass(tmp_path, check_engines, monkeypatch):
     assert check_engines.first_fault("float32", 2, ddp, single) == "1 processes ran, 2 were asked for"
 
 
+@pytest.mark.distributed
+def test_as_many_processes_are_started_as_were_asked_for(tmp_path, check_engines, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # what another trainer left behind is not the user's
+    monkeypatch.setattr(check_engines, "__file__", str(tmp_path / "worker.py"))
+    code = "import os, sys; open(sys.argv[-1] + '/rank' + os.environ.get('RANK', '0') + '.json', 'w')"
+    code += ".write('\"%s\"' % (os.environ.get('WORLD_SIZE', '1') + os.environ.get('ACCELERATE_USE_FSDP', '')))"
+    (tmp_path / "worker.py").write_text(code)
+    assert check_engines.launch("single", "float32", 1, tmp_path / "single", 60) is None
+    assert check_engines.launch("ddp", "float32", 2, tmp_path / "ddp", 60) is None
+    assert check_engines.all_ranks(tmp_path / "single") == ["1"]
+    assert check_engines.all_ranks(tmp_path / "ddp") == ["2", "2"]
+
+
 def test_a_failing_run_is_one_line(tmp_path, check_engines, monkeypatch, capsys):
     """The reason comes from the worker, the end of its output goes to stderr."""
     monkeypatch.setattr(check_engines, "__file__", str(tmp_path / "worker.py"))
@@ -134,4 +152,3 @@ def test_a_failing_run_is_one_line(tmp_path, check_engines, monkeypatch, capsys)
     assert reason == "exit status 3: the last words" and "the last words" in capsys.readouterr().err
     (tmp_path / "worker.py").write_text("import time; time.sleep(60)")
     assert check_engines.launch("single", "float32", 1, tmp_path / "slow", 0.5) == "not done after 0.5 seconds"
-    assert "ACCELERATE_USE_FSDP" not in os.environ

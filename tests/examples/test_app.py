@@ -2,19 +2,15 @@
 
 import importlib.util
 import json
-import os
-import re
 import shutil
-import socket
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hub_server import HubServer
-from PIL import Image
+from hub_server import use_hub
+from huggingface_hub import HfApi
+from PIL import Image, ImageFile
 from transformers import ViTImageProcessor, dynamic_module_utils, pipeline, set_seed
 
 from hf_ltkd import ClassGroups, create_model
@@ -111,33 +107,58 @@ def test_student_alone_without_groups(app, folder, classifiers, tmp_path):
     assert app.load_groups(str(tmp_path), 7) is None
     comparison = app.compare(Image.new("RGB", (8, 8)), classifiers[1:], None)
     assert comparison["groups"] == [] and len(comparison["classes"]) == 5
-    page = app.RESULT.render(comparison)
-    assert "Groups" not in page and "Teacher" not in page and "training images" not in page
-    assert page.count('class="row"') == page.count('class="bar student"') == 5
+    likeliest, table = app.present(comparison)
+    assert likeliest == {entry["name"]: entry["probabilities"][0] for entry in comparison["classes"]}
+    assert table == [["student", table[0][1], f"{comparison['models'][0]['parameters']:,}", table[0][3]]]
 
 
-def test_names_are_escaped(app, folder, classifiers):
-    groups = {**GROUPS.to_dict(), "names": ["<script>", "m", "t"]}
-    classifiers = [app.Classifier(c.role, "<b>" + c.name, c.model, c.processor) for c in classifiers]
-    page = app.RESULT.render(app.compare(app.read_image(folder / "image.png"), classifiers, groups))
-    assert "&lt;b&gt;teacher" in page and "&lt;script&gt;" in page
-    assert not re.search(r"<(?!/?(div|span|p|h3)\b)", page)
+def test_names_are_never_markup(app, classifiers):
+    """Labels, axes and cells are plain text; only the title is Markdown."""
+    page = app.build_page(classifiers, {**GROUPS.to_dict(), "names": ["<script>", "m", "t"]}, [])
+    parts = [part for part in page.blocks.values() if not isinstance(part, app.gr.blocks.BlockContext)]
+    kinds = [type(part).__name__ for part in parts]
+    assert sorted(kinds) == ["BarPlot", "Dataframe", "Image", "Label", "Label", "Markdown"]
+    table = parts[kinds.index("Dataframe")]
+    assert table.datatype == "str" and table.headers[1] == "<script>, %"
+    assert "<script>" not in parts[kinds.index("Markdown")].value
 
 
-def test_files_that_are_no_image(app, tmp_path, monkeypatch):
-    message = "This file cannot be read as an image"
+def test_files_that_are_no_photograph(app, tmp_path, monkeypatch):
+    """Whatever they are called: a PostScript file must not come to Ghostscript."""
+
+    def not_to_be_called(*args, **kwargs):
+        raise AssertionError("this file was opened")
+
     path = tmp_path / "image.png"
     path.write_text("no image")
-    with pytest.raises(ValueError, match=message):
-        app.read_image(path)
+    contents = [path.read_bytes(), b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n"]
     Image.effect_noise((64, 64), 50).save(path)
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=message):
+    contents.append(path.read_bytes()[:1000])
+    Image.new("RGB", (8, 8)).save(path, "ppm")
+    contents.append(path.read_bytes())
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", not_to_be_called)
+    for content in contents:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="This file cannot be read as an image: give one of BMP, GIF, JPEG, PNG"):
+            app.read_image(path)
+
+
+@pytest.mark.parametrize("side", [8_000, 20_000])  # 20,000: more than Pillow opens
+def test_images_that_would_fill_the_memory(app, tmp_path, monkeypatch, side):
+    path = tmp_path / "image.png"
+    Image.new("1", (side, side)).save(path)
+    assert path.stat().st_size < 100_000
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("it was decoded"))
+    with pytest.raises(ValueError, match="more than 50 million pixels: make it smaller first"):
         app.read_image(path)
-    Image.new("1", (64, 64)).save(path)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow refuses more than twice as many
-    with pytest.raises(ValueError, match=message):
-        app.read_image(path)
+
+
+@pytest.mark.parametrize("kind", ["BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"])
+def test_photographs_of_every_format(app, tmp_path, kind):
+    Image.new("RGB", (40, 20), (250, 5, 5)).save(tmp_path / "image", kind)
+    image = app.read_image(tmp_path / "image")
+    assert image.size == (40, 20) and image.mode == "RGB"
+    np.testing.assert_allclose(np.asarray(image)[10, 10], (250, 5, 5), atol=10)  # the loss of JPEG and WebP
 
 
 def test_photographs_stand_upright(app, tmp_path):
@@ -189,41 +210,54 @@ def test_wrong_arguments_are_explained(app, folder, tmp_path, monkeypatch, capsy
     assert message in capsys.readouterr().err
 
 
-def test_page_as_a_space(app, folder, classifiers, tmp_path):
-    """From a Hub on loopback, without `hf_ltkd`, asked over HTTP."""
-    from gradio_client import Client, handle_file
+OPEN = """
+import json, os, runpy, sys
+import gradio as gr
+from gradio_client import Client, handle_file
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    start = "import runpy, sys; sys.modules['hf_ltkd'] = None; runpy.run_path(sys.argv.pop(), run_name='__main__')"
-    with HubServer() as server:
+opened, launch = [], gr.Blocks.launch
+
+def launch_and_go_on(page, **arguments):
+    opened.append(page)
+    launch(page, **arguments, prevent_thread_lock=True, quiet=True)
+
+gr.Blocks.launch = launch_and_go_on
+os.environ.update(variables)
+sys.argv = ["app.py"]
+runpy.run_path(script, run_name="__main__")
+gr.Blocks.launch = launch
+client = Client(opened[0].local_url, verbose=False)
+answer = [client.predict(path and handle_file(path), api_name="/compare") for path in (*images, None)]
+opened[0].close()
+"""
+
+
+def test_page_as_a_space(app, hub, elsewhere, folder, classifiers, tmp_path):
+    """From a Hub on loopback, without `hf_ltkd`, asked over HTTP."""
+    with use_hub(hub, tmp_path):
         for role in ("teacher", "student"):
-            server.repos[f"me/{role}"] = {file.name: file.read_bytes() for file in (folder / role).iterdir()}
-        variables = {"STUDENT": "me/student", "TEACHER": "me/teacher", "GRADIO_SERVER_PORT": str(port)}
-        variables |= {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
-        variables |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(tmp_path), "TRUST_REMOTE_CODE": "1"}
-        command, environment = [sys.executable, "-c", start, SCRIPT], {**os.environ, **variables}
-        with open(tmp_path / "log", "w") as log:
-            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        try:
-            deadline = time.monotonic() + 200
-            while "Running on" not in (tmp_path / "log").read_text():
-                assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()[-3000:]
-                time.sleep(0.1)
-            client = Client(f"http://127.0.0.1:{port}", verbose=False, analytics_enabled=False)
-            page = client.predict(handle_file(folder / "image.png"), api_name="/compare")
-            (tmp_path / "text.png").write_text("no image")
-            no_image = [
-                client.predict(file, api_name="/compare") for file in (handle_file(tmp_path / "text.png"), None)
-            ]
-        finally:
-            process.kill()
-            process.wait()
+            HfApi().create_repo(f"me/demo_{role}")
+            HfApi().upload_folder(repo_id=f"me/demo_{role}", folder_path=folder / role)
+    (tmp_path / "text.png").write_text("no image")
+    variables = {"STUDENT": "me/demo_student", "TEACHER": "me/demo_teacher", "TRUST_REMOTE_CODE": "1"}
+    images = [str(folder / "image.png"), str(tmp_path / "text.png")]
+    page, *no_image = elsewhere(OPEN, script=SCRIPT, variables=variables, images=images)
     groups = json.loads((folder / "student" / "class_groups.json").read_text())
     expected = app.compare(app.read_image(folder / "image.png"), classifiers, groups)
-    rows = [*expected["groups"], *expected["classes"]]
-    shown = [float(value) for value in re.findall(r'class="value">([\d.]+) %', page)]
-    assert shown == pytest.approx([100 * p for row in rows for p in row["probabilities"]], abs=0.051)
-    assert "Student: me/student" in page and "tail, 2 training images" in page
-    assert no_image == [app.NO_IMAGE] * 2
+    *labels, bars, table = page
+    for index, label in enumerate(labels):
+        shown = {entry["label"]: entry["confidence"] for entry in label["confidences"]}
+        names = {f"{c['name']} ({c['group']}, {c['count']:,} in training)": c for c in expected["classes"]}
+        probabilities = {name: entry["probabilities"][index] for name, entry in names.items()}
+        best = sorted(probabilities, key=probabilities.get)[-5:]
+        assert label["label"] == best[-1] and shown == pytest.approx({n: probabilities[n] for n in best}, abs=1e-5)
+    assert bars["columns"] == ["network", "group", "probability"] and bars["mark"] == "bar"
+    rows = [("teacher", 0), ("student", 1)]
+    for (network, index), row in zip(rows, table["data"], strict=True):
+        sums = {group["name"]: group["probabilities"][index] for group in expected["groups"]}
+        assert {g: p for n, g, p in bars["data"] if n == network} == pytest.approx(sums, abs=1e-5)
+        assert row[0] == network and row[-2] == f"{expected['models'][index]['parameters']:,}"
+        assert [float(cell) for cell in row[1:4]] == pytest.approx([100 * p for p in sums.values()], abs=0.051)
+    assert table["headers"] == ["network", "head, %", "medium, %", "tail, %", "ms", "parameters", "MB"]
+    for nothing in no_image:
+        assert nothing[2] is None and not any(label and label.get("confidences") for label in nothing[:2])

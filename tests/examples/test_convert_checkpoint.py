@@ -8,26 +8,19 @@ stands for the five tensors of a BatchNorm2d with that many channels.
 import argparse
 import json
 import os
-import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import EXAMPLES, load_script, run_script
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hf_ltkd import create_model
 
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "examples"))
-
-from convert_checkpoint import convert_state_dict, read_state_dict  # noqa: E402
-
-
-CHECKPOINTS = json.loads((ROOT / "tests" / "models" / "reference_checkpoints.json").read_text())
+CHECKPOINTS = json.loads((EXAMPLES.parent / "tests" / "models" / "reference_checkpoints.json").read_text())
+script = load_script("convert_checkpoint.py")
 
 # What mdistiller's networks, filled by `reference_state_dict`, gave in float64 and eval mode with torch 2.13.0 on a
 # CPU for the image of `test_same_outputs_as_the_reference`: the logits, and the mean absolute value of every entry of
@@ -78,18 +71,11 @@ def reference_state_dict(name):
     return {key: torch.tensor(value) for key, value in state_dict.items()}
 
 
-def convert(*arguments):
-    command = [sys.executable, ROOT / "examples" / "convert_checkpoint.py", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 @pytest.mark.parametrize("name", CHECKPOINTS)
 @torch.no_grad()
 def test_same_outputs_as_the_reference(name):
     model = create_model(name, num_labels=5).double().eval()
-    convert_state_dict(reference_state_dict(name), model)
+    script.convert_state_dict(reference_state_dict(name), model)
     image = torch.tensor(np.random.RandomState(1).uniform(-2, 2, (1, 3, 32, 32)))
     outputs = model(image, output_hidden_states=True)
     logits, means = REFERENCE_OUTPUTS[name]
@@ -108,7 +94,9 @@ def test_command_writes_a_folder_for_the_auto_classes(tmp_path):
     torch.save(checkpoint, tmp_path / "last.pth")
     (tmp_path / "names.txt").write_text("cat\ndog\nowl\nfox\nbee\n")
     arguments = ["--checkpoint", tmp_path / "last.pth", "--model", "wrn_16_2", "--output_dir", tmp_path / "teacher"]
-    convert(*arguments, "--label_names", tmp_path / "names.txt", "--mean", "0.5", "0.4", "0.3")
+    run_script(
+        "convert_checkpoint.py", *arguments, "--label_names", tmp_path / "names.txt", "--mean", "0.5", "0.4", "0.3"
+    )
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "teacher")
     assert model.config.label2id == {"cat": 0, "dog": 1, "owl": 2, "fox": 3, "bee": 4}
     assert torch.equal(model.classifier.weight, state_dict["fc.weight"].float())
@@ -117,12 +105,11 @@ def test_command_writes_a_folder_for_the_auto_classes(tmp_path):
     assert processor.size["height"] == processor.size["width"] == 32
 
 
-def test_command_explains_a_wrong_number_of_classes(tmp_path, monkeypatch):
+def test_command_explains_a_wrong_number_of_classes(tmp_path):
     torch.save(reference_state_dict("resnet8"), tmp_path / "best.pth")
     arguments = ["--checkpoint", tmp_path / "best.pth", "--model", "resnet8", "--output_dir", tmp_path / "x"]
-    monkeypatch.setattr(sys, "argv", ["convert_checkpoint.py", *map(str, arguments)])
     with pytest.raises(ValueError, match=r"classifier.weight has shape \[5, 64\] instead of \[100, 64\].*--model"):
-        runpy.run_path(str(ROOT / "examples" / "convert_checkpoint.py"), run_name="__main__")
+        run_script("convert_checkpoint.py", *arguments)
     assert not (tmp_path / "x").exists()
 
 
@@ -131,14 +118,14 @@ def test_missing_and_left_over_names():
     state_dict["extra.weight"] = state_dict.pop("layer1.0.conv1.weight")
     message = "missing stages.0.0.conv1.weight, left over extra.weight. Check"
     with pytest.raises(ValueError, match=message):
-        convert_state_dict(state_dict, create_model("resnet8", num_labels=5))
+        script.convert_state_dict(state_dict, create_model("resnet8", num_labels=5))
 
 
 def test_another_network():
     with pytest.raises(ValueError, match="does not fit the network: missing .*, and [0-9]+ more"):
-        convert_state_dict(reference_state_dict("resnet8"), create_model("resnet14", num_labels=5))
+        script.convert_state_dict(reference_state_dict("resnet8"), create_model("resnet14", num_labels=5))
     with pytest.raises(ValueError, match="ResNetForImageClassification is not of the reference zoo"):
-        convert_state_dict({}, create_model("resnet18", num_labels=5))
+        script.convert_state_dict({}, create_model("resnet18", num_labels=5))
 
 
 class RunsCode:
@@ -150,7 +137,7 @@ def test_pickles_with_code_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"model": RunsCode()}, "evil.pth")
     with pytest.raises(ValueError, match="evil.pth was not loaded: expected a file of torch.save with tensors alone"):
-        read_state_dict("evil.pth")
+        script.read_state_dict("evil.pth")
     assert not Path("code_ran").exists()
 
 
@@ -158,4 +145,4 @@ def test_pickles_with_code_are_refused(tmp_path, monkeypatch):
 def test_files_without_a_state_dict(tmp_path, content):
     torch.save(content, tmp_path / "file.pth")
     with pytest.raises(ValueError, match="file.pth holds no state dict"):
-        read_state_dict(str(tmp_path / "file.pth"))
+        script.read_state_dict(str(tmp_path / "file.pth"))

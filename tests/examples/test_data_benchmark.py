@@ -1,26 +1,17 @@
 """The benchmark of loading: its baseline is the same augmentation, and its table says what its JSON says."""
 
-import importlib.util
 import json
 import random
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import load_script, run_script
 from PIL import Image as PILImage
-
-
-SCRIPT = Path(__file__).parents[2] / "examples" / "benchmarks" / "data.py"
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location("data_benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/data.py")
 
 
 def test_baseline_crops_and_mirrors(benchmark):
@@ -44,29 +35,10 @@ def test_photos(benchmark, tmp_path):
     assert len({image.tobytes() for image in images}) == 4
 
 
-def test_table_and_json(tmp_path):
-    small = [
-        "--turns",
-        "1",
-        "--images",
-        "64",
-        "--photos",
-        "2",
-        "--photo_batch_size",
-        "2",
-        "--batch_sizes",
-        "32",
-        "--workers",
-        "0",
-        "1",
-    ]
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *small, "--output_file", str(tmp_path / "data.json")],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_table_and_json(tmp_path, capsys):
+    small = "--turns 1 --images 64 --photos 2 --photo_batch_size 2 --batch_sizes 32 --workers 0 1".split()
+    run_script("benchmarks/data.py", *small, "--output_file", tmp_path / "data.json")
+    printed = capsys.readouterr().out
     results = json.loads((tmp_path / "data.json").read_text())
     assert results["arguments"]["images"] == 64 and results["small"]["decoded"] == 1797
     cases = [(row["batch"], row["workers"]) for row in results["small"]["loaders"]]
@@ -75,5 +47,5 @@ def test_table_and_json(tmp_path):
         ours, pil = row["ours"], row["pil"]
         assert min(*ours.values(), *pil.values()) > 0
         cells = f"| 32 | {row['workers']} | {ours['wall']:,.0f} | {ours['core']:,.0f} | {pil['core']:,.0f} | "
-        assert f"{cells}{ours['core'] / pil['core']:.1f} |" in done.stdout
-    assert results["machine"] in done.stdout and "torch" in results["machine"] and "cores" in results["machine"]
+        assert f"{cells}{ours['core'] / pil['core']:.1f} |" in printed
+    assert results["machine"] in printed and "torch" in results["machine"] and "cores" in results["machine"]

@@ -1,41 +1,28 @@
 """The text script as a user starts it: a teacher, then students, on small parquet files."""
 
-import importlib.util
 import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
+from helpers import EXAMPLES, run_script
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertTokenizer
 
 from hf_ltkd import ClassGroups
 
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "distill_text_classification.py"
 COMMON = ["--max_steps", "3", "--use_cpu", "--learning_rate", "1e-3", "--per_device_train_batch_size", "8"]
 COMMON += ["--disable_tqdm", "true", "--logging_steps", "1", "--report_to", "none", "--vocab_size", "300"]
 GROUP_METRICS = {"eval_accuracy", "eval_head_accuracy", "eval_medium_accuracy", "eval_tail_accuracy"}
 
 
-@pytest.fixture(scope="module")
-def script():
-    """The script as a module: a process of its own for every test would spend its time on imports."""
-    spec = importlib.util.spec_from_file_location("distill_text_classification", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def run(*arguments):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
-            module.main()
-
-    return run
+def distil(*arguments):
+    run_script("distill_text_classification.py", *arguments)
 
 
 def write(folder, split, counts, labels=None):
@@ -60,7 +47,8 @@ def folder(tmp_path_factory):
     write(folder, "train_imbalanced", [20, 12, 0, 5])
     write(folder, "test", [4, 4, 0, 4])
     teacher = ["--data_dir", folder, *COMMON, "--loss", "ce", "--student", "2x64", "--output_dir", folder / "teacher"]
-    done = subprocess.run([sys.executable, SCRIPT, *teacher], capture_output=True, text=True, timeout=400)
+    command = [sys.executable, EXAMPLES / "distill_text_classification.py", *teacher]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -76,16 +64,16 @@ def test_teacher_folder(folder):
     assert set(json.loads((folder / "teacher" / "eval_results.json").read_text())) >= GROUP_METRICS
 
 
-def test_same_seed_gives_the_same_teacher(script, folder, tmp_path):
+def test_same_seed_gives_the_same_teacher(folder, tmp_path):
     """In another process, too: tokenizer trainers exist that give other tokens each time."""
-    script("--data_dir", folder, *COMMON, "--loss", "ce", "--student", "2x64", "--output_dir", tmp_path)
+    distil("--data_dir", folder, *COMMON, "--loss", "ce", "--student", "2x64", "--output_dir", tmp_path)
     assert (tmp_path / "tokenizer.json").read_bytes() == (folder / "teacher" / "tokenizer.json").read_bytes()
     here, there = (load_file(path / "model.safetensors") for path in (tmp_path, folder / "teacher"))
     for name, weights in here.items():  # several threads may add in another order
         torch.testing.assert_close(weights, there[name], rtol=1e-3, atol=1e-5)
 
 
-def test_student_of_the_teacher(script, folder, tmp_path):
+def test_student_of_the_teacher(folder, tmp_path):
     arguments = [
         "--student",
         "1x64",
@@ -97,7 +85,7 @@ def test_student_of_the_teacher(script, folder, tmp_path):
         "0.2",
     ]
     arguments += ["--dropout", "0"]
-    script("--data_dir", folder, *COMMON, "--teacher", folder / "teacher", *arguments, "--output_dir", tmp_path)
+    distil("--data_dir", folder, *COMMON, "--teacher", folder / "teacher", *arguments, "--output_dir", tmp_path)
     teacher, student = (AutoTokenizer.from_pretrained(path) for path in (folder / "teacher", tmp_path))
     assert student.get_vocab() == teacher.get_vocab()
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
@@ -108,13 +96,13 @@ def test_student_of_the_teacher(script, folder, tmp_path):
     assert {"balanced_softmax", "cross_group", "within_group"} <= set(state["log_history"][0])
 
 
-def test_pretrained_student_and_names_as_labels(script, folder, tmp_path):
+def test_pretrained_student_and_names_as_labels(folder, tmp_path):
     """A column of class names gives the classes that ClassLabel gives, in the order of the alphabet."""
     names = ["a_weather", "b_music", "unused", "c_timer"]
     write(tmp_path / "named", "train", [20, 12, 0, 5], names)
     write(tmp_path / "named", "validation", [4, 4, 0, 4], names)
     data = ["--data_dir", tmp_path / "named", "--eval_split", "validation", *COMMON]
-    script(*data, "--loss", "ce", "--student", folder / "teacher", "--output_dir", tmp_path / "student")
+    distil(*data, "--loss", "ce", "--student", folder / "teacher", "--output_dir", tmp_path / "student")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "student")
     assert model.config.id2label == {0: "a_weather", 1: "b_music", 2: "c_timer"}
     assert set(json.loads((tmp_path / "student" / "eval_results.json").read_text())) >= GROUP_METRICS
@@ -133,28 +121,28 @@ def test_pretrained_student_and_names_as_labels(script, folder, tmp_path):
         (["--loss", "ce", "--data_dir", None, "--loss_args", "beta"], "must have the form name=value"),
     ],
 )
-def test_wrong_arguments_are_explained(script, folder, tmp_path, arguments, message):
+def test_wrong_arguments_are_explained(folder, tmp_path, arguments, message):
     arguments = [folder if argument is None else argument for argument in arguments]
     with pytest.raises(ValueError, match=re.escape(message)):
-        script(*arguments, "--output_dir", tmp_path)
+        distil(*arguments, "--output_dir", tmp_path)
 
 
-def test_losses_on_feature_maps_are_no_choice(script, tmp_path, capsys):
+def test_losses_on_feature_maps_are_no_choice(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        script("--loss", "reviewkd", "--data_dir", "x", "--teacher", "x", "--output_dir", tmp_path)
+        distil("--loss", "reviewkd", "--data_dir", "x", "--teacher", "x", "--output_dir", tmp_path)
     assert "invalid choice: 'reviewkd'" in capsys.readouterr().err
 
 
-def test_texts_to_evaluate_of_an_unknown_class(script, tmp_path):
+def test_texts_to_evaluate_of_an_unknown_class(tmp_path):
     write(tmp_path, "train", [4, 4, 0, 4])
     write(tmp_path, "test", [4, 4, 1, 4])
     with pytest.raises(ValueError, match=r"1 classes of the texts to evaluate on have no training text \('unused'"):
-        script("--data_dir", tmp_path, "--loss", "ce", "--output_dir", tmp_path / "x")
+        distil("--data_dir", tmp_path, "--loss", "ce", "--output_dir", tmp_path / "x")
 
 
-def test_another_tokenizer_of_the_student(script, folder, tmp_path):
+def test_another_tokenizer_of_the_student(folder, tmp_path):
     BertTokenizer().save_pretrained(tmp_path)
     AutoModelForSequenceClassification.from_pretrained(folder / "teacher").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="teacher and student must read the same token ids"):
         models = ["--teacher", folder / "teacher", "--student", tmp_path]
-        script("--data_dir", folder, *models, "--output_dir", tmp_path / "x")
+        distil("--data_dir", folder, *models, "--output_dir", tmp_path / "x")

@@ -7,33 +7,15 @@ import math
 import re
 
 import pytest
-import torch
 import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
-from torch import nn
-from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessorPil, set_seed
+from transformers import ViTImageProcessorPil, set_seed
 
-from hf_ltkd import (
-    BKDLoss,
-    CATKDLoss,
-    ClassGroups,
-    CrossEntropyLoss,
-    DistillationLoss,
-    DistillationTrainer,
-    DistillationTrainingArguments,
-    DKDLoss,
-    ImageDataset,
-    KDLoss,
-    LongTailSplit,
-    LTKDLoss,
-    ReviewKDLoss,
-    create_model,
-    group_accuracy,
-)
+from hf_ltkd import ClassGroups, DistillationTrainingArguments, LongTailSplit, create_model
 from hf_ltkd.hub.card import escape, write_model_card
-from hf_ltkd.hub.describe import describe_model
 from hf_ltkd.hub.names import PICTURES
+from hf_ltkd.hub.readme import BEGIN, END
 from hf_ltkd.trainer.training_args import public_arguments
 from hf_ltkd.utils import write_json
 
@@ -180,6 +162,7 @@ def test_hostile_names(folder):
     text = card.text
     assert "evil(" not in text and "path/to/this/folder" in text
     body = text.replace("<details>", "").replace("</details>", "").replace("<summary>Classes</summary>", "")
+    body = body.replace(BEGIN, "").replace(END.partition("{}")[0], "")
     assert not re.search(r"<[a-z/!]", body, flags=re.IGNORECASE)
     rows = [line for line in text.splitlines() if line.startswith("|")]
     table = [row for row in rows if re.search(r"\| \d+ \|  \|$", row)]
@@ -208,118 +191,8 @@ def test_emissions_of_codecarbon(folder):
     assert "12.5 g CO₂ equivalents, 0.03 kWh" in card.text
 
 
-def macs_by_hooks(model, pixel_values):
-    """Multiply-adds of convolutions and linear layers, by a plain count."""
-    total = []
-
-    def count(module, inputs, output):
-        if isinstance(module, nn.Conv2d):
-            kernel = module.weight[0].numel()
-            total.append(output.numel() * kernel)
-        elif isinstance(module, nn.Linear):
-            total.append(output.numel() * module.in_features)
-
-    for module in model.modules():
-        module.register_forward_hook(count)
-    model.eval()(pixel_values)
-    return sum(total)
-
-
-@pytest.mark.parametrize("name", ["resnet8x4", "vgg8", "shufflenet_v1", "mobilenet_v2", "wrn_16_2"])
-def test_describe_model(name):
-    model = create_model(name, 10)
-    description = describe_model(model)
-    assert description["parameters"] == sum(p.numel() for p in model.parameters())
-    assert description["weight_bytes"] == sum(t.nbytes for t in model.state_dict().values())
-    assert description["input"] == [3, 32, 32]
-    assert description["macs"] == macs_by_hooks(model, torch.zeros(1, 3, 32, 32))
-
-
-def test_describe_other_models():
-    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], num_labels=3)
-    model = ResNetForImageClassification(config).to(torch.bfloat16)
-    description = describe_model(model)
-    assert description["input"] == [3, 224, 224] and "name" not in description
-    assert description["macs"] == macs_by_hooks(model, torch.zeros(1, 3, 224, 224, dtype=torch.bfloat16))
-    assert describe_model(nn.Linear(3, 2)) == {"class": "Linear", "parameters": 8, "weight_bytes": 32}
-
-
-class Odd(ResNetForImageClassification):
-    def forward(self, pixel_values):
-        raise KeyError("an argument that only its own script knows")
-
-
-def test_a_network_that_cannot_be_counted_is_described_all_the_same():
-    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], num_labels=3)
-    description = describe_model(Odd(config))
-    assert "macs" not in description and description["class"] == "Odd" and description["parameters"] > 0
-
-
-def test_a_teacher_from_a_folder_is_not_named(tmp_path):
-    create_model("resnet8", 3, image_size=8).save_pretrained(tmp_path / "a" / "b")
-    for name, expected in (("me/teacher", "me/teacher"), (str(tmp_path / "a" / "b"), None), ("", None)):
-        model = create_model("resnet8", 3, image_size=8)
-        model.config._name_or_path = name
-        assert describe_model(model).get("name") == expected
-
-
-SHARED = {"ce_weight": 1.0, "ce": "cross_entropy", "tau": 1.0, "effective_number_beta": 0.9999, "warmup_epochs": 0.0}
-
-
-class OwnLoss(DistillationLoss):
-    def __init__(self, groups, steepness=2.0, *, mode="soft", layers=(print,), forgotten=1, **kwargs):
-        super().__init__(**kwargs)
-        self.groups, self.steepness, self.mode, self.layers = groups, steepness, mode, layers
-
-
-@pytest.mark.parametrize(
-    ("loss", "expected"),
-    [
-        (CrossEntropyLoss(ce="logit_adjusted", class_counts=COUNTS, tau=1.5), {"ce": "logit_adjusted", "tau": 1.5}),
-        (KDLoss(kd_weight=0.9, ce_weight=0.1), {"temperature": 4.0, "kd_weight": 0.9, "ce_weight": 0.1}
-         | {"teacher_log_prior": None}),
-        (KDLoss(teacher_log_prior=[0.0, 1.0]), {"temperature": 4.0, "kd_weight": 1.0}
-         | {"teacher_log_prior": [0.0, 1.0]}),
-        (LTKDLoss(GROUPS, beta=0, rebalance=False), {"alpha": 6.0, "beta": 0, "temperature": 4.0, "rebalance": False}
-         | {"reweight": True, "group_mass_momentum": 0.0}),
-        (DKDLoss(warmup_epochs=20), {"alpha": 1.0, "beta": 8.0, "temperature": 4.0, "warmup_epochs": 20}),
-        (ReviewKDLoss(student_stages=(1, 2)), {"review_weight": 1.0, "student_stages": (1, 2), "teacher_stages": None}
-         | {"student_relu": None}),
-        (BKDLoss(COUNTS, effective_number_beta=0.99), {"temperature": 2.0, "bkd_weight": 1.0}
-         | {"effective_number_beta": 0.99}),
-        (OwnLoss(GROUPS, 3.0, ce_weight=0.5), {"steepness": 3.0, "mode": "soft", "ce_weight": 0.5}),
-    ],
-    ids=lambda value: type(value).__name__,
-)  # fmt: skip
-def test_hyper_parameters(loss, expected):
-    assert loss.hyper_parameters() == {**SHARED, **expected}
-
-
-def test_hyper_parameters_of_a_pair():
-    loss = CATKDLoss.for_pair("resnet32x4", "resnet8x4")
-    assert loss.source and loss.hyper_parameters()["cat_weight"] == loss.cat_weight
-
-
-def images(seed=0):
-    pixels = torch.randint(0, 256, (36, 3, 8, 8), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-    return ImageDataset(pixels, torch.arange(36) % 6, mean=[0.5] * 3, std=[0.25] * 3)
-
-
-def trainer_for(tmp_path, **kwargs):
-    set_seed(0)
-    args = DistillationTrainingArguments(
-        tmp_path, max_steps=4, per_device_train_batch_size=8, use_cpu=True, report_to="none", disable_tqdm=True,
-        dataloader_pin_memory=False, learning_rate=0.01, **{"save_strategy": "no", **kwargs}
-    )  # fmt: skip
-    return DistillationTrainer(
-        create_model("resnet8", 6, image_size=8), create_model("resnet14", 6, image_size=8), args,
-        distillation_loss=LTKDLoss(GROUPS, alpha=1.5), train_dataset=images(), eval_dataset=images(1),
-        compute_metrics=group_accuracy(GROUPS),
-    )  # fmt: skip
-
-
-def test_card_of_a_trainer(tmp_path):
-    trainer = trainer_for(tmp_path)
+def test_card_of_a_trainer(make_trainer, tmp_path):
+    trainer = make_trainer(tmp_path, save_strategy="no")
     trainer.train()
     trainer.save_model()
     assert json.loads((tmp_path / "distillation.json").read_text())["metrics"] == {}  # not evaluated yet
@@ -330,7 +203,7 @@ def test_card_of_a_trainer(tmp_path):
     results = {result.metric_name: result.metric_value for result in card.data.eval_results}
     assert results["Tail accuracy"] == metrics["eval_tail_accuracy"]
     run = json.loads((tmp_path / "distillation.json").read_text())
-    predictions = trainer.predict(images(1))
+    predictions = trainer.predict(trainer.eval_dataset)
     right = predictions.predictions.argmax(-1) == predictions.label_ids
     assert run["class_accuracy"] == pytest.approx([right[predictions.label_ids == c].mean() for c in range(6)])
     assert "| `alpha` | 1.5 |" in card.text and "on 36 test examples" in card.text
@@ -340,21 +213,21 @@ def test_card_of_a_trainer(tmp_path):
     assert str(tmp_path) not in card.text
 
 
-def test_numbers_of_other_weights_do_not_count(tmp_path):
-    trainer = trainer_for(tmp_path)
+def test_numbers_of_other_weights_do_not_count(make_trainer, tmp_path):
+    trainer = make_trainer(tmp_path, save_strategy="no")
     trainer.evaluate()
     assert trainer.evaluation["step"] == 0
     trainer.train()
     assert trainer.evaluation is None  # these are other weights now
     metrics = trainer.evaluate()
-    trainer.evaluate(images(2), metric_key_prefix="other")
+    trainer.evaluate(trainer.train_dataset, metric_key_prefix="other")
     assert trainer.evaluation["metrics"]["eval_accuracy"] == metrics["eval_accuracy"]
 
 
-def test_numbers_of_the_best_checkpoint(tmp_path):
+def test_numbers_of_the_best_checkpoint(make_trainer, tmp_path):
     best = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
     steps = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
-    trainer = trainer_for(tmp_path, **steps, **best)
+    trainer = make_trainer(tmp_path, **steps, **best)
     trainer.train()
     assert trainer.evaluation["step"] == trainer.state.best_global_step
     loss = trainer.evaluation["metrics"]["eval_loss"]

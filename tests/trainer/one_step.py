@@ -1,12 +1,6 @@
-"""One optimizer step over the same 32 examples, however they are split: run alone or by torchrun (test_trainer.py)."""
-
-import faulthandler
-import json
-import sys
-from pathlib import Path
+"""One optimizer step over the same 32 examples, however they are split: on one rank or two (test_trainer.py)."""
 
 import torch
-from safetensors.torch import save_file
 from transformers import ViTConfig, ViTForImageClassification, set_seed
 
 from hf_ltkd import (
@@ -50,17 +44,20 @@ def losses(groups: ClassGroups) -> dict[str, DistillationLoss]:
     }
 
 
-def main(output: str, names: str, batch_size: int, accumulation: int, world_size: int, num_examples: int = 32):
+def one_step(
+    folder: str, names: list[str], batch_size: int, accumulation: int, world_size: int
+) -> dict[str, tuple[dict, dict]]:
+    """Trains and evaluates once a loss. Returns the weights and what was logged by name of the loss."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (num_examples, 3, 8, 8), generator=generator, dtype=torch.uint8)
-    labels = torch.randint(0, 5, (num_examples,), generator=generator)
+    images = torch.randint(0, 256, (32, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(0, 5, (32,), generator=generator)
     labels[labels == 4], labels[7] = 0, 5  # a single example of the tail: one rank has none
     data = ImageDataset(images, labels, mean=[0.5] * 3, std=[0.25] * 3)
     groups = ClassGroups.from_counts([60, 50, 40, 30, 20, 10])
-    for name in names.split(","):
-        folder = Path(output) / name
+    results = {}
+    for name in names:
         args = DistillationTrainingArguments(
-            output_dir=str(folder), max_steps=1, per_device_train_batch_size=batch_size,
+            output_dir=folder, max_steps=1, per_device_train_batch_size=batch_size,
             per_device_eval_batch_size=5, gradient_accumulation_steps=accumulation, learning_rate=0.1, optim="sgd",
             max_grad_norm=0.0, use_cpu=True, logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True,
             dataloader_pin_memory=False, lr_milestones=[0.9], eval_with_teacher=True,
@@ -78,16 +75,7 @@ def main(output: str, names: str, batch_size: int, accumulation: int, world_size
         assert trainer.accelerator.num_processes == world_size, "started with another number of ranks"
         trainer.train()
         trainer.evaluate()
-        if trainer.is_world_process_zero():
-            folder.mkdir(parents=True, exist_ok=True)
-            trained = {f"loss.{key}": tensor for key, tensor in loss.state_dict().items()}
-            save_file({**trainer.model.state_dict(), **trained}, folder / "step.safetensors")
-            (folder / "logs.json").write_text(json.dumps(trainer.state.log_history))
-    # All ranks leave together: one that is torn down while the other still talks to it can end with an error.
-    trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
-
-
-if __name__ == "__main__":
-    faulthandler.dump_traceback_later(150, exit=True)  # a rank that hangs says where
-    main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))
+        trained = {f"loss.{key}": tensor for key, tensor in loss.state_dict().items()}
+        logs = {key: value for entry in trainer.state.log_history for key, value in entry.items()}
+        results[name] = {**trainer.model.state_dict(), **trained}, logs
+    return results

@@ -1,12 +1,11 @@
 """Checkpoints that are cut short, of another teacher or another batch, and runs that are killed at any moment."""
 
 import json
-import os
+import multiprocessing
+import re
+import resource
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,11 +16,12 @@ from hf_ltkd import (
     DistillationTrainer,
     DistillationTrainingArguments,
     ImageDataset,
+    KDLoss,
     LTKDLoss,
     create_model,
 )
 from hf_ltkd.teacher.live import teacher_fingerprint
-from hf_ltkd.trainer.checkpoints import check_checkpoint, incomplete, last_complete_checkpoint, write_manifest
+from hf_ltkd.trainer.checkpoints import check_checkpoint, incomplete, last_complete_checkpoint, seal
 
 
 RUN = {"teacher": "abc", "examples_per_step": 64, "world_size": 1}
@@ -32,9 +32,10 @@ def checkpoint(folder, step=10, run=RUN, state=True):
     path.mkdir(parents=True)
     (path / "model.safetensors").write_bytes(b"0" * 100)
     (path / "optimizer.pt").write_bytes(b"0" * 50)
-    write_manifest(path, run)
+    (path / "distillation_state.json").write_text(json.dumps(run))
     if state:
-        (path / "trainer_state.json").write_text("{}")
+        (path / "trainer_state.json").write_text('{"epoch": 1}')
+        seal(path)
     return path
 
 
@@ -57,6 +58,12 @@ def test_a_checkpoint_of_the_plain_trainer_passes(tmp_path):
         (lambda p: (p / "optimizer.pt").unlink(), "optimizer.pt is missing"),
         (lambda p: (p / "trainer_state.json").unlink(), "has no trainer_state.json"),
         (lambda p: (p / "trainer_state.json").write_text('{"epoch": 1'), "trainer_state.json is cut short"),
+        (lambda p: (p / "distillation_state.json").write_text(""), "distillation_state.json is cut short"),
+        (
+            lambda p: (p / "model.safetensors").write_bytes(b"0" * 99 + b"1"),
+            "model.safetensors is damaged: its CRC-32",
+        ),
+        (lambda p: (p / "trainer_state.json").write_text('{"epoch": 2}'), "trainer_state.json is damaged: its CRC-32"),
     ],
 )
 def test_damaged_checkpoints_are_refused_and_skipped(tmp_path, damage, message, caplog):
@@ -66,6 +73,20 @@ def test_damaged_checkpoints_are_refused_and_skipped(tmp_path, damage, message, 
         check_checkpoint(bad, RUN)
     assert last_complete_checkpoint(tmp_path) == str(good)
     assert message in caplog.text
+
+
+def test_a_manifest_of_an_earlier_version_passes(tmp_path):
+    path = checkpoint(tmp_path)
+    manifest = json.loads((path / "distillation_state.json").read_text())
+    del manifest["crc32"], manifest["files"]["trainer_state.json"]
+    (path / "distillation_state.json").write_text(json.dumps(manifest))
+    check_checkpoint(path, RUN)
+
+
+def test_a_run_killed_before_it_seals_a_whole_checkpoint_goes_on_from_it(tmp_path):
+    path = checkpoint(tmp_path)
+    (path / "distillation_state.json").write_text(json.dumps(RUN))
+    assert last_complete_checkpoint(tmp_path) == str(path)
 
 
 def test_no_complete_checkpoint(tmp_path):
@@ -103,13 +124,20 @@ def test_fingerprint_changes_with_any_weight():
     assert fingerprint != teacher_fingerprint(teacher)
 
 
-def make_trainer(folder, teacher_seed=0, **arguments):
+GROUPS = ClassGroups.from_counts([60, 50, 40, 30, 20, 10])
+REVERSED = ClassGroups.from_counts([10, 20, 30, 40, 50, 60])
+
+
+def images(count=60, content_seed=0, seed=0, labels=None):
+    generator = torch.Generator().manual_seed(content_seed)
+    pixels = torch.randint(0, 256, (count, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(count) % 6 if labels is None else labels
+    return ImageDataset(pixels, labels, mean=[0.5] * 3, std=[0.25] * 3, augment=True, padding=1, seed=seed)
+
+
+def make_trainer(folder, teacher_seed=0, loss=None, data=None, **arguments):
     """Dropout in the student and augmented views: a resumed run is the same only if all random states are."""
     torch.manual_seed(1)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (60, 3, 8, 8), generator=generator, dtype=torch.uint8)
-    labels = torch.randint(0, 6, (60,), generator=generator)
-    data = ImageDataset(images, labels, mean=[0.5] * 3, std=[0.25] * 3, augment=True, padding=1)
     student = create_model("resnet8", 6, image_size=8)
     student.classifier = torch.nn.Sequential(torch.nn.Dropout(0.5), student.classifier)
     torch.manual_seed(teacher_seed)
@@ -117,13 +145,12 @@ def make_trainer(folder, teacher_seed=0, **arguments):
     defaults = {"num_train_epochs": 12, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "save_steps": 1}
     defaults |= {"save_strategy": "steps", "save_total_limit": 2, "report_to": "none", "disable_tqdm": True}
     defaults |= {"use_cpu": True, "dataloader_pin_memory": False, "logging_strategy": "no"}
-    groups = ClassGroups.from_counts([60, 50, 40, 30, 20, 10])
     return DistillationTrainer(
         student,
         teacher,
         DistillationTrainingArguments(str(folder), **{**defaults, **arguments}),
-        distillation_loss=LTKDLoss(groups, group_mass_momentum=0.9),
-        train_dataset=data,
+        distillation_loss=loss or LTKDLoss(GROUPS, group_mass_momentum=0.9),
+        train_dataset=data or images(),
     )
 
 
@@ -136,6 +163,107 @@ def test_resume_with_a_changed_teacher_or_batch_is_refused(tmp_path):
     assert make_trainer(tmp_path, max_steps=4).train(resume_from_checkpoint=True).global_step == 4
 
 
+def test_any_flipped_bit_of_a_checkpoint_is_refused(tmp_path):
+    make_trainer(tmp_path, max_steps=1).train()
+    files = [path for path in (tmp_path / "checkpoint-1").iterdir() if path.name != "distillation_state.json"]
+    assert {"model.safetensors", "optimizer.pt", "rng_state.pth", "distillation_loss.safetensors"} <= {
+        path.name for path in files
+    }
+    for number, path in enumerate(files):
+        whole = path.read_bytes()
+        data = bytearray(whole)
+        data[7919 * (number + 1) % len(data)] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=f"its {path.name} is (damaged|cut short)"):
+            check_checkpoint(path.parent, {})
+        path.write_bytes(whole)
+    assert incomplete(tmp_path / "checkpoint-1") is None
+
+
+OTHERS = {
+    "loss": (lambda: {"loss": KDLoss()}, "its loss was another one: class KDLoss .was LTKDLoss."),
+    "alpha": (lambda: {"loss": LTKDLoss(GROUPS, alpha=1.0, group_mass_momentum=0.9)}, r"alpha 1.0 \(was 6.0\)"),
+    "groups": (lambda: {"loss": LTKDLoss(REVERSED, group_mass_momentum=0.9)}, "groups and counts [0-9a-f]+ .was"),
+    "counts": (
+        lambda: {"loss": LTKDLoss(GROUPS, group_mass_momentum=0.9, ce="balanced_softmax", class_counts=[9] * 6)},
+        "ce balanced_softmax .was cross_entropy.*, groups and counts",
+    ),
+    "images": (lambda: {"data": images(content_seed=1)}, "its training set was another one: means"),
+    "labels": (lambda: {"data": images(labels=[0] * 60)}, "its training set was another one: labels"),
+    "twice as many": (lambda: {"data": images(120)}, r"examples 120 \(was 60\)"),
+    "views": (lambda: {"data": images(seed=3)}, "transform .*'seed': 3.* .was .*'seed': 0"),
+    "kind": (lambda: {"data": list(images().__getitems__(range(60)))}, "kind list .was ImageDataset"),
+    "seed": (lambda: {"seed": 1}, r"its seed was another one: seed 1 \(was 42\)"),
+    "data seed": (lambda: {"data_seed": 1}, r"data_seed 1 \(was None\)"),
+    "smoothing": (lambda: {"label_smoothing_factor": 0.1}, r"label_smoothing 0.1 \(was 0.0\)"),
+}
+
+
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    make_trainer(folder, max_steps=2).train()
+    return folder
+
+
+@pytest.mark.parametrize("change", OTHERS)
+def test_resume_with_what_changes_the_result_is_refused(two_steps, change):
+    arguments, message = OTHERS[change]
+    with pytest.raises(ValueError, match=f"(?s)Cannot resume from .*{message}.*start anew"):
+        make_trainer(two_steps, **arguments()).train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (
+            {"learning_rate": 0.1, "max_steps": 2},
+            r"arguments than the checkpoint's: learning_rate 0.1 \(was 0.001\). What",
+        ),
+        ({"max_steps": 3}, r"checkpoint's: max_steps 3 \(was 2\)"),
+        (
+            {"max_steps": 2, "optim": "sgd", "weight_decay": 0.1},
+            "optim sgd .was adamw_torch.*, weight_decay 0.1 .was 0.0",
+        ),
+    ],
+)
+def test_other_training_arguments_are_warned_of(two_steps, caplog, arguments, message):
+    trainer = make_trainer(two_steps, **arguments)
+    check_checkpoint(two_steps / "checkpoint-2", trainer._describe_run())
+    assert re.search(message, caplog.text)
+
+
+def test_the_same_run_elsewhere_is_neither_refused_nor_warned_of(two_steps, caplog):
+    trainer = make_trainer(
+        two_steps.parent / "elsewhere", max_steps=2, per_device_train_batch_size=4, gradient_accumulation_steps=2
+    )
+    check_checkpoint(two_steps / "checkpoint-2", trainer._describe_run())
+    assert not caplog.text
+
+
+def test_the_step_that_auto_find_batch_size_found_is_recorded(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=2, per_device_train_batch_size=32, auto_find_batch_size=True)
+    sizes, forward = [], trainer.model.forward
+
+    def limited(pixel_values, **kwargs):
+        if len(pixel_values) > 30:
+            raise RuntimeError("CUDA out of memory.")
+        sizes.append(len(pixel_values))
+        return forward(pixel_values=pixel_values, **kwargs)
+
+    trainer.model.forward = limited
+    trainer.train()
+    assert set(sizes) == {sizes[0]} and sizes[0] < 30
+    checkpoint = tmp_path / "checkpoint-2"
+    assert json.loads((checkpoint / "distillation_state.json").read_text())["examples_per_step"] == sizes[0]
+    assert json.loads((checkpoint / "distillation.json").read_text())["training"]["examples_per_step"] == sizes[0]
+    with pytest.raises(ValueError, match=f"had {sizes[0]} examples on 1 ranks, now 32 on 1"):
+        make_trainer(tmp_path, max_steps=3, per_device_train_batch_size=32).train(resume_from_checkpoint=True)
+    for arguments in ({"per_device_train_batch_size": sizes[0]}, {"auto_find_batch_size": True}):
+        again = make_trainer(tmp_path, max_steps=3, **arguments)
+        assert again.train(resume_from_checkpoint=str(checkpoint)).global_step == 3
+
+
 def test_running_group_mass_is_resumed(tmp_path):
     whole = make_trainer(tmp_path / "whole", max_steps=4)
     whole.train()
@@ -146,62 +274,58 @@ def test_running_group_mass_is_resumed(tmp_path):
         assert torch.equal(a, b)
 
 
-def python(code, *arguments, **kwargs):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **kwargs)
+def train(folder):
+    trainer = make_trainer(folder)
+    trainer.train(resume_from_checkpoint=any(folder.glob("checkpoint-*/trainer_state.json")))
+    trainer.save_model()
 
 
-TRAIN = """
-import pathlib, sys
-from test_checkpoints import make_trainer
-trainer = make_trainer(sys.argv[1])
-trainer.train(resume_from_checkpoint=any(pathlib.Path(sys.argv[1]).glob("checkpoint-*/trainer_state.json")))
-trainer.save_model()
-"""
+def forked(function, *arguments):
+    """A process of its own, without the seconds that imports take."""
+    process = multiprocessing.get_context("fork").Process(target=function, args=arguments)
+    process.start()
+    return process
 
 
 def test_a_run_that_is_killed_again_and_again_gives_the_same_student(tmp_path):
     """`kill -9` at moments that have nothing to do with steps, a checkpoint after each of 96 steps."""
-    output = python(TRAIN, tmp_path / "whole").communicate()[0].decode()
-    assert (tmp_path / "whole" / "model.safetensors").is_file(), output[-3000:]
+    train(tmp_path / "whole")
     kills = 0
     while True:
-        process = python(TRAIN, tmp_path / "killed")
+        process = forked(train, tmp_path / "killed")
         started = time.monotonic()
-        while process.poll() is None:
+        while process.is_alive():
             steps = list((tmp_path / "killed").glob("checkpoint-*"))
             newest = max((int(step.name.rpartition("-")[2]) for step in steps), default=0)
             if kills < 3 and newest >= 20 * (kills + 1) + 3 * kills:
                 time.sleep(0.013 * (kills + 1))
-                process.send_signal(signal.SIGKILL)
+                process.kill()
                 kills += 1
                 break
             time.sleep(0.005)
             assert time.monotonic() - started < 300
-        output = process.communicate()[0].decode()
-        if process.returncode == 0:
+        process.join()
+        if process.exitcode == 0:
             break
-        assert process.returncode == -signal.SIGKILL, output[-3000:]
+        assert process.exitcode == -signal.SIGKILL
     assert kills == 3
     whole, killed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
 
 
-FULL_DISK = """
-import resource, signal, sys
-from test_checkpoints import make_trainer
-trainer = make_trainer(sys.argv[1], max_steps=2)
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # a file that may not grow, as on a full disk
-trainer.train()
-"""
+def train_on_a_full_disk(folder, report):
+    trainer = make_trainer(folder, max_steps=2)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # a file that may not grow, as on a full disk
+    try:
+        trainer.train()
+    except OSError as error:
+        report.write_text(str(error))
 
 
 def test_a_full_disk_is_explained_and_leaves_earlier_checkpoints(tmp_path):
     make_trainer(tmp_path, max_steps=1).train()
-    output = python(FULL_DISK, tmp_path).communicate()[0].decode()
-    last_line = output.strip().splitlines()[-1]
-    assert "could not be written" in last_line and "train with resume_from_checkpoint=True" in last_line
+    forked(train_on_a_full_disk, tmp_path, tmp_path / "error.txt").join()
+    error = (tmp_path / "error.txt").read_text()
+    assert "could not be written" in error and "train with resume_from_checkpoint=True" in error
     assert json.loads((tmp_path / "checkpoint-1" / "trainer_state.json").read_text())["global_step"] == 1

@@ -1,14 +1,10 @@
-import json
-import os
-import subprocess
-import sys
-import warnings
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
+from one_step import one_step
 from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification, TrainerCallback, TrainingArguments, set_seed
 
@@ -166,24 +162,33 @@ def test_best_model_by_tail_accuracy(tmp_path):
 
 def test_plain_training_arguments_and_a_teacher_folder(tmp_path):
     network(2).save_pretrained(tmp_path / "teacher")
-    trainer = DistillationTrainer(
-        network(1),
-        str(tmp_path / "teacher"),
-        TrainingArguments(output_dir=tmp_path / "student", max_steps=2, **QUIET),
-        distillation_loss=KDLoss(),
-        train_dataset=images(),
-    )
-    assert trainer.train().global_step == 2
+    same = {"output_dir": tmp_path / "student", "max_steps": 2, "learning_rate": 0.01, "logging_steps": 1, **QUIET}
+    students = []
+    for teacher, args in (
+        (str(tmp_path / "teacher"), TrainingArguments(**same)),
+        (network(2), DistillationTrainingArguments(**same)),
+        (network(3), DistillationTrainingArguments(**same)),
+    ):
+        student = network(1)
+        DistillationTrainer(student, teacher, args, distillation_loss=KDLoss(), train_dataset=images()).train()
+        students.append(student.classifier.weight.detach())
+    assert torch.equal(students[0], students[1]) and not torch.equal(students[0], students[2])
 
 
 def test_datasets_with_a_transform(tmp_path):
-    data = Dataset.from_dict({"pixels": [[float(i)] * 192 for i in range(12)], "label": [i % 6 for i in range(12)]})
+    rows = images(12).__getitems__(range(12))
+    data = Dataset.from_dict({"pixels": [row["pixel_values"].flatten().tolist() for row in rows]})
+    data = data.add_column("label", [int(row["labels"]) for row in rows])
 
     def transform(batch):
         return {"pixel_values": [torch.tensor(p).view(3, 8, 8) for p in batch["pixels"]], "labels": batch["label"]}
 
-    trainer = trainer_for(tmp_path, train_dataset=data.with_transform(transform), eval_dataset=None)
-    assert trainer.train().global_step == 4
+    students = []
+    for dataset in (data.with_transform(transform), rows):
+        trainer = trainer_for(tmp_path, train_dataset=dataset, eval_dataset=None)
+        trainer.train()
+        students.append(trainer.model.classifier.weight.detach())
+    assert torch.equal(*students) and not torch.equal(students[0], network(1).classifier.weight)
 
 
 def test_cross_entropy_alone_trains_without_a_teacher(tmp_path):
@@ -202,15 +207,20 @@ def test_bf16(tmp_path):
 
 
 def test_hyperparameter_search(tmp_path):
-    pytest.importorskip("optuna")
+    optuna = pytest.importorskip("optuna")
     trainer = trainer_for(tmp_path, model_init=lambda: network(1), args={"max_steps": 2})
+    losses = []
     best = trainer.hyperparameter_search(
-        hp_space=lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-3, 1e-1)},
-        compute_objective=lambda metrics: metrics["eval_accuracy"],
-        direction="maximize",
+        hp_space=lambda trial: {"learning_rate": trial.suggest_categorical("learning_rate", [1e-3, 1e-1])},
+        compute_objective=lambda metrics: losses.append(metrics["eval_loss"]) or metrics["eval_loss"],
+        sampler=optuna.samplers.GridSampler({"learning_rate": [1e-3, 1e-1]}),
         n_trials=2,
     )
-    assert 1e-3 <= best.hyperparameters["learning_rate"] <= 1e-1
+    assert len(set(losses)) == 2 and best.objective == min(losses)
+    args = {"max_steps": 2, **best.hyperparameters}
+    again = trainer_for(tmp_path, model_init=lambda: network(1), args=args)
+    again.train()
+    assert again.evaluate()["eval_loss"] == pytest.approx(best.objective, rel=1e-6)
 
 
 def test_paper_preset_decays_everything_and_steps_the_rate(tmp_path):
@@ -289,44 +299,17 @@ def test_batches_without_labels_are_refused(tmp_path):
         trainer_for(tmp_path, train_dataset=data, eval_dataset=None).train()
 
 
-def run_step(tmp_path, name, batch_size, accumulation, ranks, losses):
-    """Weights and logs by loss; see one_step.py."""
-    output = tmp_path / name
-    script = [str(Path(__file__).parent / "one_step.py"), str(output), ",".join(losses)]
-    script += map(str, (batch_size, accumulation, ranks))
-    launcher = [sys.executable]
-    if ranks > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
-    # Trainers made in this process leave ACCELERATE_* variables behind, which are not the user's.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
-    environment["OMP_NUM_THREADS"] = "1"
-    lost = ("DistNetworkError", "DistBackendError", "RendezvousConn", "Timeout (")  # the last: faulthandler's
-    for _ in range(2):  # a second start only if the ranks could not talk to each other, as a busy port can cause
-        done = subprocess.run(launcher + script, env=environment, capture_output=True, text=True, timeout=300)
-        if not any(error in done.stderr for error in lost):
-            break
-        warnings.warn(f"{name} is started again: {done.stderr[-4000:]}", stacklevel=2)
-    assert done.returncode == 0, done.stderr[-6000:]
-    results = {}
-    for loss in losses:
-        logs = json.loads((output / loss / "logs.json").read_text())
-        logs = {key: value for entry in logs for key, value in entry.items()}
-        results[loss] = load_file(output / loss / "step.safetensors"), logs
-    return results
-
-
-@pytest.mark.distributed
-def test_one_optimizer_step_is_one_batch(tmp_path):
+def test_one_optimizer_step_is_one_batch(tmp_path, two_ranks):
     """The same 32 examples as 1 × 32, 4 × 8 accumulated, 2 ranks × 16 and 2 ranks × 4 × 4 move the student equally."""
     losses = ["ltkd", "ltkd_momentum", "kd", "dkd", "bkd"]
-    whole = run_step(tmp_path, "whole", 32, 1, 1, losses)
-    for name, split in {
-        "accumulated": (8, 4, 1),
-        "ranks": (16, 1, 2),
-        "both": (4, 4, 2),
-        "uneven": (12, 3, 1),
+    whole = one_step(str(tmp_path), losses, 32, 1, 1)
+    for name, others in {
+        "accumulated": [one_step(str(tmp_path), losses, 8, 4, 1)],
+        "ranks": two_ranks(one_step, str(tmp_path), losses, 16, 1, 2),
+        "both": two_ranks(one_step, str(tmp_path), losses, 4, 4, 2),
+        "uneven": [one_step(str(tmp_path), losses, 12, 3, 1)],
     }.items():
-        other = run_step(tmp_path, name, *split, losses)
+        other = others[0]
         for loss in losses:
             (weights, logs), (other_weights, other_logs) = whole[loss], other[loss]
             for key, value in weights.items():
@@ -471,11 +454,10 @@ def test_feature_methods_refuse_sharded_students(tmp_path):
         Sharded(network(1), network(2), args, distillation_loss=ReviewKDLoss(), train_dataset=images())
 
 
-@pytest.mark.distributed
-def test_two_ranks_train_the_fusion_modules_as_one_process_does(tmp_path):
+def test_two_ranks_train_the_fusion_modules_as_one_process_does(tmp_path, two_ranks):
     """Batch normalisation sees 16 examples either way: 1 process × 16 × 2 accumulated, and 2 ranks × 16."""
-    one, _ = run_step(tmp_path, "one", 16, 2, 1, ["reviewkd"])["reviewkd"]
-    two, _ = run_step(tmp_path, "two", 16, 1, 2, ["reviewkd"])["reviewkd"]
+    one, _ = one_step(str(tmp_path), ["reviewkd"], 16, 2, 1)["reviewkd"]
+    two, _ = two_ranks(one_step, str(tmp_path), ["reviewkd"], 16, 1, 2)[0]["reviewkd"]
     assert one.keys() == two.keys() and any(name.startswith("loss.fusion") for name in one)
     for name, value in one.items():
         if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):  # for evaluation alone

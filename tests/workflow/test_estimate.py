@@ -6,7 +6,6 @@ import pytest
 import torch
 from photos import TRAINING
 
-from hf_ltkd.workflow.distill import run
 from hf_ltkd.workflow.estimate import Estimate, estimate
 from hf_ltkd.workflow.plan import make_plan, plan_teacher
 
@@ -69,7 +68,7 @@ def test_nothing_is_changed_and_nothing_written(home, tmp_path, capsys):
             assert times.teacher > 0 and capsys.readouterr().out == "" and not list(tmp_path.iterdir())
             assert all(torch.equal(tensor, before[name]) for name, tensor in plan.network.state_dict().items())
             assert plan.images.data.train.view == 0
-        run(plan)
+        plan.trainer(plan.network, plan.loss, plan.teacher).train()
         students.append(plan.network.state_dict())
     assert all(torch.equal(students[0][name], students[1][name]) for name in students[0])
 

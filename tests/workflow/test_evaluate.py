@@ -37,5 +37,5 @@ def test_errors(home):
         evaluate(home.photos, home.photos)
     with pytest.raises(ValueError, match="no setting 'batchsize', did you mean 'batch_size'"):
         evaluate(home.student, home.photos, batchsize=1)
-    with pytest.raises(ValueError, match="can be told into classes"):
+    with pytest.raises(ValueError, match="has no image"):
         evaluate(home.student, str(home.folder))

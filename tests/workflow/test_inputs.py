@@ -27,18 +27,20 @@ def test_names_of_models(home):
     ]  # fmt: skip
 
 
-def colours(per_class):
+def two_colours(per_class):
     """Made-up images of two classes in memory."""
-    images = [PILImage.new("RGB", (4, 4), colour) for colour in ("yellow", "blue") for _ in range(per_class)]
-    features = Features({"image": Image(), "label": ClassLabel(names=["yellow", "blue"])})
+    images = [
+        PILImage.new("RGB", (4, 4), (9 * n + per_class, 7 * n, 200 * c)) for c in (0, 1) for n in range(per_class)
+    ]
+    features = Features({"image": Image(), "label": ClassLabel(names=["red", "blue"])})
     return Dataset.from_dict({"image": images, "label": [0] * per_class + [1] * per_class}, features=features)
 
 
 def test_datasets_in_memory():
-    split = DatasetDict(train=colours(10), test=colours(3))
+    split = DatasetDict(train=two_colours(10), test=two_colours(3))
     images = load_images(SourceArguments(split), {"image_size": 4}, None)
-    assert images.holdout is None and len(images.data.test) == 6 and images.data.class_names == ["yellow", "blue"]
-    for alone in (colours(10), DatasetDict(train=colours(10))):
+    assert images.holdout is None and len(images.data.test) == 6 and images.data.class_names == ["red", "blue"]
+    for alone in (two_colours(10), DatasetDict(train=two_colours(10))):
         images = load_images(SourceArguments(alone, eval_fraction=0.5), {"image_size": 4}, None)
         assert images.holdout.per_class == 5 and len(images.data.train) == 10
     with pytest.raises(ValueError, match="no column 'kind'"):
@@ -46,7 +48,7 @@ def test_datasets_in_memory():
 
 
 def test_two_classes_are_two_groups(home):
-    images = load_images(SourceArguments(colours(10)), {"image_size": 4}, None)
+    images = load_images(SourceArguments(two_colours(10)), {"image_size": 4}, None)
     assert images.groups.num_groups == 2
     three = load_images(SourceArguments(home.photos), {"image_size": 8}, None)
     assert three.groups.names == ("head", "medium", "tail") and make_groups(three.data, 2).num_groups == 2

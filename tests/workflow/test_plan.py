@@ -85,7 +85,7 @@ def test_none_is_what_was_not_set(plan_of):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"eval_fraction": 0.01}, "smallest class, 'red', has 10 images"),
+        ({"eval_fraction": 0.01}, "too few to hold out 1% of it for evaluation"),
         ({"data": "nowhere"}, "--data 'nowhere' is no folder here"),
         ({"pair": ["vgg13"]}, "must be two names"),
         ({"adjust_teacher": True}, "goes with --loss kd alone"),

@@ -7,7 +7,6 @@ from hf_ltkd import DistillationTrainingArguments
 from hf_ltkd.workflow.recommend import (
     epochs_of,
     merge_training,
-    normalisation,
     recommend_images,
     recommend_num_groups,
     recommend_training,
@@ -64,4 +63,3 @@ def test_large_images_are_not_kept_in_memory():
     assert recommend_images(processor, None) == {"image_size": 32, "crop_padding": 4}
     assert recommend_images(processor, None, 16)["image_size"] == 16
     assert recommend_images(BitImageProcessor(crop_size=size), None)["image_size"] == 32
-    assert normalisation(processor) == {"mean": [0.5] * 3, "std": [0.5] * 3}

@@ -1,0 +1,34 @@
+"""What tests of several rooms share."""
+
+import importlib.util
+import os
+import runpy
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def load_script(name: str) -> ModuleType:
+    """`examples/<name>` as a module, without running what it does as a command."""
+    spec = importlib.util.spec_from_file_location(Path(name).stem, EXAMPLES / name)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_script(name: str, *arguments: object) -> None:
+    """The command `python examples/<name> <arguments>` in this process: another one needs seconds for its imports."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [name, *map(str, arguments)])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+
+def user_environment() -> dict[str, str]:
+    """The environment without the ACCELERATE_* variables that trainers made in this process leave behind."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}

@@ -1,0 +1,74 @@
+"""Losses by name: built-in, registered, of a module of one's own, with published values; and what is refused."""
+
+import sys
+import types
+
+import pytest
+from losses.cases import GROUPS
+
+from hf_ltkd import DKDLoss, LTKDLoss, create_loss
+from hf_ltkd.losses import LOSSES, find_loss, loss_arguments
+
+
+class OwnLoss(LTKDLoss):
+    def __init__(self, groups, *, steepness=2.0, **kwargs):
+        super().__init__(groups, **kwargs)
+        self.steepness = steepness
+
+    def hyper_parameters(self):
+        return {"steepness": self.steepness, **super().hyper_parameters()}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_name(name):
+    loss = create_loss(name, GROUPS, ce_weight=0.5)
+    assert type(loss) is LOSSES[name] and loss.ce_weight == 0.5 and loss.source == ""
+
+
+def test_a_loss_of_ones_own(monkeypatch):
+    module = types.ModuleType("my_package_of_losses")
+    module.OwnLoss = OwnLoss
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(LOSSES, "own", OwnLoss)
+    for name in ("own", "my_package_of_losses:OwnLoss"):
+        loss = create_loss(name, GROUPS, steepness=3.0, alpha=1.0)
+        assert type(loss) is OwnLoss and loss.groups is GROUPS
+        assert loss.hyper_parameters().items() >= {"steepness": 3.0, "alpha": 1.0, "beta": 6.0}.items()
+
+
+def test_published_values_and_those_that_win_over_them():
+    loss = create_loss("dkd", GROUPS, pair=("vgg13", "vgg8"), temperature=2.0)
+    assert (loss.beta, loss.temperature, loss.source) == (6.0, 2.0, "mdistiller, configs/cifar100/dkd")
+    loss = create_loss("ltkd", GROUPS, pair=("resnet32x4", "resnet8x4"))
+    assert loss.groups is GROUPS and loss.source
+
+
+def test_arguments():
+    assert list(loss_arguments(OwnLoss).items())[:3] == [("steepness", 2.0), ("alpha", 6.0), ("beta", 6.0)]
+    for loss in LOSSES.values():
+        defaults = loss.from_groups(GROUPS).hyper_parameters()
+        assert {name: defaults[name] for name in loss_arguments(loss)} == loss_arguments(loss) == defaults
+
+
+@pytest.mark.parametrize(
+    "name, arguments, message",
+    [
+        ("focal", {}, "There is no loss 'focal': use one of ce, kd, ltkd"),
+        ("no_such_module:Loss", {}, "There is no loss 'no_such_module:Loss'"),
+        ("math:Loss", {}, "There is no loss 'math:Loss'"),
+        (
+            "ltkd",
+            {"alfa": 1},
+            "LTKDLoss does not take these arguments: alfa is not known: alpha, beta, temperature, reb",
+        ),
+        ("kd", {"temperature": "hot"}, "KDLoss does not take these arguments: '>' not supported"),
+        ("dkd", {"pair": ("vgg13", "vgg11")}, "No hyper-parameters of DKDLoss are published for vgg13 -> vgg11"),
+    ],
+)
+def test_what_is_refused(name, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        create_loss(name, GROUPS, **arguments)
+
+
+def test_find_loss():
+    assert find_loss("ltkd") is LTKDLoss and find_loss("hf_ltkd.losses.dkd:DKDLoss") is DKDLoss

@@ -1,0 +1,199 @@
+"""
+Two ranks that `torchrun` starts once for a session and that run one job after another: a function of a test file.
+
+A test takes the fixture `two_ranks` and calls `two_ranks(function, *arguments)`. Both ranks call the function, each
+with Accelerate's state and the environment as `torchrun` left them; what they return comes back as `[of rank 0, of
+rank 1]`. After an error, or a job that hangs, the ranks are started again for the next job.
+"""
+
+import faulthandler
+import importlib.util
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from functools import cache
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from helpers import user_environment
+
+
+TESTS = Path(__file__).parent
+WORLD_SIZE = 2
+START_SECONDS = 180  # until both ranks have imported all they need and have talked to each other
+GRACE_SECONDS = 10  # for the other rank when one has failed; for traces when a job is out of time
+
+
+class RanksFailed(AssertionError):
+    """A job failed on a rank; the message holds the tracebacks."""
+
+
+class TwoRanks:
+    """The ranks as a test sees them; they start with the first job."""
+
+    def __init__(self) -> None:
+        self.connections: list[Connection] = []
+
+    def __call__(self, function: Callable, *arguments: Any, timeout: float = 300) -> list[Any]:
+        """
+        What `function(*arguments)` returns on rank 0 and on rank 1.
+
+        Args:
+            function (`Callable`): Of a module's top level, by whose file and name the ranks find it.
+            arguments: Go through pickle, as what is returned does: plain values, arrays, paths.
+            timeout (`float`, *optional*, defaults to 300): Seconds after which the job counts as hanging.
+
+        Raises:
+            `RanksFailed`: with the traceback of each rank that failed; traces of all threads if the job hangs.
+        """
+        if not self.connections:
+            self.start()
+        job = (str(Path(function.__code__.co_filename).resolve()), function.__qualname__, arguments, timeout)
+        for connection in self.connections:
+            connection.send_bytes(pickle.dumps(job))
+        return self.answers(timeout + GRACE_SECONDS)
+
+    def start(self) -> None:
+        """Starts both ranks and waits until they have talked to each other; a second time if that failed."""
+        for attempt in (1, 2):  # a port that another process took in the meantime, for instance
+            self.folder = tempfile.TemporaryDirectory(prefix="ranks")  # a short path: a socket's name has a limit
+            self.log = Path(self.folder.name, "log.txt")
+            with socket.socket(socket.AF_UNIX) as server, open(self.log, "w") as log:
+                server.bind(f"{self.folder.name}/socket")
+                server.listen()
+                server.settimeout(START_SECONDS)
+                command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+                command += ["--nproc_per_node", str(WORLD_SIZE), __file__, server.getsockname()]
+                environment = user_environment() | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+                self.process = subprocess.Popen(
+                    command, env=environment, stdout=log, stderr=log, start_new_session=True
+                )
+                try:
+                    self.connections = [Connection(server.accept()[0].detach()) for _ in range(WORLD_SIZE)]
+                    self.answers(START_SECONDS)
+                    return
+                except (TimeoutError, RanksFailed) as error:
+                    text = self.log.read_text(errors="replace")[-6000:]
+                    self.stop()
+                    if attempt == 2:
+                        raise RanksFailed(f"The two ranks did not start: {error}\n{text}") from error
+
+    def answers(self, timeout: float) -> list[Any]:
+        """What each rank has to say, rank 0 first."""
+        by_rank: dict[int, tuple[bool, Any]] = {}
+        waiting = list(self.connections)
+        end = time.monotonic() + timeout
+        while waiting and (ready := wait(waiting, max(0.0, end - time.monotonic()))):
+            for connection in ready:
+                waiting.remove(connection)
+                try:
+                    rank, *answer = pickle.loads(connection.recv_bytes())
+                    by_rank[rank] = tuple(answer)
+                    failed = not answer[0]
+                except (EOFError, ConnectionError):  # the rank has ended
+                    failed = True
+                if failed:
+                    end = min(end, time.monotonic() + GRACE_SECONDS)
+        if len(by_rank) == WORLD_SIZE and all(succeeded for succeeded, _ in by_rank.values()):
+            return [by_rank[rank][1] for rank in range(WORLD_SIZE)]
+        report = [f"rank {rank}: {value}" for rank, (succeeded, value) in sorted(by_rank.items()) if not succeeded]
+        missing = sorted(set(range(WORLD_SIZE)) - set(by_rank))
+        if missing:
+            report += [f"No answer from {missing}.", self.log.read_text(errors="replace")[-6000:]]
+        self.stop()
+        raise RanksFailed("\n".join(report))
+
+    def stop(self) -> None:
+        """Ends the launcher and both ranks; the next job starts new ones."""
+        for connection in self.connections:
+            connection.close()  # on which a rank that waits for a job ends by itself
+        self.connections = []
+        try:
+            self.process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            # A rank has a session of its own, in which torchrun alone can reach it: ask before killing.
+            self.process.terminate()
+            try:
+                self.process.wait(4 * GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
+        self.folder.cleanup()
+
+
+# ---- One rank ----
+
+
+@cache
+def module_at(path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # before it runs: pickle and dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_job(path: str, name: str, arguments: tuple) -> Any:
+    """Calls a function as if this rank had just been started."""
+    from accelerate import PartialState
+    from accelerate.state import AcceleratorState, GradientState
+
+    environment, folder = dict(os.environ), os.getcwd()
+    try:
+        torch.manual_seed(0)
+        result = getattr(module_at(path), name)(*arguments)
+        assert PartialState().num_processes == WORLD_SIZE, f"Accelerate knows {PartialState().num_processes} ranks"
+        torch.distributed.barrier()
+        return result
+    finally:
+        os.chdir(folder)
+        os.environ.clear()
+        os.environ.update(environment)
+        GradientState._reset_state()
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def main(address: str) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(address)
+        connection = Connection(client.detach())
+    rank = int(os.environ["RANK"])
+
+    def answer(succeeded: bool, value: Any) -> None:
+        connection.send_bytes(pickle.dumps((rank, succeeded, value)))
+
+    faulthandler.dump_traceback_later(START_SECONDS, exit=True)
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo")
+    assert torch.distributed.get_world_size() == WORLD_SIZE
+    torch.distributed.barrier()
+    import hf_ltkd.trainer  # noqa: F401  # what every job needs
+
+    answer(True, None)
+    while True:
+        faulthandler.cancel_dump_traceback_later()
+        try:
+            *job, timeout = pickle.loads(connection.recv_bytes())
+        except (EOFError, ConnectionError):  # the session of tests is over
+            break
+        faulthandler.dump_traceback_later(timeout, exit=True)  # a job that hangs says where, in the log
+        try:
+            answer(True, run_job(*job))
+        except BaseException:
+            answer(False, traceback.format_exc())
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
