@@ -20,6 +20,8 @@ INSTALL_REQUIRES = [
     "datasets>=4.0",
     "accelerate>=1.15",
     "evaluate>=0.4.6",
+    "filelock",
+    "fsspec",
     "huggingface-hub>=1.0",
     "safetensors",
     "Jinja2",  # with which huggingface-hub fills the model card
@@ -35,7 +37,7 @@ INSTALL_REQUIRES = [
 ]
 
 EXAMPLES = ["scikit-learn"]  # the quickstart's images
-EXPERIMENTS = ["filelock", "optuna", "scipy"]  # examples/experiments
+EXPERIMENTS = ["MarkupSafe", "optuna", "scipy"]  # examples/experiments
 ONNX = ["onnx", "onnxruntime", "onnxscript"]  # hf-ltkd export
 DEMO = ["gradio>=6.0", "pandas"]  # examples/app.py
 TIMM = ["timm", "torchvision"]  # teachers and image processors of timm

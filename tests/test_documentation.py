@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
+from PIL import Image as PILImage
 
 import hf_ltkd
 
@@ -37,21 +38,34 @@ def label(path: Path) -> str:
 
 # ---- Python ----
 
+NAMES = [f"class {i:02d}" for i in range(100)]
+
 
 @pytest.fixture(scope="module")
 def small_cifar100(tmp_path_factory):
-    """A folder like the Hub's CIFAR-100, with four training images of each class."""
+    """A folder like the Hub's CIFAR-100, with two training images of each class."""
     folder = tmp_path_factory.mktemp("cifar100")
-    features = Features({"img": Image(), "fine_label": ClassLabel(names=[f"class {i}" for i in range(100)])})
-    for split, size in (("train", 4), ("test", 1)):
+    features = Features({"img": Image(), "fine_label": ClassLabel(names=NAMES)})
+    for split, size in (("train", 2), ("test", 1)):
         pixels = np.random.default_rng(0).integers(0, 256, (100 * size, 8, 8, 3), dtype=np.uint8)
         rows = {"img": list(pixels), "fine_label": list(range(100)) * size}
         Dataset.from_dict(rows, features=features).to_parquet(folder / f"{split}.parquet")
     return folder
 
 
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of photos, one folder per class: three photos of each but five of the first."""
+    folder = tmp_path_factory.mktemp("home") / "photos"
+    for index, name in enumerate(NAMES):
+        (folder / name).mkdir(parents=True)
+        for number in range(3 if index else 5):
+            PILImage.new("RGB", (8, 8), (index, 50 * number, 0)).save(folder / name / f"{number}.png")
+    return folder
+
+
 @pytest.fixture
-def stand_ins(small_cifar100, tmp_path, monkeypatch):
+def stand_ins(small_cifar100, photos, tmp_path, monkeypatch):
     """
     The names that a block takes for granted: a small CIFAR-100 for the real one, two steps for a training.
 
@@ -63,19 +77,21 @@ def stand_ins(small_cifar100, tmp_path, monkeypatch):
             return getattr(self, split)
 
     monkeypatch.chdir(tmp_path)
+    Path("photos").symlink_to(photos)
     cifar100_lt = functools.partial(
         hf_ltkd.cifar100_lt, data_dir=str(small_cifar100), image_size=8, crop_padding=1, progress=False
     )
-    arguments = {"max_steps": 2, "use_cpu": True, "report_to": "none", "disable_tqdm": True}
-    arguments = functools.partial(hf_ltkd.DistillationTrainingArguments, **arguments)
+    short = {"max_steps": 2, "use_cpu": True, "report_to": "none", "disable_tqdm": True}
+    arguments = functools.partial(hf_ltkd.DistillationTrainingArguments, **short)
     files = {split: str(small_cifar100 / f"{split}.parquet") for split in ("train", "test")}
     splits = DatasetDict({split: Dataset.from_parquet(file) for split, file in files.items()})
     monkeypatch.setattr(hf_ltkd, "cifar100_lt", cifar100_lt)
     monkeypatch.setattr(hf_ltkd, "DistillationTrainingArguments", arguments)
+    monkeypatch.setattr(hf_ltkd, "distill", functools.partial(hf_ltkd.distill, **short))
     monkeypatch.setattr(datasets, "load_dataset", lambda name: splits)
     data = cifar100_lt(100)
     data.__class__ = Data
-    teacher = hf_ltkd.create_model("resnet8", 100, image_size=8)
+    teacher = hf_ltkd.create_model("resnet8", 100, image_size=8, id2label=dict(enumerate(NAMES)))
     teacher.save_pretrained("teacher")
     data.image_processor.save_pretrained("teacher")
     random = torch.Generator().manual_seed(0)
@@ -85,6 +101,8 @@ def stand_ins(small_cifar100, tmp_path, monkeypatch):
         "teacher": teacher,
         "student": hf_ltkd.create_model("resnet8", 100, image_size=8),
         "args": arguments("student"),
+        "loss": hf_ltkd.KDLoss(),
+        "train_dataset": data.train,
         "labels": torch.randint(0, 100, (8,), generator=random),
         "student_logits": torch.randn(8, 100, generator=random),
         "teacher_logits": torch.randn(8, 100, generator=random),

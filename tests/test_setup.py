@@ -14,11 +14,12 @@ from hf_ltkd import __version__
 
 
 ROOT = Path(__file__).parents[1]
-INDIRECT = {"jinja2"}  # required, though only huggingface-hub imports it
+# Required by huggingface-hub for a model card, and by the Trainer of transformers.
+INDIRECT = {"jinja2", "accelerate"}
 # Imported where they are there: torch brings triton for a GPU, and who trains with DeepSpeed has installed it.
 OPTIONAL = {"triton", "deepspeed"}
 TOOLS = {"pytest-timeout", "pytest-xdist", "ruff", "mypy", "import-linter", "pre-commit"}  # commands and plugins
-OWN = {"hf_ltkd"} | {path.stem for folder in ("examples", "tests") for path in (ROOT / folder).rglob("*.py")}
+OWN = {"hf_ltkd"} | {path.stem for folder in ("examples", "tests") for path in (ROOT / folder).rglob("*")}
 DISTRIBUTIONS = packages_distributions()
 FITTING = {"onnx", "timm", "torchvision"}  # onnxscript, timm's models and image processors need them
 

@@ -31,7 +31,7 @@ from job import Job, append
 from methods import make_loss
 from plan import Cell, digest, plan
 from report import write_report
-from sweep import add_flags, make_sweep, take_old_flags
+from sweep import add_flags, make_sweep
 from train import perform
 
 from hf_ltkd import create_model
@@ -90,10 +90,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--torch_compile", action="store_true", help="As --training torch_compile=true.")
     add("--dry_run", action="store_true", help="Say what would be run and what it would cost, and run nothing.")
     add_flags(parser)
-    args, rest = parser.parse_known_args(argv)
-    rest = take_old_flags(args, rest)
-    if rest:
-        parser.error(f"there are no arguments {' '.join(rest)}")
+    args = parser.parse_args(argv)
     if args.recipe is not None:
         warnings.warn("--recipe is now called --experiment.", FutureWarning, stacklevel=2)
         args.experiment = args.recipe

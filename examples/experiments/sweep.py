@@ -1,11 +1,10 @@
 """A sweep from the command line: losses × arguments × seeds as an experiment in memory, without a YAML file."""
 
 import argparse
-import warnings
 from pathlib import Path
 from typing import Any
 
-from experiment import DATA_KEYS, NEUTRAL, TRAINING_KEYS, Experiment, check_training, make_experiment
+from experiment import NEUTRAL, Experiment, check_training, make_experiment
 from methods import check_keys, default_arguments, find_loss, with_values
 
 from hf_ltkd.utils import parse_values
@@ -23,11 +22,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--benchmark", help="cifar100_lt, tiny_imagenet_lt or imagenet_lt.")
     add("--data", nargs="+", default=[], metavar="NAME=VALUE", help="Fields of DataArguments, e.g. image_size=16.")
     add("--evaluate_on", help="test (default), or validation: on training images that are held out.")
-    add("--eval_fraction", "--eval_share", type=float, help="Part of the smallest class that is held out (0.2).")
-    add(
-        "--teacher_logits", "--teacher_cache_dtype", help="float32 (default) or float16 asks once; live in every step."
-    )
-    add("--teacher_views", "--teacher_cache_views", type=int, help="Views of each image to ask for (one an epoch).")
+    add("--eval_fraction", type=float, help="Part of the smallest class that is held out (0.2).")
+    add("--teacher_logits", help="float32 (default) or float16: asked once; live: in every step.")
+    add("--teacher_views", type=int, help="Views of each image to ask for (one an epoch).")
     add("--name", default="sweep", help="Of the experiment (default: sweep); the report keeps names apart.")
 
 
@@ -78,24 +75,3 @@ def parse_grid(items: list[str]) -> dict[str, list[Any]]:
         name: [parse_values("--grid", [f"{name}={value}"])[name] for value in str(values).split(",")]
         for name, values in parse_values("--grid", items).items()
     }
-
-
-def take_old_flags(args: argparse.Namespace, rest: list[str]) -> list[str]:
-    """What `examples/sweep.py` took as `--image_size 16 --learning_rate 0.1` goes to `--data` and `--training`."""
-    unknown: list[str] = []
-    if args.recipe is not None and args.losses:
-        rest, args.recipe = [*rest, "--preset", args.recipe], None
-    while rest:
-        flag, values = rest.pop(0), []
-        while rest and not rest[0].startswith("--"):
-            values.append(rest.pop(0))
-        name, text = flag.removeprefix("--"), ",".join(values) or "true"
-        target = "data" if name in DATA_KEYS else "training" if name in TRAINING_KEYS else None
-        if target is None:
-            unknown += [flag, *values]
-        elif name == "metric_for_best_model":
-            args.metric = text
-        else:
-            getattr(args, target).append(f"{name}={text}" if len(values) < 2 else f"{name}=[{text}]")
-            warnings.warn(f"Write --{target} {name}={text} instead of {flag}.", FutureWarning, stacklevel=2)
-    return unknown

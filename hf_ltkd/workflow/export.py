@@ -115,7 +115,9 @@ def export(
         difference, largest = differences["student"]
         measurements = {
             "weights_sha256": digests,
-            "examples": f"{len(files)} images" if files else f"{EXAMPLES} examples of random pixels",
+            "examples": f"{len(files)} image{'s' * (len(files) > 1)}"
+            if files
+            else f"{EXAMPLES} examples of random pixels",
             "batch_sizes": BATCHES,
             "max_difference": difference,
             "max_logit": largest,

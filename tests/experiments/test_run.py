@@ -230,5 +230,5 @@ def test_the_old_name_of_the_flag_works_with_a_warning(start, images, tmp_path, 
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     with pytest.warns(FutureWarning, match="--recipe is now called --experiment"):
         assert start(tmp_path, "--recipe", images / "tiny.yaml", experiment=None) == lines_of(whole)
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit):  # no flag
         start(tmp_path, "--epochs", "3")

@@ -131,24 +131,14 @@ def test_a_given_teacher_lends_its_normalisation_to_every_student(start_sweep, t
     assert seen == [([0.5] * 3, [0.25] * 3)] * 2
 
 
-def test_the_old_flags_work_with_a_warning(start, images, tmp_path):
-    """The command of `examples/sweep.py`."""
-    old = ["--label_column", "colour", "--imbalance_factor", "4", "--image_size", "8", "--crop_padding", "1"]
-    old += ["--num_train_epochs", "1", "--recipe", "paper", "--per_device_train_batch_size", "16", "--use_cpu"]
-    old += ["--lr_milestones", "0.5", "0.75", "--teacher_cache_views", "1", "--teacher_cache_dtype", "float16"]
-    with pytest.warns(FutureWarning, match="Write --training num_train_epochs=1 instead of --num_train_epochs"):
-        (line,) = start(
-            tmp_path, *old, "--losses", "kd", "--seeds", "0", "--teacher", images / "teacher0", experiment=None
-        )
-    assert line["run"]["training"] == {
-        "num_train_epochs": 1,
-        "preset": "paper",
-        "per_device_train_batch_size": 16,
-        "lr_milestones": [0.5, 0.75],
-    }
-    assert line["running"] == {"use_cpu": True}
-    assert line["run"]["data"] == {"label_column": "colour", "image_size": 8, "crop_padding": 1}
+def test_views_and_dtype_of_the_cache(start_sweep, tmp_path):
+    """Arguments that change the speed alone are none of the runs'."""
+    flags = ["--losses", "kd", "--seeds", "0", "--teacher_views", "1", "--teacher_logits", "float16"]
+    (line,) = start_sweep(tmp_path, *flags)
     assert (line["run"]["teacher_views"], line["run"]["teacher_logits"]) == (1, "float16")
+    assert line["run"]["training"] == {"preset": "paper", "num_train_epochs": 2, "per_device_train_batch_size": 16}
+    assert line["running"] == {"use_cpu": True, "save_steps": 0.9}
+    assert next((tmp_path / "teachers").glob("*/logits_1_float16")).is_dir()
 
 
 # ---- Optuna ----
@@ -183,21 +173,25 @@ def test_search(start_sweep, images, start, tmp_path):
     assert start_sweep(tmp_path, "--search", "3", *search) == []
 
 
-def test_grid_and_search_in_yaml(start, images, tmp_path):
+def test_grid_search_and_own_loss_in_yaml(start, images, tmp_path):
     pytest.importorskip("optuna")
     methods = {
         "KD": {"loss": "kd", "grid": {"temperature": [1, 4], "kd_weight": [0.5]}},
         "LTKD": {"loss": "ltkd", "arguments": {"beta": 1}, "search": {"trials": 1, "space": {"alpha": [1, 6]}}},
+        "Own": {"loss": "own_loss.py:Own", "arguments": {"kd_weight": 3}},
     }
+    own = "from hf_ltkd import KDLoss\n\n\nclass Own(KDLoss):\n    needs_teacher = True\n"
+    (tmp_path / "own_loss.py").write_text(own)
     path = tmp_path / "own.yaml"
     path.write_text(
         yaml.safe_dump({**TINY, "pairs": [f"{images / 'teacher0'}:resnet8"], "methods": methods}, sort_keys=False)
     )
     lines = start(tmp_path, "--experiment", path, "--seeds", "0", experiment=None)
-    names = ["KD temperature=1 kd_weight=0.5", "KD temperature=4 kd_weight=0.5", "LTKD trial 0"]
+    names = ["KD temperature=1 kd_weight=0.5", "KD temperature=4 kd_weight=0.5", "LTKD trial 0", "Own"]
     assert [line["method"] for line in lines] == names
     assert lines[1]["run"]["arguments"] == {"temperature": 4, "kd_weight": 0.5}
     assert 1 <= lines[2]["chosen"]["alpha"] <= 6 and lines[2]["hyper_parameters"]["beta"] == 1
+    assert lines[3]["hyper_parameters"]["kd_weight"] == 3 and lines[3]["metrics"]["accuracy"] > 0
 
 
 # ---- Wrong arguments ----
