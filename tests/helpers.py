@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+from PIL import Image
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -32,3 +34,23 @@ def run_script(name: str, *arguments: object) -> None:
 def user_environment() -> dict[str, str]:
     """The environment without the ACCELERATE_* variables that trainers made in this process leave behind."""
     return {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
+
+
+def write_image(path: Path, seed: int, width: int = 64, height: int = 64, mode: str = "RGB") -> None:
+    """A JPEG of noise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = (height, width) if mode == "L" else (height, width, 3)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)).save(path, "JPEG")
+
+
+def touch(root: Path, *paths: str) -> None:
+    """Empty files, which cannot be decoded."""
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+
+
+def write_list(folder: Path, lines: list[str], name: str = "train.txt") -> Path:
+    """A text file of these lines."""
+    (folder / name).write_text("".join(f"{line}\n" for line in lines))
+    return folder / name

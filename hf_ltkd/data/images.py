@@ -146,10 +146,11 @@ def load_image_data(
     both = [pixels] if teacher is None else [pixels, teacher]
 
     augmentation: dict[str, Any] = {"augment": True, "horizontal_flip": args.horizontal_flip, "seed": seed}
-    decoded = None
+    decoded: list[list[torch.Tensor] | None] = []
     if args.crop == "padded" and len({p.size for p in both}) == 1:
         decoded = [_decode(split, image_column, both, progress=progress) for split in (train, test)]
-    if decoded is None or None in decoded:
+    arrays = [images for images in decoded if images is not None]
+    if len(arrays) < 2:
         if args.data_device not in (None, "cpu"):
             raise ValueError(
                 f"data_device={args.data_device!r} does not go with these image processors, whose pixels differ in "
@@ -163,12 +164,12 @@ def load_image_data(
         test_data: LabelledImages = LazyImageDataset(test, image_column, test_labels, **shared)
     else:
         if processor is None and mean is None:  # the training images' own
-            values = decoded[0][0].double() / 255
+            values = arrays[0][0].double() / 255
             mean, std = values.mean((0, 2, 3)).tolist(), values.std((0, 2, 3)).tolist()
             pixels = replace(pixels, mean=mean, std=std, processor=make_processor(pixels.size, mean, std))
         train_data, test_data = (
             _in_memory(images, labels, [pixels, *both[1:]], device=device, padding=args.crop_padding, **how)
-            for images, labels, how in zip(decoded, (train_labels, test_labels), (augmentation, {}), strict=True)
+            for images, labels, how in zip(arrays, (train_labels, test_labels), (augmentation, {}), strict=True)
         )
     return ImageData(
         train_data, test_data, list(names), split, list(pixels.mean), list(pixels.std), args, pixels.processor, sources

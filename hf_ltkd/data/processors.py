@@ -43,7 +43,7 @@ def pixels_of(processor: BaseImageProcessor | Pixels) -> Pixels:
     rng = np.random.default_rng(0)
     shape = _shape(processor, rng)
     height, width = shape[-2:]
-    asked = {"own_views": False, "own_evaluation": False}
+    asked: dict[str, Any] = {"own_views": False, "own_evaluation": False}
     pixels = Pixels((height, width), [0.0] * 3, [1.0] * 3, processor=processor, shape=shape)
     pixels.on_white = _on_white(pixels, rng)
     if height * width > MOST_PIXELS or not _find_colours(pixels, rng):
@@ -58,18 +58,16 @@ def pixels_of(processor: BaseImageProcessor | Pixels) -> Pixels:
     # First the size, which matters far more than the filter.
     h, w = _find_resize(pixels, image.height, image.width)
     edges = [edge for edge in (h - 1, h, h + 1, w - 1, w, w + 1) if edge >= max(height, width)]
-    candidates = [*edges, (height, width), (h, w)]
-    pixels.resize = min(candidates, key=lambda resize: error(resize, Resampling.BICUBIC))
-    pixels.resample = min(FILTERS, key=lambda resample: error(pixels.resize, resample))
+    candidates: list[int | tuple[int, int]] = [*edges, (height, width), (h, w)]
+    resize = min(candidates, key=lambda resize: error(resize, Resampling.BICUBIC))
+    pixels.resize, pixels.resample = resize, min(FILTERS, key=lambda resample: error(resize, resample))
     # Half a level on average: rounding to bytes, and Torchvision's arithmetic, do less; another filter does more.
-    if error(pixels.resize, pixels.resample) > 0.5:
+    if error(resize, pixels.resample) > 0.5:
         return replace(pixels, **asked)
-    shapes = [
-        (height, width),
-        (height // 3 + 1, width // 2 + 1),
-        (height // 2, 2 * width),
-        (2 * height + 1, width // 2),
-    ]
+    shapes = [(height, width), (height // 3 + 1, width // 2 + 1), (height // 2, 2 * width), (2 * height + 1, width)]
+    edge = pixels.resize if isinstance(pixels.resize, int) else height
+    for rest in range(1, 5):  # a crop from the centre may round in any way
+        shapes += [(edge, edge + rest), (edge + rest, edge)]
     images = [image, *(_noise(rng, *shape) for shape in shapes)]
     pixels.own_evaluation = all(
         bool((pixels.evaluate(image) - pixels.ask(image)).abs().max() <= pixels.tolerance()) for image in images
@@ -142,7 +140,7 @@ def choose_pixels(
     if student is None and teacher is not None:
         student = teacher
         if type(teacher.processor).__name__ == "TimmWrapperImageProcessor":  # cannot be saved with another network
-            how = {"resize": teacher.resize, "resample": teacher.resample}
+            how: dict[str, Any] = {"resize": teacher.resize, "resample": teacher.resample}
             student = pixels_of(make_processor(teacher.size, teacher.mean, teacher.std, **how))
     elif teacher is None and student is not None:
         logger.warning("The teacher has no image processor: it is shown the pixels of the student.")
@@ -207,7 +205,7 @@ def _find_colours(pixels: Pixels, rng: np.random.Generator) -> bool:
     slopes = np.stack([answer(255 * unit) - black for unit in np.eye(3, dtype=int)], axis=1)  # [channel, colour]
     order = slopes.argmax(1)
     scale = slopes[range(3), order]  # of the whole range 0..255
-    if (scale <= 0).any():
+    if not (np.isfinite(scale) & np.isfinite(black) & (scale > 0)).all():
         return False
     pixels.order = tuple(order.tolist())
     pixels.mean, pixels.std = (

@@ -78,9 +78,6 @@ class BKDLoss(DistillationLoss):
 
     def distillation_terms(self, student_outputs, teacher_outputs, labels, step_statistics) -> dict[str, Tensor]:
         loss = bkd_loss(
-            logits_of(student_outputs),
-            logits_of(teacher_outputs),
-            self.class_weights,
-            temperature=self.temperature,
+            logits_of(student_outputs), logits_of(teacher_outputs), self.class_weights, temperature=self.temperature
         )
         return {"balanced_kd": self.bkd_weight * loss}

@@ -9,12 +9,7 @@ from .checks import check_logits, check_not_negative, check_temperature, logits_
 
 
 def dist_loss(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    *,
-    beta: float = 1.0,
-    gamma: float = 1.0,
-    temperature: float = 4.0,
+    student_logits: Tensor, teacher_logits: Tensor, *, beta: float = 1.0, gamma: float = 1.0, temperature: float = 4.0
 ) -> Tensor:
     """
     `T² · (beta · inter + gamma · intra)` (Sec. 3): one minus the Pearson correlation of student and teacher

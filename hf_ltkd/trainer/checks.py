@@ -44,7 +44,7 @@ def check_model(student: nn.Module, teacher: nn.Module | None, distillation_loss
             fewer than two.
     """
     for name, model in (("student", student), ("teacher", teacher)):
-        network = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+        network: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore
         if isinstance(network, PreTrainedModel) and network.can_generate():
             raise ValueError(
                 f"The {name} is a {type(network).__name__}, which writes text: its logits are for the next token, and "

@@ -23,7 +23,8 @@ def unused_columns(batch: dict[str, Any], networks: list[nn.Module]) -> list[str
 
 def forward_names(model: nn.Module) -> frozenset[str] | None:
     """The arguments that the forward of a network names, `None` if it takes any."""
-    return _forward_names(type(model.get_base_model() if hasattr(model, "get_base_model") else model))  # PEFT has one
+    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]  # PEFT
+    return _forward_names(type(base))  # type: ignore[arg-type]
 
 
 @functools.cache

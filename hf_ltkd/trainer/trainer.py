@@ -58,7 +58,7 @@ STEP_CONTEXT = "distillation_step_context"
 CACHED_LOGITS = "teacher_logits"  # the teacher's answer travels in the batch where it is cached
 
 
-class DistillationTrainer(CheckpointMixin, StudentFilesMixin):
+class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[override]
     """
     Distils a teacher into a student. What `Trainer` does (checkpoints, resuming, callbacks, mixed precision,
     hyper-parameter search, `torchrun`) works as there.
@@ -149,7 +149,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):
         # What remove_unused_columns keeps: the Trainer would look at the student's forward alone.
         names = [name for network in self._networks for name in forward_names(network) or ()]
         columns = [*names, *(f"teacher_{name}" for name in names), *self.label_names, "label", "label_ids"]
-        self._signature_columns = [*dict.fromkeys([*columns, CACHED_LOGITS])]
+        self._signature_columns = [*dict.fromkeys([*columns, CACHED_LOGITS])]  # type: ignore[assignment]
         if self.teacher_model is not None:
             self.teacher_model.to(self.args.device)
             if self.args.torch_compile:
@@ -294,7 +294,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):
         self._eval_terms = {}
         if isinstance(self.compute_metrics, group_accuracy):
             self.compute_metrics.reset()
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)  # type: ignore[misc]
         metrics, loss = output.metrics, f"{metric_key_prefix}_loss"
         if metrics is not None and loss in metrics:
             for name, values in self._eval_terms.items():

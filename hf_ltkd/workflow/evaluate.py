@@ -16,12 +16,12 @@ class Evaluation:
     """
     Attributes:
         model (`str`): The model's folder, Hub id or name.
-        accuracy (`dict[str, float]`): The fractions `accuracy` and `{group}_accuracy`.
+        accuracy (`dict[str, float]`): The fractions `accuracy` and `{group}_accuracy`, `None` without an image.
         images ([`Images`]): What it was evaluated on, and the groups.
     """
 
     model: str
-    accuracy: dict[str, float]
+    accuracy: dict[str, float | None]
     images: Images
 
 

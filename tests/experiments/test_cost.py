@@ -4,7 +4,7 @@ from cost import work_of
 from experiment import make_experiment
 from job import read_json_lines
 from plan import plan
-from tiny import TINY
+from tiny import FOLDER, TINY
 
 
 def test_plan_without_running(start, tmp_path, capsys):
@@ -23,7 +23,7 @@ def test_plan_without_running(start, tmp_path, capsys):
 
 def test_images_to_train_on():
     """Counted by hand: 70 an epoch; 2 epochs; the teacher once, 2 seeds of each student."""
-    experiment = make_experiment({**TINY}, "tiny", None)
+    experiment = make_experiment({**TINY}, "tiny", FOLDER)
     work = work_of(experiment, [cell.run for cell in plan(experiment)])
     assert {kind: images for kind, (_, images) in work.items()} == {
         "teacher resnet8x2, batch 16": 140,
