@@ -3,8 +3,8 @@
 python examples/distill_image_classification.py --benchmark cifar100_lt --imbalance_factor 100 \
     --teacher teacher --student resnet8x4 --loss ltkd --preset paper --output_dir student
 
-It takes the flags of `hf-ltkd distill`, or a YAML file alone; `examples/README.md` lists more. In a script of your own,
-write them as keywords:
+It takes the flags of `hf-ltkd distill`, or a YAML file alone; `examples/README.md` lists more. In a script of your
+own, write them as keywords:
 
     hf_ltkd.distill("teacher", "resnet8x4", "photos", loss_args={"alpha": 1}, output_dir="student")
 

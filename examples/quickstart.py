@@ -32,7 +32,7 @@ from hf_ltkd import (
     group_accuracy,
 )
 from hf_ltkd.analysis.bias import teacher_group_mass
-from hf_ltkd.analysis.plots import plot_group_accuracy, plot_teacher_bias
+from hf_ltkd.analysis.plots import plot_group_accuracy, plot_teacher_bias, sample_deviation
 from hf_ltkd.hub.names import BIAS_PICTURE, GROUP_PICTURE
 from hf_ltkd.utils import write_json
 
@@ -167,7 +167,7 @@ def main():
     print("".join(f"{column:>14}" for column in ("", *groups.names, "all")))
     for name, values in results.items():
         columns = [values[f"{group}_accuracy"] for group in groups.names] + [values["accuracy"]]
-        cells = [f"{100 * np.mean(v):.1f} ± {100 * np.std(v):.1f}" for v in columns]
+        cells = [f"{100 * np.mean(v):.1f} ± {100 * sample_deviation(v):.1f}" for v in columns]
         print("".join(f"{cell:>14}" for cell in (name, *cells)))
     print(f"\nresults.json, teacher_bias.png, group_accuracy.png and student/ are in {output_dir}.")
 

@@ -1,4 +1,4 @@
-"""Made-up images of three colours, a teacher and a student of them: what the workflow's and the command's tests share."""
+"""Made-up images of three colours, a teacher and a student of them, for the workflow's and the command's tests."""
 
 from dataclasses import dataclass
 from pathlib import Path

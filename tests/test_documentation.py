@@ -87,7 +87,8 @@ def stand_ins(small_cifar100, photos, tmp_path, monkeypatch):
     splits = DatasetDict({split: Dataset.from_parquet(file) for split, file in files.items()})
     monkeypatch.setattr(hf_ltkd, "cifar100_lt", cifar100_lt)
     monkeypatch.setattr(hf_ltkd, "DistillationTrainingArguments", arguments)
-    monkeypatch.setattr(hf_ltkd, "distill", functools.partial(hf_ltkd.distill, **short))
+    for job in ("distill", "train_teacher"):
+        monkeypatch.setattr(hf_ltkd, job, functools.partial(getattr(hf_ltkd, job), **short))
     monkeypatch.setattr(datasets, "load_dataset", lambda name: splits)
     data = cifar100_lt(100)
     data.__class__ = Data

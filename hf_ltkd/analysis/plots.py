@@ -96,7 +96,7 @@ def plot_group_accuracy(
     positions = np.arange(len(metrics))
     for rank, (model, values) in enumerate(results.items()):
         means = [100 * np.mean(values[metric]) for metric in metrics]
-        deviations = [100 * np.std(values[metric]) for metric in metrics]
+        deviations = [100 * sample_deviation(values[metric]) for metric in metrics]
         seeds = max(len(values[metric]) for metric in metrics)
         bars = axes.bar(
             positions + (rank - (len(results) - 1) / 2) * width,
@@ -198,7 +198,7 @@ def plot_sensitivity(
         handles: list[Any] = []
         for color, (label, line) in zip(("#0072B2", "#D55E00"), lines.items(), strict=False):
             values = [100 * np.array(results[point][metric]) for point in line.values()]
-            deviations = [v.std() for v in values] if max(map(len, values)) > 1 else None
+            deviations = [sample_deviation(v) for v in values] if max(map(len, values)) > 1 else None
             means = [v.mean() for v in values]
             handles.append(axes.errorbar([*line], means, deviations, color=color, marker="o", capsize=3, label=label))
         for index, (model, accuracy) in enumerate((baselines or {}).items()):
@@ -246,6 +246,11 @@ def _draw_map(axes: Axes, means: np.ndarray, alphas: list[float], betas: list[fl
     axes.set_yticks(range(len(alphas)), [f"{alpha:g}" for alpha in alphas])
     axes.set_xlabel(r"$\beta$")
     axes.set_ylabel(r"$\alpha$")
+
+
+def sample_deviation(values: Sequence[float] | np.ndarray) -> float:
+    """The sample standard deviation (divided by n - 1); 0 of a single value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 def _plain(text: str) -> str:

@@ -130,7 +130,7 @@ def _show_fields(parser: argparse.ArgumentParser, argument_class: type, own_help
         choices = next((typing.get_args(k) for k in kinds if typing.get_origin(k) is Literal), None)
         if choices is not None:
             options["choices"] = choices
-        elif any(typing.get_origin(k) is list for k in kinds):
+        elif list in [typing.get_origin(k) for k in kinds]:
             options["nargs"] = "+"
         elif bool in kinds:
             options.update(nargs="?", metavar="true|false")
@@ -175,6 +175,7 @@ def parse(name: str, argv: Sequence[str]) -> dict[str, Any]:
     parser.error = fail  # type: ignore[method-assign]
     for action in parser._actions:
         action.default = argparse.SUPPRESS
+        action.option_strings = action.option_strings[:1]  # --dry-run is taken too, but not named
     given, unknown = parser.parse_known_args([*from_files, *rest])  # the last one wins
     if unknown:
         flag = unknown[0].partition("=")[0]

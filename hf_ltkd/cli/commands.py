@@ -9,6 +9,7 @@ from ..workflow import diagnose, distill, evaluate, export, push, train_teacher
 from ..workflow.estimate import estimate
 from ..workflow.plan import make_plan, plan_teacher
 from . import text
+from .describe import describe_export
 
 
 def run(command: str, settings: dict[str, Any]) -> None:
@@ -50,5 +51,5 @@ RUN = {
     "diagnose": lambda **settings: text.print_diagnosis(diagnose.diagnose(**settings)),
     "evaluate": lambda **settings: text.print_evaluation(evaluate.evaluate(**settings)),
     "push": lambda **settings: text.say("Pushed", push.push(**settings).commit_url),
-    "export": lambda **settings: text.say("ONNX", *text.describe_export(export.export(**settings))),
+    "export": lambda **settings: text.say("ONNX", *describe_export(export.export(**settings))),
 }

@@ -64,12 +64,10 @@ def pixels_of(processor: BaseImageProcessor | Pixels) -> Pixels:
     # Half a level on average: rounding to bytes, and Torchvision's arithmetic, do less; another filter does more.
     if error(resize, pixels.resample) > 0.5:
         return replace(pixels, **asked)
-    shapes = [
-        (height, width),
-        (height // 3 + 1, width // 2 + 1),
-        (height // 2, 2 * width),
-        (2 * height + 1, width // 2),
-    ]
+    shapes = [(height, width), (height // 3 + 1, width // 2 + 1), (height // 2, 2 * width), (2 * height + 1, width)]
+    edge = pixels.resize if isinstance(pixels.resize, int) else height
+    for rest in range(1, 5):  # a crop from the centre may round in any way
+        shapes += [(edge, edge + rest), (edge + rest, edge)]
     images = [image, *(_noise(rng, *shape) for shape in shapes)]
     pixels.own_evaluation = all(
         bool((pixels.evaluate(image) - pixels.ask(image)).abs().max() <= pixels.tolerance()) for image in images
@@ -207,7 +205,7 @@ def _find_colours(pixels: Pixels, rng: np.random.Generator) -> bool:
     slopes = np.stack([answer(255 * unit) - black for unit in np.eye(3, dtype=int)], axis=1)  # [channel, colour]
     order = slopes.argmax(1)
     scale = slopes[range(3), order]  # of the whole range 0..255
-    if (scale <= 0).any():
+    if not (np.isfinite(scale) & np.isfinite(black) & (scale > 0)).all():
         return False
     pixels.order = tuple(order.tolist())
     pixels.mean, pixels.std = (

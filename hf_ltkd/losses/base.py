@@ -121,6 +121,24 @@ class DistillationLoss(nn.Module):
         loss.source = values.source
         return loss
 
+    def smooth_labels(self, amount: float) -> None:
+        """
+        The student's own cross-entropy is from now on that with labels of which `amount` is spread evenly over the
+        classes (Szegedy et al., 2016), for `TrainingArguments(label_smoothing_factor=amount)`. 0 is none.
+
+        Raises:
+            `ValueError`: if `ce` is another form than the plain cross-entropy.
+        """
+        if self.ce == "cross_entropy":
+            self._cross_entropy = (
+                partial(plain_cross_entropy, label_smoothing=amount) if amount else plain_cross_entropy
+            )
+        elif amount:
+            raise ValueError(
+                f"label_smoothing_factor={amount} goes with the plain cross-entropy, not with ce={self.ce!r}: leave "
+                "one of them out."
+            )
+
     def hyper_parameters(self) -> dict[str, Any]:
         """
         The constructor's arguments by name with the values in force, the method's own first: numbers, words and lists
@@ -227,9 +245,9 @@ def _all_valid(valid: Tensor) -> bool:
     return True
 
 
-def plain_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def plain_cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
     """The cross-entropy in float32, averaged over the batch."""
-    return F.cross_entropy(at_least_float32(logits), labels)
+    return F.cross_entropy(at_least_float32(logits), labels, label_smoothing=label_smoothing)
 
 
 class CrossEntropyLoss(DistillationLoss):

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 MANIFEST_NAME = "distillation_state.json"
 LOSS_NAME = "distillation_loss.safetensors"  # in checkpoints, never beside the published student
+OPTIMIZER_NAMES = ("optimizer.pt", "optimizer.bin", "optimizer_0", "latest")  # the last three are FSDP's, DeepSpeed's
 TRAINER_STATE_NAME = "trainer_state.json"  # the Trainer writes it last
 
 
@@ -211,6 +212,8 @@ def incomplete(checkpoint: str | os.PathLike) -> str | None:
             return f"its {name} has {path.stat().st_size} instead of {size} bytes"
         if file_crc32(path) != manifest.get("crc32", {}).get(name, file_crc32(path)):
             return f"its {name} is damaged: its CRC-32 is not that which was written"
+    if not any((folder / name).exists() for name in OPTIMIZER_NAMES):
+        return "it has no state of the optimizer, which save_only_model=True leaves out"
     return None
 
 
@@ -245,7 +248,8 @@ class CheckpointMixin(Trainer):
     def examples_per_step(self) -> int:
         """Those of one optimizer step, on all ranks."""
         args, found = self.args, self.state.train_batch_size if self.args.auto_find_batch_size else None
-        return (found or args.train_batch_size) * args.gradient_accumulation_steps * args.world_size
+        ranks = 1 if self.accelerator.split_batches else args.world_size  # they share each batch, or have one each
+        return (found or args.train_batch_size) * args.gradient_accumulation_steps * ranks
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         """As `Trainer.train`; `True` resumes from the last checkpoint that is complete."""
@@ -257,6 +261,11 @@ class CheckpointMixin(Trainer):
         if self.resumed_from is not None:
             check_checkpoint(self.resumed_from, self._run)
             check_loss_state(self.resumed_from, self.distillation_loss)
+        elif self.args.resume_from_checkpoint:
+            logger.warning(
+                "resume_from_checkpoint=%s of the arguments is for scripts; train() starts anew: give it to train().",
+                self.args.resume_from_checkpoint,
+            )
         try:
             return super().train(self.resumed_from, *args, **kwargs)
         except (OSError, RuntimeError, SafetensorError) as error:

@@ -40,8 +40,19 @@ def check_loss_and_teacher(distillation_loss: Any, student: nn.Module | None, te
 def check_model(student: nn.Module, teacher: nn.Module | None, distillation_loss: DistillationLoss) -> None:
     """
     Raises:
-        `ValueError`: if the student's classes are not those of the teacher or of the loss.
+        `ValueError`: if a model writes text, or the student's classes are not those of the teacher or of the loss, or
+            fewer than two.
     """
+    for name, model in (("student", student), ("teacher", teacher)):
+        network: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore
+        if isinstance(network, PreTrainedModel) and network.can_generate():
+            raise ValueError(
+                f"The {name} is a {type(network).__name__}, which writes text: its logits are for the next token, and "
+                "DistillationTrainer compares them with the labels of the same one. Distil a classifier of texts or "
+                "tokens, or a masked language model."
+            )
+    if isinstance(student, PreTrainedModel):
+        check_two_classes(int(student.config.num_labels))  # type: ignore[arg-type]
     if teacher is not None:
         check_same_classes(student, teacher)
     num_classes = distillation_loss.num_classes
@@ -49,6 +60,18 @@ def check_model(student: nn.Module, teacher: nn.Module | None, distillation_loss
         raise ValueError(
             f"The groups or counts of {type(distillation_loss).__name__} are for {num_classes} classes, the "
             f"student has {student.config.num_labels}: make them from the counts of all its classes."
+        )
+
+
+def check_two_classes(num_classes: int) -> None:
+    """
+    Raises:
+        `ValueError`: if there is one class, whose probability is 1 whatever the student learns.
+    """
+    if num_classes < 2:
+        raise ValueError(
+            f"The student has {num_classes} output class, and every loss on it is 0: create it with num_labels of 2 "
+            "or more."
         )
 
 

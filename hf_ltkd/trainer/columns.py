@@ -14,6 +14,13 @@ def inputs_of(model: nn.Module, batch: dict[str, Any]) -> dict[str, Any]:
     return {n: v for n, v in batch.items() if n != "labels" and (names is None or n in names)}
 
 
+def unused_columns(batch: dict[str, Any], networks: list[nn.Module]) -> list[str]:
+    """The columns of a batch, but for its labels, that no network takes; those of `teacher_*` are the teacher's."""
+    names = [forward_names(network) for network in networks]
+    taken = {"labels", "logits"}.union(*(some for some in names if some is not None))
+    return [] if None in names else [name for name in batch if name.removeprefix("teacher_") not in taken]
+
+
 def forward_names(model: nn.Module) -> frozenset[str] | None:
     """The arguments that the forward of a network names, `None` if it takes any."""
     base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]  # PEFT

@@ -17,7 +17,7 @@ import torch
 import transformers
 from huggingface_hub import CommitInfo
 from torch import nn
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import EvalLoopOutput, HubStrategy
 from transformers.utils import PushInProgress
 from transformers.utils.hub import hf_api
@@ -128,7 +128,11 @@ class StudentFilesMixin(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As `Trainer.save_model`, but a push that fails is logged: the student is on disk, and the script goes on."""
-        super().save_model(output_dir, _internal_call=True)
+        untied = self.model.register_state_dict_post_hook(_untie)  # type: ignore[union-attr]
+        try:
+            super().save_model(output_dir, _internal_call=True)
+        finally:
+            untied.remove()
         folder = Path(output_dir or self.args.output_dir)  # type: ignore[arg-type]
         if self.args.should_save:
             add_code(folder, self.accelerator.unwrap_model(self.model), self._argument("hub_model_code"))
@@ -261,6 +265,17 @@ class StudentFilesMixin(Trainer):
     def _argument(self, name: str) -> Any:
         """An argument that plain `TrainingArguments` lack."""
         return getattr(self.args, name, getattr(DistillationTrainingArguments, name))
+
+
+def _untie(model: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """Safetensors takes neither weights that share memory, as tied ones do, nor those of a channels-last network."""
+    if prefix or isinstance(model, PreTrainedModel):  # which knows its tied weights
+        return
+    seen = set()
+    for name, tensor in state.items():
+        memory = tensor.untyped_storage().data_ptr()
+        state[name] = tensor.clone(memory_format=torch.contiguous_format) if memory in seen else tensor.contiguous()
+        seen.add(memory)
 
 
 def _link(source: str | os.PathLike, target: str | os.PathLike) -> None:

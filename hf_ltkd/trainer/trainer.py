@@ -1,5 +1,6 @@
 """A `transformers.Trainer` whose loss distils. One file tells the whole step; the formulas are in `losses/`."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from ..losses.checks import IGNORED_LABEL, at_least_float32, logits_of, select_v
 from ..metrics import group_accuracy
 from ..teacher.cache import CachedTeacherDataset, TeacherCache
 from ..teacher.live import ask_teacher, hand_over, load_teacher
-from ..utils import student_inputs, teacher_inputs
+from ..utils import listed, student_inputs, teacher_inputs
 from .callbacks import CheckpointCallback, SetEpochCallback
 from .checkpoints import CheckpointMixin
 from .checks import (
@@ -32,11 +33,15 @@ from .checks import (
     check_optimizer,
     check_overlap,
     check_scores,
+    check_two_classes,
 )
-from .columns import forward_names, inputs_of
+from .columns import forward_names, inputs_of, unused_columns
 from .engines import check_engine, make_shardable
 from .student_files import StudentFilesMixin
-from .training_args import DistillationTrainingArguments
+from .training_args import DistillationTrainingArguments, check_arguments
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -129,6 +134,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
             optimizers=optimizers,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
+        check_arguments(self.args, self.model, compute_metrics)
         # This loss takes no num_items_in_batch; transformers versions before loss_is_scaled_for_ga read it here.
         self.model_accepts_loss_kwargs = False
         if model is None:
@@ -137,11 +143,11 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
             for part in dataset.values() if isinstance(dataset, dict) else [dataset]:
                 check_labels(name, part, self.model)  # type: ignore[arg-type]
                 check_device(name, part, self.args)
+        self.distillation_loss.smooth_labels(self.args.label_smoothing_factor)
         check_best_metric(self.args, compute_metrics, eval_dataset)
         check_engine(self, distillation_loss)
         # What remove_unused_columns keeps: the Trainer would look at the student's forward alone.
-        networks = [self.model] if self.teacher_model is None else [self.model, self.teacher_model]
-        names = [name for network in networks for name in forward_names(network) or ()]  # type: ignore[arg-type]
+        names = [name for network in self._networks for name in forward_names(network) or ()]
         columns = [*names, *(f"teacher_{name}" for name in names), *self.label_names, "label", "label_ids"]
         self._signature_columns = [*dict.fromkeys([*columns, CACHED_LOGITS])]  # type: ignore[assignment]
         if self.teacher_model is not None:
@@ -159,6 +165,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         if self._optimizer_is_given:
             check_optimizer(self.optimizer, distillation_loss)  # type: ignore[arg-type]
         self.forget_terms()
+        self._columns_are_looked_at = False
         self._eval_terms: dict[str, list[Tensor]] = {}
 
     # ---- What the loss makes for a student, and trains with it ----
@@ -188,10 +195,20 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
     def training_step(self, *args, **kwargs) -> Tensor:
         loss = super().training_step(*args, **kwargs)
         if self.accelerator.sync_gradients:  # the last micro-batch of the step: do what DDP does for the student
-            for parameter in self.distillation_loss.parameters():
-                if parameter.grad is not None:
-                    parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+            self._reduce_gradients()
         return loss
+
+    def _reduce_gradients(self) -> None:
+        """The mean over the ranks. A rank without a valid label has no gradient, and takes part all the same."""
+        parameters = [p for p in self.distillation_loss.parameters() if p.requires_grad]
+        if not parameters or self.args.world_size == 1:
+            return
+        given = torch.tensor([float(p.grad is not None) for p in parameters], device=self.args.device)
+        gradients = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten().float() for p in parameters]
+        mean = self.accelerator.reduce(torch.cat([given, *gradients]), "mean")
+        given, *gradients = mean.split([len(parameters), *(p.numel() for p in parameters)])
+        for parameter, gradient, ranks in zip(parameters, gradients, given.tolist(), strict=True):
+            parameter.grad = gradient.view_as(parameter).to(parameter.dtype) if ranks else None
 
     # ---- The step ----
 
@@ -212,6 +229,9 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         if not batches:
             return batches, num_items_in_batch
         batches = [self._prepare_inputs(batch) for batch in batches]
+        if not self._columns_are_looked_at and (unused := unused_columns(batches[0], self._networks)):
+            logger.warning("No network takes these columns of the batch, which have no effect: %s.", listed(unused))
+        self._columns_are_looked_at = True
         # A step that is one batch sums over itself, in the loss.
         needs_statistics = len(batches) * self.args.world_size > 1 or self.distillation_loss.remembers_steps
         contexts, rows = [], []
@@ -241,6 +261,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         with_features = model.training or self._evaluates_with_teacher
         outputs = model(**self._inputs_of(self.model, student_inputs(inputs), with_features))
         self.distillation_loss.train(model.training)
+        check_two_classes(logits_of(outputs).shape[-1])
         if not model.training:
             loss = self._evaluation_loss(inputs, outputs, labels)
             # Predictions are logits alone: anything else would be gathered over the whole evaluation set.
@@ -283,6 +304,11 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
             self.remember_evaluation(output)
         return output
 
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        if "labels" not in inputs:  # the Trainer asks the student itself
+            inputs = self._inputs_of(self.model, student_inputs(inputs), with_features=False)
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+
     def _evaluation_loss(self, inputs: dict, outputs: Any, labels: Tensor) -> Tensor:
         logits, valid = at_least_float32(logits_of(outputs)), labels != IGNORED_LABEL
         check_scores(logits, valid, self.state.global_step)
@@ -292,13 +318,18 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
             self._gather_eval_term("loss", losses.masked_fill(~valid, torch.nan))
         if self._evaluates_with_teacher:
             terms = self.distillation_loss(outputs, self._ask_teacher(inputs), labels, epoch=self.state.epoch)
-            for name, term in terms.items():
+            lacking = labels.new_full((), torch.nan, dtype=torch.float32)  # a rank without a valid label has no terms
+            for name in dict.fromkeys(gather_object(list(terms))):
                 if name != "cross_entropy":
-                    self._gather_eval_term(name, term.detach().repeat(len(labels)))
+                    self._gather_eval_term(name, terms.get(name, lacking).detach().repeat(len(labels)))
         return losses.sum() / valid.sum().clamp_min(1)
 
     def _gather_eval_term(self, name: str, values: Tensor) -> None:
         self._eval_terms.setdefault(name, []).append(self.accelerator.gather_for_metrics(values))
+
+    @property
+    def _networks(self) -> list[nn.Module]:
+        return [network for network in (self.model, self.teacher_model) if network is not None]  # type: ignore[misc]
 
     @property
     def _evaluates_with_teacher(self) -> bool:

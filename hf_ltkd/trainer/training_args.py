@@ -1,11 +1,17 @@
 """Arguments of [`DistillationTrainer`]."""
 
+import logging
+import math
 import re
 import warnings
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from torch import nn
 from transformers import TrainingArguments
+
+
+logger = logging.getLogger(__name__)
 
 
 # The preset of the public CIFAR-100 distillation code that the paper's author builds on: SGD with momentum and no
@@ -103,7 +109,13 @@ class DistillationTrainingArguments(TrainingArguments):
         if self.preset not in (None, "paper"):
             raise ValueError(f"preset={self.preset!r} is not known: use 'paper', or leave it out.")
         fallback = {f.name: f.default for f in fields(TrainingArguments)} | {"weight_decay_on_all": False}
-        if self.lr_scheduler_type != fallback["lr_scheduler_type"]:  # a schedule of one's own wins over the preset's
+        own_schedule = self.lr_scheduler_type != fallback["lr_scheduler_type"] or self.lr_scheduler_kwargs
+        if self.lr_milestones and own_schedule:
+            raise ValueError(
+                f"lr_milestones={self.lr_milestones} and lr_scheduler_type={self.lr_scheduler_type!r} are two "
+                "schedules: leave one of them out (lr_scheduler_kwargs belongs to the second)."
+            )
+        if own_schedule:  # a schedule of one's own wins over the preset's
             self.lr_milestones = self.lr_milestones or []
         for name, preset_value in PAPER_PRESET.items():
             if getattr(self, name) is None:
@@ -121,8 +133,62 @@ class DistillationTrainingArguments(TrainingArguments):
         super().__post_init__()
 
 
+def check_arguments(args: TrainingArguments, student: Any, compute_metrics: Any) -> None:
+    """
+    Looks at the arguments of any class whose effect in [`DistillationTrainer`] is not the one they have in `Trainer`;
+    hf_ltkd/trainer/README.md lists them all.
+
+    Raises:
+        `ValueError`: if one cannot have its effect here.
+    """
+    for f in fields(args):
+        value = getattr(args, f.name)
+        if isinstance(value, float) and not math.isfinite(value) and f.name != "max_grad_norm":
+            raise ValueError(f"{f.name}={value} is not valid: it must be a finite number.")
+    refused = {
+        "use_liger_kernel": (args.use_liger_kernel, "it fuses a loss of the model's own, which is not used here"),
+        "parallelism_config": (args.parallelism_config is not None, "the losses need whole logits of whole batches"),
+        "label_names": (args.label_names not in (None, ["labels"]), "the losses read the column 'labels'"),
+        "accelerator_config": (
+            args.world_size > 1 and not args.accelerator_config.even_batches,
+            "even_batches=False gives the ranks different numbers of batches, and one would wait for the other",
+        ),
+        "neftune_noise_alpha": (
+            args.neftune_noise_alpha is not None and not _reads_tokens(student),
+            "the student has no embeddings of tokens for it to disturb",
+        ),
+    }
+    for name, (given, reason) in refused.items():
+        if given:
+            raise ValueError(f"{name}={getattr(args, name)} cannot be used: {reason}. Leave it out.")
+    warned = {
+        "average_tokens_across_devices": (
+            not args.average_tokens_across_devices,
+            "an optimizer step is one batch, so examples count alike on whatever rank they are",
+        ),
+        "prediction_loss_only": (
+            args.prediction_loss_only and compute_metrics is not None,
+            "compute_metrics is not called",
+        ),
+        "bf16_full_eval": (args.bf16_full_eval, "an evaluation outside of training leaves the student in bfloat16"),
+        "fp16_full_eval": (args.fp16_full_eval, "an evaluation outside of training leaves the student in float16"),
+    }
+    for name, (given, effect) in warned.items():
+        if given:
+            logger.warning("%s=%s: %s.", name, getattr(args, name), effect)
+
+
+def _reads_tokens(student: Any) -> bool:
+    try:
+        return isinstance(student.get_input_embeddings(), nn.Embedding)
+    except (AttributeError, NotImplementedError):
+        return False
+
+
 # Where things are on this machine, who trains and how the Hub is reached: not a part of the preset.
-_PRIVATE = re.compile(r"(token|secret|password|api_key|_dir|_dirs|_path)$|^(hub_|push_to|run_name|resume_from)")
+_PRIVATE = re.compile(
+    r"(token|secret|password|api_key|_dir|_dirs|_path)$|^(hub_|push_to|run_name|project$|trackio_|resume_from)"
+)
 
 _LEFT_OUT = object()
 

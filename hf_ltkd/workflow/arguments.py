@@ -147,8 +147,8 @@ def split_settings(settings: Mapping[str, Any], *classes: type) -> list[dict[str
     known = [f.name for argument_class in classes for f in fields(argument_class)]
     for name in given:
         if name not in known:
-            hint = "; arguments of the loss go into loss_args" if "loss_args" in known else ""
-            raise ValueError(f"There is no setting {name!r}{nearest(name, known)}{hint}.")
+            hint = "; an argument of the loss goes into loss_args" if "loss_args" in known else ""
+            raise ValueError(f"There is no setting {name!r}{nearest(name, known) or hint + '.'}")
     return [{f.name: given[f.name] for f in fields(c) if f.name in given} for c in classes]
 
 

@@ -53,7 +53,8 @@ def diagnose(teacher: Model, data: Any = None, **settings: Any) -> Diagnosis:
     args = DiagnoseArguments(**own)
     network = load_classifier(teacher)
     student = None if args.student is None else load_classifier(args.student)
-    images = load_images(SourceArguments(**source), image_fields, network, num_groups=args.num_groups)
+    where = SourceArguments(**source)
+    images = load_images(where, image_fields, network, student=student, num_groups=args.num_groups)
     for model in (network, student):
         if model is not None:
             check_classes(model, images.data)

@@ -64,19 +64,20 @@ def run(plan: DistillPlan) -> Comparison:
         )
     trainer = plan.trainer(plan.network, plan.loss, teacher)
     ours = train_and_save(trainer, plan)
-    results: dict[str, Any] = {
-        "teacher": plan.bias and plan.bias.accuracy,
-        "plain student": None if plain is None else train_plain_student(plan, plain),
-        "this student": ours,
-    }
+    accuracy: dict[str, dict[str, float | None]] = {}
+    if plan.bias is not None:
+        accuracy["teacher"] = plan.bias.accuracy
+    if plain is not None:
+        accuracy["plain student"] = train_plain_student(plan, plain)
+    accuracy["this student"] = ours
     name = None if plan.teacher is None else plan.teacher.name_or_path
-    bias = None if plan.bias is None else dict(zip(images.groups.names, plan.bias.probability, strict=True))
+    shares = None if plan.bias is None else dict(zip(images.groups.names, plan.bias.probability, strict=True))
     comparison = Comparison(
         dataset=name_dataset(images.data),
         dataset_split="test" if images.holdout is None else "held-out training images",
         teacher_name=None if not name or Path(name).is_dir() else name,
-        teacher_probability=bias,
-        accuracy={model: accuracy for model, accuracy in results.items() if accuracy},
+        teacher_probability=shares,
+        accuracy=accuracy,
         output_dir=plan.output_dir,
     )
     if trainer.is_world_process_zero():

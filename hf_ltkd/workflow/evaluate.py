@@ -1,6 +1,5 @@
 """How right a saved model is about each group."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,12 @@ class Evaluation:
     """
     Attributes:
         model (`str`): The model's folder, Hub id or name.
-        accuracy (`Mapping[str, float]`):
-            The fractions `accuracy` and `{group}_accuracy`, `None` for a group without a test image.
+        accuracy (`dict[str, float]`): The fractions `accuracy` and `{group}_accuracy`, `None` without an image.
         images ([`Images`]): What it was evaluated on, and the groups.
     """
 
     model: str
-    accuracy: Mapping[str, float | None]
+    accuracy: dict[str, float | None]
     images: Images
 
 

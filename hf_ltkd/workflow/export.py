@@ -27,6 +27,7 @@ from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
 from ..data.image_files import IMAGE_SUFFIXES
+from ..data.pixels import to_rgb
 from ..hub.describe import describe_model, weights_digests
 from ..hub.names import ONNX_FILES
 from ..teacher.live import check_same_classes
@@ -183,7 +184,7 @@ def prepare(name: str, model: PreTrainedModel, files: list[Path]) -> torch.Tenso
         )
     if processor is None:
         return torch.from_numpy(random.standard_normal((EXAMPLES, *shape), dtype=np.float32))
-    images = [Image.open(file).convert("RGB") for file in files]
+    images = [to_rgb(Image.open(file)) for file in files]
     if not files:
         images = [Image.fromarray(random.integers(0, 256, (*shape[1:], 3), dtype=np.uint8)) for _ in range(EXAMPLES)]
     pixels = processor(images, return_tensors="pt")["pixel_values"]

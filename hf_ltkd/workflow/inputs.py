@@ -13,6 +13,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from ..data.arguments import PRESETS, DataArguments
 from ..data.holdout import Holdout, load_or_hold_out
 from ..data.images import ImageData
+from ..data.pixels import Pixels
 from ..data.processors import choose_pixels, pixels_of
 from ..groups import ClassGroups
 from ..models import create_model
@@ -151,15 +152,10 @@ def load_images(
         given = {**given, **find_data(data)}
     elif not {"data_dir", "dataset_name", "benchmark"} & set(given):
         raise ValueError("--data is missing: give a folder of images, a benchmark's name or a dataset of the Hub.")
-    measured = []
-    for network in (model, student):
-        pretrained = network is not None and is_pretrained(network)
-        processor = load_processor(model_name(network)) if pretrained else None  # type: ignore[arg-type]
-        measured.append(None if processor is None else pixels_of(processor))
     config = model.config if isinstance(model, PreTrainedModel) else None
     if model is not None and config is None and is_pretrained(model):
         config = AutoConfig.from_pretrained(model_name(model))
-    pixels, teacher_pixels = choose_pixels(measured[0], measured[1], image_size=given.get("image_size"))
+    pixels, teacher_pixels = choose_pixels(_pixels_of(model), _pixels_of(student), given.get("image_size"))
     args = DataArguments(**{**recommend_images(pixels, config, given.get("image_size"), teacher_pixels), **given})
     try:
         images, holdout = load_or_hold_out(
@@ -177,6 +173,12 @@ def load_images(
         reason = str(error).splitlines()[0]
         raise ValueError(f"The dataset {args.dataset_name!r} cannot be loaded from the Hub: {reason}") from error
     return Images(images, make_groups(images, num_groups), holdout)
+
+
+def _pixels_of(model: Model | None) -> Pixels | None:
+    """What a trained model sees, where it was saved with an image processor."""
+    processor = None if model is None or not is_pretrained(model) else load_processor(model_name(model))
+    return None if processor is None else pixels_of(processor)
 
 
 def make_groups(data: ImageData, num_groups: int | None = None) -> ClassGroups:

@@ -32,7 +32,7 @@ class Comparison:
         teacher_name (`str`, *optional*): The teacher's Hub id.
         teacher_probability (`dict[str, float]`, *optional*): What each group gets of the teacher's probability.
         accuracy (`dict[str, dict[str, float]]`): By model (`"teacher"`, `"plain student"`, `"this student"`) the
-            fractions `accuracy` and `{group}_accuracy`.
+            fractions `accuracy` and `{group}_accuracy`, `None` for a group without an image.
         output_dir (`Path`): Where the student is; not a part of the file.
         pushed (`str`, *optional*): The address of the commit on the Hub; not a part of the file.
     """
@@ -102,9 +102,10 @@ def draw_bias(
 ) -> None:
     """Fig. 3 from up to 30 batches of evaluation and of training images, and where the losses go."""
     data, groups = images.data, images.groups
-    balanced = teacher_group_mass(teacher, data.test, groups, max_batches=30)
-    long_tailed = teacher_group_mass(teacher, data.train, groups, max_batches=30)
-    plot_teacher_bias(balanced, long_tailed, groups, path, loss_shares=loss_shares)
+    evaluation, training = (
+        teacher_group_mass(teacher, part, groups, max_batches=30) for part in (data.test, data.train)
+    )
+    plot_teacher_bias(evaluation, training, groups, path, loss_shares=loss_shares)
 
 
 def name_dataset(data: ImageData) -> str:

@@ -4,7 +4,7 @@ from typing import Any
 
 from .evaluate import Evaluation
 from .inputs import Model
-from .outputs import train_and_save
+from .outputs import name_dataset, train_and_save
 from .plan import TrainingPlan, plan_teacher
 
 
@@ -28,5 +28,8 @@ def train_teacher(model: Model = "resnet32x4", data: Any = None, **settings: Any
 
 def run(plan: TrainingPlan) -> Evaluation:
     """Trains, saves and evaluates what was planned."""
-    accuracy = train_and_save(plan.trainer(plan.network, plan.loss), plan)
+    trainer = plan.trainer(plan.network, plan.loss)
+    accuracy = train_and_save(trainer, plan)
+    if plan.args.push_to_hub:
+        trainer.push_to_hub(dataset=name_dataset(plan.images.data))  # now the card has the accuracies
     return Evaluation(model=str(plan.output_dir), accuracy=accuracy, images=plan.images)

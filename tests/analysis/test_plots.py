@@ -64,7 +64,8 @@ def test_group_accuracy(axes, tmp_path):
         "LTKD": pytest.approx([70, 55, 30, 52]),
     }
     error = bars[0].errorbar.lines[2][0].get_segments()[0]
-    assert error[:, 1].tolist() == pytest.approx([60, 80])  # one deviation of 80 % and 60 %, which is 10
+    # One sample deviation of 80 % and 60 %: the root of (10² + 10²) / (2 - 1).
+    assert error[:, 1].tolist() == pytest.approx([70 - 200**0.5, 70 + 200**0.5])
     assert [tick.get_text() for tick in axes[0].get_xticklabels()] == ["many", "some", "few", "all classes"]
 
 

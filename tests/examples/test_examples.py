@@ -1,14 +1,14 @@
 """The scripts with a user's arguments, on a small dataset in the layout of the Hub's CIFAR-100."""
 
 import json
-import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
 from datasets import ClassLabel, Dataset, Features, Image
-from helpers import EXAMPLES, run_script, user_environment
+from helpers import run_script, user_environment
 from PIL import Image as PILImage
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
@@ -18,6 +18,13 @@ from hf_ltkd import ClassGroups, LongTailSplit
 COMMON = ["--label_column", "fine_label", "--imbalance_factor", "4", "--image_size", "8", "--crop_padding", "1"]
 COMMON += ["--max_steps", "3", "--use_cpu", "--learning_rate", "0.05", "--preset", "paper", "--disable_tqdm", "true"]
 COMMON += ["--logging_steps", "1", "--per_device_train_batch_size", "8"]
+
+
+def run(*command):
+    """A process of its own."""
+    done = subprocess.run(command, env=user_environment(), capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 def error_of(script, *arguments):
@@ -56,47 +63,94 @@ def test_teacher_folder(folder):
 
 
 @pytest.mark.parametrize(
-    "loss",
+    ("flags", "network", "loss", "values"),
     [
-        ["--loss", "ltkd", "--student", "resnet8", "--loss_args", "alpha=1", "ce=balanced_softmax", "rebalance=False"],
-        ["--loss", "kd", "--student", "wrn_10_1", "--adjust_teacher", "--num_groups", "2"],
-        ["--loss", "reviewkd", "--student", "vgg8", "--pair", "resnet32x4", "resnet8x4"],
-        ["--loss", "ce", "--student", "resnet8"],
+        (
+            ["--loss", "ltkd", "--student", "resnet8", "--loss_args", "alpha=1", "ce=balanced_softmax"],
+            "CifarResNetForImageClassification",
+            "LTKDLoss",
+            {"alpha": 1, "beta": 6.0, "temperature": 4.0, "ce": "balanced_softmax", "warmup_epochs": 0.0},
+        ),
+        (
+            ["--loss", "kd", "--student", "wrn_10_1", "--adjust_teacher", "--num_groups", "2"],
+            "CifarWideResNetForImageClassification",
+            "KDLoss",
+            {"temperature": 4.0},
+        ),
+        (
+            ["--loss", "reviewkd", "--student", "vgg8", "--pair", "resnet32x4", "resnet8x4"],
+            "CifarVGGForImageClassification",
+            "ReviewKDLoss",
+            {"review_weight": 5.0, "warmup_epochs": 20.0},
+        ),
+        (["--loss", "ce", "--student", "resnet8"], "CifarResNetForImageClassification", "CrossEntropyLoss", {}),
     ],
     ids=["ltkd", "kd", "reviewkd", "ce"],
 )
-def test_distil(folder, tmp_path, loss):
-    arguments = ["--data_dir", folder, *COMMON, "--teacher", folder / "teacher", *loss, "--output_dir", tmp_path]
+def test_distil(folder, tmp_path, capsys, flags, network, loss, values):
+    """The loss, network and groups that were asked for, three steps of it, and the accuracy of what was saved."""
+    arguments = ["--data_dir", folder, *COMMON, "--teacher", folder / "teacher", *flags, "--output_dir", tmp_path]
     run_script("distill_image_classification.py", *arguments)
-    AutoModelForImageClassification.from_pretrained(tmp_path)
-    teacher, student = (AutoImageProcessor.from_pretrained(path) for path in (folder / "teacher", tmp_path))
-    assert student.image_mean == teacher.image_mean and student.image_std == teacher.image_std
+    written = json.loads((tmp_path / "distillation.json").read_text())
+    assert written["student"]["class"] == network and written["training"]["steps"] == 3
+    assert written["loss"]["class"] == loss and values.items() <= written["loss"]["hyper_parameters"].items()
+    assert ClassGroups.from_pretrained(tmp_path).num_groups == (2 if "--num_groups" in flags else 3)
+    teacher, processor = (AutoImageProcessor.from_pretrained(path) for path in (folder / "teacher", tmp_path))
+    assert processor.image_mean == teacher.image_mean and processor.image_std == teacher.image_std
+    accuracy = accuracy_of(tmp_path, folder)
+    assert json.loads((tmp_path / "eval_results.json").read_text())["eval_accuracy"] == pytest.approx(accuracy)
+    shown = capsys.readouterr().out
+    assert f"{100 * accuracy:.1f}\n" in shown and "plain student" not in shown
+
+
+def accuracy_of(model_folder, folder):
+    """That of a saved model on the test images, an image at a time."""
+    model = AutoModelForImageClassification.from_pretrained(model_folder).eval()
+    processor = AutoImageProcessor.from_pretrained(model_folder)
+    test = Dataset.from_parquet(str(folder / "test.parquet"))
+    with torch.no_grad():
+        answers = [model(**processor(row["img"], return_tensors="pt")).logits.argmax().item() for row in test]
+    return np.mean([answer == label for answer, label in zip(answers, test["fine_label"], strict=True)])
+
+
+def test_a_yaml_file_alone(folder, tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text("loss: ce\nstudent: resnet8\n" + yaml_of(folder, tmp_path / "student"))
+    run_script("distill_image_classification.py", config)
+    assert json.loads((tmp_path / "student" / "distillation.json").read_text())["training"]["steps"] == 3
+
+
+def yaml_of(folder, output_dir):
+    values = dict(zip([flag.removeprefix("--") for flag in COMMON[0:10:2]], COMMON[1:10:2], strict=True))
+    values.update(use_cpu="true", learning_rate=0.05, data_dir=folder, teacher=folder / "teacher", max_steps=3)
+    values.update(output_dir=output_dir, per_device_train_batch_size=4, per_device_eval_batch_size=4)
+    return "".join(f"{name}: {value}\n" for name, value in values.items())
 
 
 @pytest.mark.distributed
-def test_distil_on_two_ranks_from_yaml(folder, tmp_path):
+def test_the_command_on_two_ranks_from_yaml(folder, tmp_path):
+    """Both train, one speaks and writes; the plain student and the timed steps run on both, too."""
     config = tmp_path / "config.yaml"
-    values = dict(zip([flag.removeprefix("--") for flag in COMMON[0:10:2]], COMMON[1:10:2], strict=True))
-    lines = [f"{name}: {value}" for name, value in values.items()] + ["use_cpu: true", "learning_rate: 0.05"]
-    lines += [f"data_dir: {folder}", f"teacher: {folder / 'teacher'}", f"output_dir: {tmp_path / 'student'}"]
-    lines += ["per_device_train_batch_size: 4", "per_device_eval_batch_size: 4", "save_strategy: steps"]
-    config.write_text("\n".join(lines))
+    config.write_text("save_strategy: steps\nstudent: resnet8\n" + yaml_of(folder, tmp_path / "student"))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, EXAMPLES / "distill_image_classification.py", config]
-    done = subprocess.run(command, env=user_environment(), capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr[-3000:]
+    out = run(*launcher, "-m", "hf_ltkd", "distill", config)
     state = json.loads((tmp_path / "student" / "checkpoint-3" / "trainer_state.json").read_text())
     assert state["train_batch_size"] == 4 and state["epoch"] == pytest.approx(3 / 5)  # 39 images, 2 ranks × 4
-    AutoModelForImageClassification.from_pretrained(tmp_path / "student")
+    titles = [line.split()[0] for line in out.splitlines() if line[:1].isalpha()]
+    assert [titles.count(name) for name in ("Images", "Teacher", "Student", "Time", "Plain", "Result")] == [1] * 6
+    comparison = json.loads((tmp_path / "student" / "comparison.json").read_text())
+    accuracy = accuracy_of(tmp_path / "student", folder)
+    assert comparison["accuracy"]["this student"]["accuracy"] == pytest.approx(accuracy)
+    assert list(comparison["accuracy"]) == ["teacher", "plain student", "this student"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--output_dir", "x"], "needs --teacher"),
+        (["--output_dir", "x"], "--teacher is missing, which --loss ltkd needs"),
         (["--loss", "kd", "--teacher", "x", "--pair", "vgg13", "--output_dir", "x"], "must be two names"),
         (["--loss", "ce", "--adjust_teacher", "--output_dir", "x"], "goes with --loss kd alone"),
-        (["--loss", "ce", "--output_dir", "x"], "Give either --dataset_name"),
+        (["--loss", "ce", "--output_dir", "x"], "--data is missing"),
         (["--loss", "ce", "--data_dir", "nowhere", "--output_dir", "x"], "data_dir 'nowhere' is not a folder"),
     ],
 )
@@ -118,9 +172,9 @@ def test_wrong_loss_arguments_are_explained(folder, arguments, message):
 
 
 def test_wrong_label_column_is_explained(folder):
-    arguments = ["--loss", "ce", "--data_dir", folder, "--output_dir", folder / "x", "--label_column", "label"]
+    arguments = ["--loss", "ce", "--data_dir", folder, "--output_dir", folder / "x", "--label_column", "kind"]
     error = error_of("distill_image_classification.py", *arguments)
-    assert "no column 'label': its columns are ['img', 'fine_label']" in error
+    assert "no column 'kind'" in error and "its columns are ['img', 'fine_label']" in error
 
 
 @pytest.mark.slow  # 20,948 images are decoded, which tests/data does once in every run
@@ -147,21 +201,3 @@ def test_quickstart(tmp_path):
     AutoModelForImageClassification.from_pretrained(tmp_path / "student")
     for picture in ("teacher_bias.png", "group_accuracy.png"):
         assert PILImage.open(tmp_path / picture).size[0] > 500
-
-
-def test_diagnosis(folder, tmp_path, capsys):
-    def diagnose(*arguments):
-        images = ["--data", folder, "--label_column", "fine_label", "--imbalance_factor", "4"]
-        run_script("diagnose_teacher.py", *images, "--teacher", folder / "teacher", *arguments)
-        return capsys.readouterr().out
-
-    out = diagnose("--picture", tmp_path / "bias.png")
-    assert "3 classes, 39 training images" in out and "alpha 1, beta 1, temperature 4" in out and "num_groups 3" in out
-    # One class a group: within it there is nothing to learn.
-    assert re.search(r"KD +100.0% +0.0% +0.0% +0.0%", out) and re.search(r"LTKD\(1, 1\) +100.0% +0.0%", out)
-    assert PILImage.open(tmp_path / "bias.png").height > 800
-    assert "within group_0" in diagnose("--num_groups", "2", "--picture", tmp_path / "two.png")
-    same = diagnose("--student", folder / "teacher", "--picture", tmp_path / "same.png")
-    assert re.search(r"KD +0.0% +0.0%", same)
-    with pytest.raises((ValueError, OSError), match="There is no image classifier"):
-        diagnose("--teacher", tmp_path / "nothing")

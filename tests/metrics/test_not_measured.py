@@ -11,7 +11,7 @@ from transformers import EvalPrediction
 from hf_ltkd import ClassGroups, CrossEntropyLoss, DistillationTrainer, DistillationTrainingArguments, create_model
 from hf_ltkd import group_accuracy as group_accuracy_of
 from hf_ltkd.analysis.bias import GroupReport, group_report
-from hf_ltkd.cli.text import describe_bias
+from hf_ltkd.cli.describe import describe_bias
 from hf_ltkd.data import ImageDataset
 from hf_ltkd.metrics import without_prefix
 from hf_ltkd.utils import write_json

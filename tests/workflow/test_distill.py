@@ -1,6 +1,7 @@
 """A student from a teacher and a folder of images, as one Python call."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,6 @@ from transformers import (
 from hf_ltkd import ClassGroups, LongTailSplit, create_model, distill
 from hf_ltkd.data import read_class_folders
 from hf_ltkd.data.holdout import Holdout
-from hf_ltkd.workflow import push
 from hf_ltkd.workflow.distill import publish, run
 from hf_ltkd.workflow.plan import make_plan
 
@@ -130,7 +130,7 @@ def test_networks_of_transformers(home, tmp_path):
     student = AutoModelForImageClassification.from_pretrained(tmp_path / "s")
     assert student.config.id2label == names["id2label"]
     processor = AutoImageProcessor.from_pretrained(tmp_path / "s")
-    assert list(processor.image_mean) == [0.4] * 3 and processor.crop_size["height"] == 72
+    assert list(processor.image_mean) == [0.4] * 3 and processor.size["height"] == 72
 
 
 def test_without_a_teacher(home, tmp_path):
@@ -146,7 +146,7 @@ def test_without_a_teacher(home, tmp_path):
     [
         ({"learning_rat": 1}, "no setting 'learning_rat', did you mean 'learning_rate'?"),
         ({"image_siz": 8}, "did you mean 'image_size'?"),
-        ({"alpha": 1}, "arguments of the loss go into loss_args"),
+        ({"alpha": 1}, "an argument of the loss goes into loss_args"),
         ({"loss_args": {"alpa": 1}}, "does not take these arguments"),
         ({"student": "resnet9000x"}, "There is no network 'resnet9000x'"),
         ({"teacher": None}, "--teacher is missing, which --loss ltkd needs"),
@@ -161,21 +161,22 @@ def test_errors_come_before_anything_is_written(home, tmp_path, settings, messag
 
 
 def test_push_at_the_end(home, tmp_path, monkeypatch):
-    pushed = {}
+    sent = []
 
-    def push_folder(folder, to, **how):
-        pushed.update(folder=folder, to=to, card=(folder / "README.md").read_text())
+    def push(folder, to, **how):
+        sent.append((folder, to, how))
         return type("Commit", (), {"commit_url": "https://example.org/commit"})
 
     monkeypatch.setattr("hf_ltkd.workflow.plan.get_token", lambda: "token")
-    monkeypatch.setattr(push, "push_folder", push_folder)
-    comparison = distill(home.teacher, "resnet8", home.photos, output_dir=tmp_path, push="me/small", **SHORT)
+    monkeypatch.setattr("hf_ltkd.workflow.distill.run", lambda plan: replace(home.comparison))
+    monkeypatch.setattr("hf_ltkd.workflow.distill.push", push)
+    settings = {"output_dir": tmp_path / "s", "push": "me/small", "hub_private_repo": True, **SHORT}
+    comparison = distill(home.teacher, "resnet8", home.photos, **settings)
     assert comparison.pushed == "https://example.org/commit" and "pushed" not in comparison.to_dict()
-    assert (pushed["folder"], pushed["to"]) == (tmp_path, "me/small")
-    assert "me/small" in pushed["card"] and "photos (local folder)" in pushed["card"]
+    assert sent == [(tmp_path / "s", "me/small", {"private": True})]
 
 
 def test_nothing_is_pushed_unless_asked(home, tmp_path, monkeypatch):
-    monkeypatch.setattr(push, "push_folder", None)
+    monkeypatch.setattr("hf_ltkd.workflow.distill.push", None)
     plan = make_plan(teacher=home.teacher, student="resnet8", data=home.photos, output_dir=str(tmp_path), **SHORT)
     assert publish(plan) is None

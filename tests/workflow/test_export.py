@@ -31,8 +31,8 @@ from transformers import (
 )
 
 from hf_ltkd import create_model
+from hf_ltkd.cli.describe import describe_export
 from hf_ltkd.cli.main import main
-from hf_ltkd.cli.text import describe_export
 from hf_ltkd.hub.card import write_model_card
 from hf_ltkd.hub.describe import describe_model
 from hf_ltkd.hub.push import published_files

@@ -1,0 +1,127 @@
+"""What is decided before anything is trained or written."""
+
+import json
+
+import pytest
+import torch
+from photos import TRAINING
+
+from hf_ltkd.workflow.plan import make_plan, plan_teacher
+
+
+@pytest.fixture
+def plan_of(home, tmp_path):
+    """`make_plan` for the teacher and the photos of `home`; nothing may be written."""
+
+    def plan(**settings):
+        given = {"teacher": home.teacher, "student": "resnet8", "data": home.photos, "output_dir": tmp_path / "s"}
+        before = home.files()
+        made = make_plan(**{**given, **TRAINING, **settings})
+        assert home.files() == before and not list(tmp_path.iterdir())
+        return made
+
+    return plan
+
+
+def test_what_is_not_set_is_recommended(plan_of):
+    plan = plan_of(loss_args={"alpha": 2})
+    values = plan.loss.hyper_parameters()
+    assert (values["alpha"], values["beta"], values["temperature"], values["warmup_epochs"]) == (2, 1, 4, 16)
+    assert plan.args.num_train_epochs == plan.epochs == 240 and plan.args.learning_rate == 0.05
+    assert "10 classes" in plan.loss_reason and "the paper's preset" in plan.reason
+    assert plan.images.data.args.image_size == 8  # the teacher's
+    assert plan.unseen and plan.bias.images == [2, 2, 2]
+    assert plan.images.groups.names == ("head", "medium", "tail") and plan.teacher.config.depth == 14
+    assert plan.cache_views == 240 and plan.cache_bytes == 64 * 240 * 3 * 4
+
+
+def test_what_is_set_wins(plan_of):
+    plan = plan_of(num_train_epochs=3, learning_rate=0.2, image_size=16, num_groups=2, loss_args=["alpha=2"])
+    assert plan.loss.hyper_parameters()["alpha"] == 2 and plan.loss.hyper_parameters()["warmup_epochs"] == 0.2
+    assert plan.args.num_train_epochs == 3 and plan.args.learning_rate == 0.2
+    assert plan.images.data.args.image_size == 16 and plan.images.groups.num_groups == 2
+
+
+def test_without_recommendations_the_defaults_hold(plan_of):
+    plan = plan_of(recommend=False)
+    values = plan.loss.hyper_parameters()
+    assert (values["alpha"], values["beta"], values["warmup_epochs"]) == (6, 6, 0)
+    assert plan.args.num_train_epochs == 3 and plan.args.learning_rate == 5e-5 and plan.reason == ""
+
+
+def test_the_weights_follow_the_seed(plan_of):
+    one, same, other = (plan_of(seed=seed).network.state_dict() for seed in (1, 1, 2))
+    name = "classifier.weight"
+    assert torch.equal(one[name], same[name]) and not torch.equal(one[name], other[name])
+
+
+@pytest.mark.parametrize("given", [{"alpha": 3}, ["alpha=3"], [json.dumps({"alpha": 3})]])
+def test_arguments_of_the_loss_as_python_flags_and_yaml_have_them(plan_of, given):
+    assert plan_of(loss_args=given).loss.hyper_parameters()["alpha"] == 3
+
+
+def test_the_plain_student_is_not_trained_twice(plan_of):
+    assert not plan_of(loss="ce", max_steps=1).choices.plain_student
+    plan = plan_of(loss="ce", loss_args={"ce": "balanced_softmax"}, max_steps=1)
+    assert plan.choices.plain_student and plan.cache_bytes is None
+
+
+def test_kd_from_an_adjusted_teacher(plan_of):
+    prior = plan_of(loss="kd", adjust_teacher=True).loss.teacher_log_prior
+    assert prior.exp() == pytest.approx(torch.tensor([38, 18, 8]) / 64)
+
+
+def test_old_names_work_with_a_warning(plan_of):
+    with pytest.warns(FutureWarning, match="eval_share is now called eval_fraction"):
+        assert plan_of(eval_share=0.4).images.holdout.per_class == 4
+    with pytest.warns(FutureWarning, match="recipe is now called preset"):
+        assert plan_of(recipe="paper").args.preset == "paper"
+
+
+def test_none_is_what_was_not_set(plan_of):
+    assert plan_of(num_train_epochs=None, loss_args=None).epochs == 240
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"eval_fraction": 0.01}, "too few to hold out 1% of it for evaluation"),
+        ({"data": "nowhere"}, "--data 'nowhere' is no folder here"),
+        ({"pair": ["vgg13"]}, "must be two names"),
+        ({"adjust_teacher": True}, "goes with --loss kd alone"),
+        ({"loss_args": ["alpha"]}, "must have the form name=value"),
+        ({"lr_decay": 2}, "lr_decay=2 is not valid"),
+        ({"loss": "mine"}, "There is no loss 'mine'"),
+    ],
+)
+def test_errors_are_one_sentence(plan_of, settings, message):
+    with pytest.raises(ValueError) as error:
+        plan_of(**settings)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_push_needs_a_login(plan_of, monkeypatch):
+    monkeypatch.setattr("hf_ltkd.workflow.plan.get_token", lambda: None)
+    with pytest.raises(ValueError, match="needs a login: run `hf auth login`"):
+        plan_of(push="me/small")
+    assert plan_of(push="me/small", hub_token="x").args.hub_model_id == "me/small"
+
+
+def test_nothing_is_overwritten(plan_of, home, tmp_path):
+    with pytest.raises(ValueError, match="holds a model or an unfinished training already"):
+        plan_of(output_dir=home.student)
+    assert plan_of(output_dir=home.student, resume_from_checkpoint="true").args.resume_from_checkpoint is True
+    with pytest.raises(ValueError, match="holds a model"):
+        plan_teacher(model="resnet8", data=home.photos, output_dir=home.teacher)
+
+
+def test_another_number_or_order_of_classes(plan_of, home, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("classes")
+    for name in ("blue", "green"):
+        (folder / name).symlink_to(f"{home.photos}/{name}")
+    with pytest.raises(ValueError, match="has 3 classes, the data 2: train one on them first: hf-ltkd train-teacher"):
+        plan_of(data=folder)
+    (folder / "blue").rename(folder / "yellow")
+    (folder / "orange").symlink_to(f"{home.photos}/red")
+    with pytest.raises(ValueError, match="Class 0 is 'blue' for the model"):
+        plan_of(data=folder)

@@ -1,0 +1,65 @@
+"""Where to start, for someone without time to search."""
+
+import pytest
+from transformers import BitImageProcessor, ViTImageProcessor
+
+from hf_ltkd import DistillationTrainingArguments
+from hf_ltkd.workflow.recommend import (
+    epochs_of,
+    merge_training,
+    recommend_images,
+    recommend_num_groups,
+    recommend_training,
+    recommend_weights,
+    training_arguments,
+)
+
+
+def test_weights():
+    assert recommend_weights(10, 30).values == {"alpha": 1, "beta": 1, "temperature": 4, "warmup_epochs": 2}
+    assert recommend_weights(100, 60).values == {"alpha": 6, "beta": 6, "temperature": 4, "warmup_epochs": 4}
+    assert "warmup_epochs" not in recommend_weights(10).values
+
+
+def test_groups():
+    assert recommend_num_groups(2).values == {"num_groups": 2}
+    assert "20 groups are worth a second run" in recommend_num_groups(100).reason
+
+
+def test_training():
+    fresh = recommend_training(10_948, "resnet8x4", is_pretrained=False).values
+    assert fresh["num_train_epochs"] == 58 and fresh["learning_rate"] == 0.05 and fresh["preset"] == "paper"
+    for name in ("mobilenet_v2", "CifarShuffleNetV1ForImageClassification"):
+        assert recommend_training(100, name, False).values["learning_rate"] == 0.01
+    assert [recommend_training(n, "x", False).values["num_train_epochs"] for n in (100, 10**6)] == [240, 30]
+    tuned = recommend_training(10_948, "microsoft/resnet-18", is_pretrained=True)
+    assert "preset" not in tuned.values and tuned.values["num_train_epochs"] == 17
+    own = merge_training(tuned, {"preset": "paper"})
+    assert DistillationTrainingArguments("x", **own, use_cpu=True).num_train_epochs == 240
+
+
+def test_images_that_are_decoded_each_time_get_workers(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    recommended = recommend_training(100, "resnet8", False)
+    assert training_arguments({"output_dir": "x"}, recommended, "resized").dataloader_num_workers == 4
+    assert training_arguments({"output_dir": "x"}, recommended, "padded").dataloader_num_workers == 0
+    given = {"output_dir": "x", "dataloader_num_workers": 1}
+    assert training_arguments(given, recommended, "resized").dataloader_num_workers == 1
+
+
+def test_epochs_of_a_number_of_steps():
+    args = {"output_dir": "x", "per_device_train_batch_size": 16, "use_cpu": True}
+    assert epochs_of(DistillationTrainingArguments(num_train_epochs=7, **args), 100) == 7
+    # 100 images are 7 batches; 14 steps of two batches are four epochs.
+    steps = DistillationTrainingArguments(max_steps=14, gradient_accumulation_steps=2, **args)
+    assert epochs_of(steps, 100) == pytest.approx(4)
+
+
+def test_large_images_are_not_kept_in_memory():
+    assert recommend_images(None, None) == {}
+    assert recommend_images(None, None, 224) == {"image_size": 224, "crop": "resized"}
+    size = {"height": 32, "width": 32}
+    processor = ViTImageProcessor(size=size)
+    assert recommend_images(processor, None) == {"image_size": 32, "crop_padding": 4}
+    assert recommend_images(processor, None, 16)["image_size"] == 16
+    assert recommend_images(BitImageProcessor(crop_size=size), None)["image_size"] == 32
