@@ -13,7 +13,7 @@ from hf_ltkd import _moved
 
 MODULES = """
 analysis checkpoints checks cli commands data data.arguments data.augment data.benchmarks data.holdout data.image_files
-data.images data.lazy data.long_tail data.sources distill engines estimate groups hub hub_trainer inputs logit_files
+data.images data.lazy data.long_tail data.sources engines estimate groups hub hub_trainer inputs logit_files
 losses losses.balanced_softmax losses.base losses.bkd losses.catkd losses.checks losses.class_balanced
 losses.closed_form losses.dist losses.dkd losses.features losses.kd losses.logit_adjustment losses.ltkd
 losses.published losses.reviewkd losses.triton_kernels metrics metrics.group_accuracy

@@ -288,9 +288,7 @@ def test_padding_alone_is_nan():
 
 def test_labels_that_do_not_fit_the_logits(example):
     logits, labels = example
-    with pytest.raises(
-        ValueError, match=r"Predictions of shape \(200,\) and references of shape \(200, 1\) do not fit"
-    ):
+    with pytest.raises(ValueError, match=r"Predictions of shape \(200, 7\) and labels of shape \(200, 1\) do not fit"):
         group_accuracy(ClassGroups(GROUP_OF_CLASS))(EvalPrediction(logits, labels[:, None]))
 
 

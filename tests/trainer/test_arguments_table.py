@@ -100,7 +100,7 @@ KEEPS = [
     {"batch_eval_metrics": True, "eval_strategy": "steps", "eval_steps": 2},
     {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1, "save_only_model": True},
     {"save_strategy": "epoch", "save_on_each_node": True, "restore_callback_states_from_checkpoint": True},
-    {"include_num_input_tokens_seen": "all", "skip_memory_metrics": False, "torch_empty_cache_steps": 1},
+    {"include_num_input_tokens_seen": "all", "torch_empty_cache_steps": 1},
     {"debug": "underflow_overflow", "use_cache": True, "remove_unused_columns": True, "ddp_timeout": 60},
     {"auto_find_batch_size": True, "enable_jit_checkpoint": False, "ignore_data_skip": True, "do_train": True},
     {"accelerator_config": {"non_blocking": True}, "label_names": ["labels"]},
@@ -108,7 +108,11 @@ KEEPS = [
 ]
 
 
-@pytest.mark.parametrize("args", KEEPS, ids=lambda args: "-".join(args))
+# Watching memory traces every allocation, which takes long.
+WATCHED = pytest.param({"skip_memory_metrics": False}, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("args", [*KEEPS, WATCHED], ids=lambda args: "-".join(args))
 def test_it_changes_nothing_that_is_learned(tmp_path, plain, args):
     trainer, found = weights(tmp_path, **args)
     assert torch.equal(found, plain)

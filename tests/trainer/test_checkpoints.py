@@ -274,8 +274,8 @@ def test_running_group_mass_is_resumed(tmp_path):
         assert torch.equal(a, b)
 
 
-def train(folder):
-    trainer = make_trainer(folder)
+def train(folder, epochs):
+    trainer = make_trainer(folder, num_train_epochs=epochs)
     trainer.train(resume_from_checkpoint=any(folder.glob("checkpoint-*/trainer_state.json")))
     trainer.save_model()
 
@@ -287,17 +287,18 @@ def forked(function, *arguments):
     return process
 
 
-def test_a_run_that_is_killed_again_and_again_gives_the_same_student(tmp_path):
-    """`kill -9` at moments that have nothing to do with steps, a checkpoint after each of 96 steps."""
-    train(tmp_path / "whole")
-    kills = 0
+@pytest.mark.parametrize(("epochs", "most"), [(3, 2), pytest.param(12, 3, marks=pytest.mark.slow)])
+def test_a_run_that_is_killed_again_and_again_gives_the_same_student(tmp_path, epochs, most):
+    """`kill -9` at moments that have nothing to do with steps, a checkpoint after each of 8 steps an epoch."""
+    train(tmp_path / "whole", epochs)
+    kills, between = 0, 8 * epochs // (most + 2)
     while True:
-        process = forked(train, tmp_path / "killed")
+        process = forked(train, tmp_path / "killed", epochs)
         started = time.monotonic()
         while process.is_alive():
             steps = list((tmp_path / "killed").glob("checkpoint-*"))
             newest = max((int(step.name.rpartition("-")[2]) for step in steps), default=0)
-            if kills < 3 and newest >= 20 * (kills + 1) + 3 * kills:
+            if kills < most and newest >= between * (kills + 1) + kills:
                 time.sleep(0.013 * (kills + 1))
                 process.kill()
                 kills += 1
@@ -308,7 +309,7 @@ def test_a_run_that_is_killed_again_and_again_gives_the_same_student(tmp_path):
         if process.exitcode == 0:
             break
         assert process.exitcode == -signal.SIGKILL
-    assert kills == 3
+    assert kills == most
     whole, killed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
 
