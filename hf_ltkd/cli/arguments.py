@@ -13,12 +13,13 @@ from ..workflow.arguments import (
     DiagnoseArguments,
     DistillArguments,
     EvaluateArguments,
+    ExportArguments,
+    PushArguments,
     SourceArguments,
     TrainingChoices,
     TrainTeacherArguments,
     nearest,
 )
-from ..workflow.hub_arguments import ExportArguments, PushArguments
 
 
 @dataclass

@@ -32,7 +32,7 @@ from ..hub.describe import describe_model, weights_digests
 from ..hub.names import ONNX_FILES
 from ..teacher.live import check_same_classes
 from ..utils import cpu_name, write_json
-from .hub_arguments import ExportArguments
+from .arguments import ExportArguments
 from .inputs import load_classifier, load_processor
 
 
