@@ -333,8 +333,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
 
     @property
     def _evaluates_with_teacher(self) -> bool:
-        args = self.args
-        asked = isinstance(args, DistillationTrainingArguments) and args.eval_with_teacher
+        asked = isinstance(self.args, DistillationTrainingArguments) and self.args.eval_with_teacher
         return asked and self.teacher_model is not None
 
     def _ask_teacher(self, inputs: dict) -> Any:

@@ -150,7 +150,7 @@ def check_arguments(args: TrainingArguments, student: Any, compute_metrics: Any)
         "parallelism_config": (args.parallelism_config is not None, "the losses need whole logits of whole batches"),
         "label_names": (args.label_names not in (None, ["labels"]), "the losses read the column 'labels'"),
         "accelerator_config": (
-            args.world_size > 1 and not args.accelerator_config.even_batches,
+            args.world_size > 1 and not args.accelerator_config.even_batches,  # type: ignore[union-attr]
             "even_batches=False gives the ranks different numbers of batches, and one would wait for the other",
         ),
         "neftune_noise_alpha": (
