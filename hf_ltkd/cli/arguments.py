@@ -60,6 +60,11 @@ COMMANDS = {
         "hf-ltkd diagnose --teacher me/big-vit --data ./photos",
         (DiagnoseArguments, *IMAGES),
     ),
+    "check": Command(
+        "Opens every image once: which files are used for what, which are damaged, skipped, or there twice.",
+        "hf-ltkd check --data ./photos",
+        IMAGES,
+    ),
     "evaluate": Command(
         "Accuracy of a saved model for head, medium and tail.",
         "hf-ltkd evaluate --model student --data ./photos",

@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers.utils.logging import disable_progress_bar
 
-from ..workflow import diagnose, distill, evaluate, export, push, train_teacher
+from ..workflow import check, diagnose, distill, evaluate, export, push, train_teacher
 from ..workflow.estimate import estimate
 from ..workflow.plan import make_plan, plan_teacher
 from . import text
@@ -45,10 +45,18 @@ def run_train_teacher(dry_run: bool = False, **settings: Any) -> None:
         text.print_teacher(plan, train_teacher.run(plan))
 
 
+def run_check(**settings: Any) -> None:
+    report = check.check(**settings)
+    text.say("Images", *report.describe())
+    if not report.ok:
+        raise ValueError("mend what is listed above, or leave damaged images out with --skip_damaged.")
+
+
 RUN = {
     "distill": run_distill,
     "train-teacher": run_train_teacher,
     "diagnose": lambda **settings: text.print_diagnosis(diagnose.diagnose(**settings)),
+    "check": run_check,
     "evaluate": lambda **settings: text.print_evaluation(evaluate.evaluate(**settings)),
     "push": lambda **settings: text.say("Pushed", push.push(**settings).commit_url),
     "export": lambda **settings: text.say("ONNX", *describe_export(export.export(**settings))),

@@ -16,6 +16,7 @@ From a biased teacher and a long-tailed folder of images to a small student.
                   compare, write the model card
   train-teacher   train a classifier by cross-entropy
   diagnose        whom a teacher favours: head, medium or tail
+  check           which image files are used, damaged, skipped, or there twice
   evaluate        accuracy of a saved model for head, medium and tail
   push            send a student's folder to the Hub
   export          write a student as ONNX, check and measure it

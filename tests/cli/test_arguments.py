@@ -26,6 +26,7 @@ FLAGS = {
         eval_with_teacher resume_from_checkpoint""".split(),
     "train-teacher": "model data eval_share recipe push_to_hub hub_model_code".split(),
     "diagnose": "teacher picture batch_size data eval_share num_groups student".split(),
+    "check": ["data"],  # not in 0.1.0
     "evaluate": "model batch_size data eval_share".split(),
     "push": "model to private".split(),
     "export": "model teacher images output_dir threads runs".split(),

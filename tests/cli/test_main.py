@@ -1,5 +1,7 @@
 """The console command as a user calls it, on made-up images of three colours."""
 
+import shutil
+
 import pytest
 from photos import TRAINING
 from transformers import AutoModelForImageClassification
@@ -147,3 +149,14 @@ def test_traceback_on_request(monkeypatch):
     monkeypatch.setenv("HF_LTKD_TRACEBACK", "1")
     with pytest.raises(ValueError, match="no command"):
         main(["nothing"])
+
+
+def test_check_names_what_is_wrong(home, tmp_path, capsys):
+    shutil.copytree(home.photos, tmp_path / "photos")
+    assert main(["check", "--data", str(tmp_path / "photos")]) == 0
+    damaged = next((tmp_path / "photos").rglob("*.png"))
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    capsys.readouterr()
+    assert main(["check", "--data", str(tmp_path / "photos")]) == 2
+    said = capsys.readouterr()
+    assert damaged.name in said.out and "1 images cannot be decoded" in said.out and "--skip_damaged" in said.err
