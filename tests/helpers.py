@@ -9,10 +9,16 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+# A fork starts in a moment, where another process would import torch for seconds.
+trains_in_a_fork = pytest.mark.skipif(
+    torch.backends.cuda.is_built(),
+    reason="autograd has threads in a torch for GPUs, and cannot be forked after its use",
+)
 
 
 def load_script(name: str) -> ModuleType:

@@ -12,6 +12,7 @@ import run
 import torch
 from experiment import make_experiment
 from filelock import FileLock
+from helpers import trains_in_a_fork
 from job import Job
 from plan import digest, plan
 from tiny import TINY, lines_of, settled
@@ -71,6 +72,7 @@ def part_of(folder):
     return settled(line for line in lines_of(folder) if line["method"] != "ReviewKD")
 
 
+@trains_in_a_fork
 def test_killed_in_the_teacher_and_in_a_student_and_continued(whole, start, start_in_a_process, tmp_path):
     def die(at):
         saved = []
@@ -96,6 +98,7 @@ def test_killed_in_the_teacher_and_in_a_student_and_continued(whole, start, star
     assert start(tmp_path, *PART) == lines
 
 
+@trains_in_a_fork
 def test_two_processes_share_the_runs(whole, start_in_a_process, tmp_path):
     def count(name):
         perform = run.perform
@@ -110,6 +113,7 @@ def test_two_processes_share_the_runs(whole, start_in_a_process, tmp_path):
     assert sum(counts) >= 5 and min(counts) > 0  # one that has to wait for the logits of another process begins again
 
 
+@trains_in_a_fork
 def test_students_wait_for_a_teacher_that_another_process_trains(whole, start_in_a_process, tmp_path):
     teacher = plan(make_experiment({**TINY}, "tiny", tmp_path))[0].run
     (tmp_path / "locks").mkdir()

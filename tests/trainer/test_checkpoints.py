@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from helpers import trains_in_a_fork
 from safetensors.torch import load_file
 
 from hf_ltkd import (
@@ -287,6 +288,7 @@ def forked(function, *arguments):
     return process
 
 
+@trains_in_a_fork
 @pytest.mark.parametrize(("epochs", "most"), [(3, 2), pytest.param(12, 3, marks=pytest.mark.slow)])
 def test_a_run_that_is_killed_again_and_again_gives_the_same_student(tmp_path, epochs, most):
     """`kill -9` at moments that have nothing to do with steps, a checkpoint after each of 8 steps an epoch."""
@@ -324,6 +326,7 @@ def train_on_a_full_disk(folder, report):
         report.write_text(str(error))
 
 
+@trains_in_a_fork
 def test_a_full_disk_is_explained_and_leaves_earlier_checkpoints(tmp_path):
     make_trainer(tmp_path, max_steps=1).train()
     forked(train_on_a_full_disk, tmp_path, tmp_path / "error.txt").join()
