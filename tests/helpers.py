@@ -17,7 +17,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 # A fork starts in a moment, where another process would import torch for seconds.
 trains_in_a_fork = pytest.mark.skipif(
     torch.backends.cuda.is_built(),
-    reason="autograd has threads in a torch for GPUs, and cannot be forked after its use",
+    reason="autograd has threads in a torch for GPUs, which no fork survives",
 )
 
 
