@@ -122,7 +122,7 @@ def test_sensitivity_as_in_the_paper(axes, tmp_path):
         x, y = varied_beta.lines[0].get_data()
         assert [*x] == [1, 2, 8] and [*y] == pytest.approx([best, 38 - below, 50 - below])
         bars = [segment[:, 1].tolist() for segment in varied_beta.lines[2][0].get_segments()]
-        assert bars[2] == pytest.approx([49 - below, 51 - below])
+        assert bars[2] == pytest.approx([50 - below - 2**0.5, 50 - below + 2**0.5])  # of 49 % and 51 %
         (baseline,) = [line for line in panel.get_lines() if line.get_linestyle() == "--"]
         assert [*baseline.get_ydata()] == pytest.approx([height, height])
     labels = [text.get_text().lstrip("\u200b") for text in axes[0].figure.legends[0].get_texts()]

@@ -26,6 +26,7 @@ from transformers import (
     VivitImageProcessor,
 )
 from transformers.models.auto import image_processing_auto as auto
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from hf_ltkd.data.pixels import Pixels, Resampling, to_rgb
 from hf_ltkd.data.processors import choose_pixels, make_processor, pixels_of, resized
@@ -63,8 +64,11 @@ def assert_their_pixels(processor, images):
 
 
 def all_classes():
-    """Every image processor that transformers can make here without arguments, by name."""
-    names = sorted({name for backends in auto.IMAGE_PROCESSOR_MAPPING_NAMES.values() for name in backends.values()})
+    """Every image processor that transformers can make here without arguments; those of classifiers are quick."""
+    mapping = auto.IMAGE_PROCESSOR_MAPPING_NAMES
+    names = sorted({name for backends in mapping.values() for name in backends.values()})
+    models = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+    classifiers = {name for model in models for name in mapping.get(model, {}).values()}
     for name in names:
         found = auto.get_image_processor_class_from_name(name)
         if found is None or found.__name__ != name:
@@ -73,8 +77,8 @@ def all_classes():
             found()
         except (ImportError, TypeError):  # needs a library that is not here, or (timm's) arguments
             continue
-        large = any(part in name for part in LARGE.split())
-        yield pytest.param(found, id=name, marks=pytest.mark.slow if large else ())
+        quick = name in classifiers and not any(part in name for part in LARGE.split())
+        yield pytest.param(found, id=name, marks=() if quick else pytest.mark.slow)
 
 
 CLASSES = list(all_classes())

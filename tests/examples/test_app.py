@@ -232,6 +232,7 @@ opened[0].close()
 """
 
 
+@pytest.mark.slow
 def test_page_as_a_space(app, hub, elsewhere, folder, classifiers, tmp_path):
     """From a Hub on loopback, without `hf_ltkd`, asked over HTTP."""
     with use_hub(hub, tmp_path):

@@ -72,7 +72,7 @@ def test_logits_are_those_of_the_live_teacher_bit_for_bit(tmp_path, dtype):
     assert not torch.equal(cache.logits([0, 1], 0), cache.logits([0, 1], 1))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_training_gives_the_same_weights_as_with_the_live_teacher(tmp_path, workers):
     teacher = network()
 
