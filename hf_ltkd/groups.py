@@ -1,6 +1,5 @@
 """Which class is head, medium or tail (Sec. 4.1 of the LTKD paper)."""
 
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .utils import listed, write_json
+from .utils import listed, load_json, write_json
 
 
 CLASS_GROUPS_NAME = "class_groups.json"
@@ -173,8 +172,9 @@ class ClassGroups:
 
         Raises:
             `FileNotFoundError`: if `directory` has no `class_groups.json`.
+            `ValueError`: if it is damaged.
         """
-        return cls.from_dict(json.loads((Path(directory) / CLASS_GROUPS_NAME).read_text(encoding="utf-8")))
+        return load_json(Path(directory) / CLASS_GROUPS_NAME, cls)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ClassGroups) and self.to_dict() == other.to_dict()

@@ -6,12 +6,15 @@ import os
 import platform
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -45,9 +48,31 @@ def _as_json(values: Any) -> Any:
 
 
 def read_json(path: str | os.PathLike) -> dict[str, Any]:
-    """What `path` holds; an empty dict if there is no such file."""
-    path = Path(path)
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """
+    What `path` holds; an empty dict if there is no such file.
+
+    Raises:
+        `ValueError`: if it holds no JSON object.
+    """
+    return load_json(path, dict) if Path(path).is_file() else {}
+
+
+def load_json(path: str | os.PathLike, make: Callable[..., T]) -> T:
+    """
+    `make(**values)` of what `path` holds.
+
+    Raises:
+        `FileNotFoundError`: if there is no such file.
+        `ValueError`: if it holds no JSON object, or not what `make` takes.
+    """
+    text = Path(path).read_bytes()
+    try:
+        return make(**json.loads(text))
+    except (ValueError, TypeError, RecursionError) as error:
+        reason = "it is empty" if not text.strip() else one_line(error)
+        raise ValueError(
+            f"{str(path)!r} is damaged, or of another kind ({reason}): write it again, or remove it."
+        ) from error
 
 
 def file_crc32(path: str | os.PathLike) -> int:

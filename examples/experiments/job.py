@@ -112,7 +112,15 @@ def shuffle_classes(splits: DatasetDict, column: str, seed: int) -> DatasetDict:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    lines = []
+    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else [], start=1):
+        try:
+            lines.append(dict(json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"Line {number} of {str(path)!r} is damaged ({error}): remove it, and run.py makes its run again."
+            ) from error
+    return lines
 
 
 def append(path: Path, lines: list[dict[str, Any]]) -> None:

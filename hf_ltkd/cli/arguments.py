@@ -193,7 +193,10 @@ def read_config(path: str) -> list[str]:
     """A YAML file as command line arguments, so that both are checked alike."""
     import yaml
 
-    values = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8")) or {}
+    try:
+        values = yaml.safe_load(Path(path).expanduser().read_bytes()) or {}
+    except (yaml.YAMLError, UnicodeError) as error:
+        raise ValueError(f"The configuration {path!r} is no YAML: {error}.") from error
     if not isinstance(values, dict):
         raise ValueError(f"The configuration {path!r} must hold lines of the form name: value.")
     arguments = []

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..utils import listed
 from .pixels import scale_and_offset
 
 
@@ -123,7 +124,10 @@ class LabelledImages(torch.utils.data.Dataset):
                 f"The images are on {self.device}, which worker processes cannot use: set dataloader_num_workers=0, "
                 "or keep the images on the CPU."
             )
-        index = np.asarray(indices) % len(self)  # -1 is the last one
+        index = np.asarray(indices, dtype=np.int64)
+        if ((index < -len(self)) | (index >= len(self))).any():  # also where a for loop ends
+            raise IndexError(f"There are the examples 0 to {len(self) - 1}, not {listed(index.tolist())}.")
+        index %= len(self)  # -1 is the last one
         bits = random_bits(self.seed, index.astype(np.uint64), self.view)
         mirrored = uniform_integers(bits, 42, 2).astype(bool) & (self.augment and self.horizontal_flip)
         pixels = {**self._pixels(index, bits, mirrored), "labels": self.labels[index]}

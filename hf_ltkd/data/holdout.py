@@ -1,6 +1,5 @@
 """An evaluation part, split off the training images where a dataset has no other."""
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict
 
-from ..utils import listed, write_json
+from ..utils import listed, load_json, write_json
 from .arguments import PRESETS, DataArguments
 from .check import repeated, shared_rows
 from .images import ImageData, load_image_data
@@ -87,9 +86,9 @@ class Holdout:
 
         Raises:
             `FileNotFoundError`: if `directory` has none.
+            `ValueError`: if it is damaged.
         """
-        values = json.loads((Path(directory) / HOLDOUT_NAME).read_text(encoding="utf-8"))
-        return cls(**{RENAMED.get(name, name): value for name, value in values.items()})
+        return load_json(Path(directory) / HOLDOUT_NAME, lambda **v: cls(**{RENAMED.get(n, n): v[n] for n in v}))
 
 
 def hold_out(

@@ -1,6 +1,5 @@
 """Long-tailed splits of balanced datasets (Eq. 15 of the LTKD paper)."""
 
-import json
 import math
 import os
 import warnings
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset
 
-from ..utils import listed, write_json
+from ..utils import listed, load_json, write_json
 
 
 SPLIT_NAME = "long_tail.json"
@@ -117,9 +116,14 @@ class LongTailSplit:
 
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike) -> "LongTailSplit":
-        """Reads `long_tail.json` back."""
-        values = json.loads((Path(directory) / SPLIT_NAME).read_text(encoding="utf-8"))
-        return cls(**{RENAMED.get(name, name): value for name, value in values.items()})
+        """
+        Reads `long_tail.json` back.
+
+        Raises:
+            `FileNotFoundError`: if `directory` has none.
+            `ValueError`: if it is damaged.
+        """
+        return load_json(Path(directory) / SPLIT_NAME, lambda **v: cls(**{RENAMED.get(n, n): v[n] for n in v}))
 
 
 def make_long_tailed(

@@ -272,8 +272,8 @@ class CachedTeacherDataset(Dataset):
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
         # The dataset's view is in shared memory: pixels and logits agree on it in worker processes, too.
-        logits = self.cache.logits(np.asarray(indices) % len(self), self.dataset.view)
         items = self.dataset.__getitems__(indices)
+        logits = self.cache.logits(np.asarray(indices) % len(self), self.dataset.view)
         return [{**item, "teacher_logits": row} for item, row in zip(items, logits, strict=True)]
 
 

@@ -5,12 +5,13 @@ import json
 import logging
 import os
 import shutil
+import zipfile
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Trainer
@@ -18,6 +19,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..data.augment import LabelledImages
 from ..groups import ClassGroups
+from ..hub.names import ARGUMENTS_NAME
 from ..losses.base import DistillationLoss
 from ..teacher.cache import CachedTeacherDataset, TeacherCache
 from ..teacher.live import teacher_fingerprint
@@ -93,7 +95,10 @@ def describe_data(dataset: Any) -> dict[str, Any]:
         view = dataset.view
         dataset.set_epoch(0)
         some = np.linspace(0, len(dataset) - 1, num=min(16, len(dataset))).round().astype(int).tolist()
-        description["means"] = [item["pixel_values"].mean().item() for item in dataset.__getitems__(some)]
+        items = dataset.__getitems__(some)
+        for name, means in (("pixel_values", "means"), ("teacher_pixel_values", "teacher_means")):
+            if name in items[0]:
+                description[means] = [item[name].mean().item() for item in items]
         dataset.set_epoch(view)
     return description
 
@@ -161,8 +166,9 @@ def _same(saved: Any, value: Any) -> bool:
 def _differing(saved: dict[str, Any], value: dict[str, Any]) -> list[str]:
     """The names that both have, with other values."""
     names = [name for name in value if name in saved and saved[name] != value[name]]
-    if "means" in names and np.allclose(saved["means"], value["means"], rtol=0, atol=0.01):  # by another decoder
-        names.remove("means")
+    for means in ("means", "teacher_means"):
+        if means in names and np.allclose(saved[means], value[means], rtol=0, atol=0.01):  # by another decoder
+            names.remove(means)
     return names
 
 
@@ -199,22 +205,44 @@ def incomplete(checkpoint: str | os.PathLike) -> str | None:
         return "there is no such folder"
     if not (folder / TRAINER_STATE_NAME).is_file():
         return f"it has no {TRAINER_STATE_NAME}, which is written last, so it is not complete"
-    for name in (TRAINER_STATE_NAME, MANIFEST_NAME):  # the plain Trainer's have no manifest
+    for name in (TRAINER_STATE_NAME, MANIFEST_NAME):
         try:
             manifest = read_json(folder / name)
         except ValueError:
-            return f"its {name} is cut short"
-    for name, size in manifest.get("files", {}).items():
+            return f"its {name} is cut short or damaged"
+    is_ours = (folder / ARGUMENTS_NAME).is_file()  # the plain Trainer's have no manifest
+    if is_ours and "examples_per_step" not in manifest:
+        return f"its {MANIFEST_NAME} is missing or damaged"
+    sizes, crc32 = manifest.get("files", {}), manifest.get("crc32", {})
+    for name, size in sizes.items():
         path = folder / name
         if not path.is_file():
             return f"its {name} is missing"
         if path.stat().st_size != size:
             return f"its {name} has {path.stat().st_size} instead of {size} bytes"
-        if file_crc32(path) != manifest.get("crc32", {}).get(name, file_crc32(path)):
+        if name in crc32 and file_crc32(path) != crc32[name]:
             return f"its {name} is damaged: its CRC-32 is not that which was written"
     if not any((folder / name).exists() for name in OPTIMIZER_NAMES):
         return "it has no state of the optimizer, which save_only_model=True leaves out"
+    if not sizes:  # of the plain Trainer, or of a run that was killed before it sealed the checkpoint
+        for name in ("*.safetensors", "rng_state*.pth", "scheduler.pt"):
+            if (folder / "optimizer.pt").is_file() and not any(folder.glob(name)):
+                return f"its {name} is missing"
+        return next((f"its {path.name} is damaged" for path in sorted(folder.iterdir()) if _is_damaged(path)), None)
     return None
+
+
+def _is_damaged(path: Path) -> bool:
+    """Whether a file that nobody has a checksum of can't be read: what torch writes is a zip archive, with its own."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt"):
+                return False
+        if path.suffix == ".json":
+            json.loads(path.read_bytes())
+        return path.suffix in (".pt", ".pth", ".bin") and zipfile.ZipFile(path).testzip() is not None
+    except (SafetensorError, ValueError, zipfile.BadZipFile):
+        return True
 
 
 def last_complete_checkpoint(output_dir: str | os.PathLike) -> str:
@@ -280,7 +308,8 @@ class CheckpointMixin(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         is_checkpoint = _internal_call and output_dir is not None
-        check_finite(self.model, f"saved to {str(output_dir or self.args.output_dir)!r}")  # type: ignore[arg-type]
+        for network in (self.model, self.distillation_loss):
+            check_finite(network, f"saved to {str(output_dir or self.args.output_dir)!r}")  # type: ignore[arg-type]
         if is_checkpoint:
             self.unsealed = Path(output_dir)  # type: ignore[arg-type]
         super().save_model(output_dir, _internal_call)

@@ -1,9 +1,9 @@
 """What a training leaves in its folder, and what came out of it."""
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..data.images import ImageData
 from ..groups import ClassGroups
 from ..hub.names import COMPARISON_NAME
 from ..trainer.trainer import DistillationTrainer
-from ..utils import write_json
+from ..utils import load_json, write_json
 from .inputs import Images
 from .plan import TrainingPlan
 
@@ -61,9 +61,9 @@ class Comparison:
 
         Raises:
             `FileNotFoundError`: if `directory` has none.
+            `ValueError`: if it is damaged.
         """
-        values = json.loads((Path(directory) / COMPARISON_NAME).read_text(encoding="utf-8"))
-        return cls(**values, output_dir=Path(directory))
+        return load_json(Path(directory) / COMPARISON_NAME, partial(cls, output_dir=Path(directory)))
 
     def card_arguments(self) -> dict[str, Any]:
         """What it tells [`write_model_card`]."""
