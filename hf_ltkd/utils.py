@@ -5,6 +5,7 @@ import math
 import os
 import platform
 import re
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 
 T = TypeVar("T")
@@ -82,6 +84,31 @@ def file_crc32(path: str | os.PathLike) -> int:
         while block := file.read(1 << 20):
             crc32 = zlib.crc32(block, crc32)
     return crc32
+
+
+def is_damaged(path: Path) -> bool:
+    """Whether a file that nobody has a checksum of can't be read: what torch writes is a zip archive, with its own."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt"):
+                return False
+        if path.suffix == ".json":
+            json.loads(path.read_bytes())
+        return path.suffix in (".pt", ".pth", ".bin") and zipfile.ZipFile(path).testzip() is not None
+    except (SafetensorError, ValueError, zipfile.BadZipFile):
+        return True
+
+
+def check_model_files(folder: str | os.PathLike) -> None:
+    """
+    Raises:
+        `ValueError`: if a file of a saved model, in a folder here, is damaged; it names the file.
+    """
+    for name in ("config.json", "preprocessor_config.json", "processor_config.json"):
+        read_json(Path(folder) / name)
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        if is_damaged(path):
+            raise ValueError(f"{str(path)!r} is damaged or not complete: save the model again, or get another copy.")
 
 
 def parse_values(flag: str, items: Sequence[str]) -> dict[str, Any]:

@@ -124,10 +124,12 @@ class LabelledImages(torch.utils.data.Dataset):
                 f"The images are on {self.device}, which worker processes cannot use: set dataloader_num_workers=0, "
                 "or keep the images on the CPU."
             )
-        index = np.asarray(indices, dtype=np.int64)
+        index = np.asarray(indices, dtype=None if len(indices) else int)
+        if index.dtype.kind not in "iu" or index.ndim != 1:
+            raise TypeError(f"Examples are asked for by whole numbers, not by {listed(list(indices))}.")
         if ((index < -len(self)) | (index >= len(self))).any():  # also where a for loop ends
             raise IndexError(f"There are the examples 0 to {len(self) - 1}, not {listed(index.tolist())}.")
-        index %= len(self)  # -1 is the last one
+        index = index % len(self)  # -1 is the last one
         bits = random_bits(self.seed, index.astype(np.uint64), self.view)
         mirrored = uniform_integers(bits, 42, 2).astype(bool) & (self.augment and self.horizontal_flip)
         pixels = {**self._pixels(index, bits, mirrored), "labels": self.labels[index]}

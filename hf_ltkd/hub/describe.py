@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.utils.sha import sha_fileobj
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -34,9 +35,8 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
     if not isinstance(model, PreTrainedModel):
         return {**description, **_sizes(model)}
     config = copy.deepcopy(model.config)
-    name = config.name_or_path or ""
-    if "/" in name and is_hub_id(name) and not os.path.exists(name):
-        description["name"] = name  # on the Hub, not a folder
+    if hub_id(model) is not None:
+        description["name"] = hub_id(model)
     try:
         with torch.device("meta"):
             empty = network(config).to(dtype=model.dtype).eval()  # type: ignore[call-arg]
@@ -88,6 +88,17 @@ def onnx_measurements(folder: Path) -> dict[str, Any] | None:
     return measured
 
 
+def hub_id(model: PreTrainedModel) -> str | None:
+    """
+    The repository that a model was loaded from, `None` if that was a folder, also one that is gone by now: of what
+    comes from the Hub there is a copy in its cache.
+    """
+    name = model.config.name_or_path or ""
+    if os.path.exists(name) or not is_hub_id(name) or "/" not in name:
+        return None
+    return name if isinstance(try_to_load_from_cache(name, "config.json"), str) else None
+
+
 def is_hub_id(name: str) -> bool:
     """Whether a repository of the Hub may have this name."""
-    return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) is not None
+    return re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) is not None

@@ -43,7 +43,7 @@ def published_files(folder: str | os.PathLike) -> list[str]:
     and what belongs to it, if `hf-ltkd export` made them from the very weights that are there.
 
     Raises:
-        `ValueError`: if the folder has no `config.json` or no safetensors weights.
+        `ValueError`: if the folder has no `config.json` or no safetensors weights, or one of its files is damaged.
     """
     files = files_to_publish(Path(folder))
     if "config.json" not in files or not any(name.endswith(".safetensors") for name in files):
@@ -51,6 +51,9 @@ def published_files(folder: str | os.PathLike) -> list[str]:
             f"{str(folder)!r} holds no trained model (config.json and model.safetensors): give the folder that "
             "trainer.save_model() wrote."
         )
+    for name in files:
+        if name.endswith(".json"):
+            read_json(Path(folder) / name)
     return files
 
 

@@ -1,6 +1,7 @@
 """Where teacher logits come from: a live model."""
 
 import hashlib
+import os
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -9,6 +10,8 @@ import transformers
 from torch import nn
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, PreTrainedModel
+
+from ..utils import check_model_files
 
 
 # The last words of a saved model's class name, and the class that loads it.
@@ -22,22 +25,25 @@ AUTO_CLASSES = {
 }
 
 
-def load_teacher(teacher: str | nn.Module) -> nn.Module:
+def load_teacher(teacher: str | os.PathLike | nn.Module) -> nn.Module:
     """
     A teacher that never trains: in eval mode and without gradients.
 
     Args:
-        teacher (`str` or `torch.nn.Module`): A model, or the Hub id or folder of a classifier of images, text, tokens,
-            audio or video.
+        teacher (`str`, `os.PathLike` or `torch.nn.Module`): A model, or the Hub id or folder of a classifier of
+            images, text, tokens, audio or video.
 
     Raises:
-        `ValueError`: if the saved model is no classifier.
+        `ValueError`: if the saved model is no classifier, or one of its files is damaged.
     """
-    model = _load_classifier(teacher) if isinstance(teacher, str) else teacher
+    if not isinstance(teacher, str | os.PathLike | nn.Module):
+        raise ValueError(f"The teacher is {type(teacher).__name__}: give a model, or its Hub id or folder.")
+    model = teacher if isinstance(teacher, nn.Module) else _load_classifier(os.fspath(teacher))
     return gather_teacher(model).eval().requires_grad_(False)
 
 
 def _load_classifier(name: str) -> nn.Module:
+    check_model_files(name)
     config = AutoConfig.from_pretrained(name)
     architectures = config.architectures or ["unknown"]
     for suffix, auto_class in AUTO_CLASSES.items():

@@ -5,13 +5,12 @@ import json
 import logging
 import os
 import shutil
-import zipfile
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Trainer
@@ -23,7 +22,7 @@ from ..hub.names import ARGUMENTS_NAME
 from ..losses.base import DistillationLoss
 from ..teacher.cache import CachedTeacherDataset, TeacherCache
 from ..teacher.live import teacher_fingerprint
-from ..utils import file_crc32, read_json, replacing, write_json
+from ..utils import file_crc32, is_damaged, read_json, replacing, write_json
 from .checks import check_finite, labels_at_hand
 
 
@@ -228,21 +227,8 @@ def incomplete(checkpoint: str | os.PathLike) -> str | None:
         for name in ("*.safetensors", "rng_state*.pth", "scheduler.pt"):
             if (folder / "optimizer.pt").is_file() and not any(folder.glob(name)):
                 return f"its {name} is missing"
-        return next((f"its {path.name} is damaged" for path in sorted(folder.iterdir()) if _is_damaged(path)), None)
+        return next((f"its {path.name} is damaged" for path in sorted(folder.iterdir()) if is_damaged(path)), None)
     return None
-
-
-def _is_damaged(path: Path) -> bool:
-    """Whether a file that nobody has a checksum of can't be read: what torch writes is a zip archive, with its own."""
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, "pt"):
-                return False
-        if path.suffix == ".json":
-            json.loads(path.read_bytes())
-        return path.suffix in (".pt", ".pth", ".bin") and zipfile.ZipFile(path).testzip() is not None
-    except (SafetensorError, ValueError, zipfile.BadZipFile):
-        return True
 
 
 def last_complete_checkpoint(output_dir: str | os.PathLike) -> str:

@@ -204,8 +204,7 @@ def check_finite(network: nn.Module, refused: str) -> None:
             wrong.append(name)
     if wrong:
         raise FloatingPointError(
-            f"The student is not {refused}, because {len(wrong)} tensors of the {type(network).__name__} hold NaN or "
-            f"Inf: {listed(wrong)}. "
+            f"The student is not {refused}, because {len(wrong)} of its tensors hold NaN or Inf: {listed(wrong)}. "
             "Lower the learning rate, clip the gradient (max_grad_norm), or resume from the last checkpoint, which is "
             "untouched."
         )

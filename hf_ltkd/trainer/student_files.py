@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable
 from concurrent.futures import Future, wait
 from functools import cached_property
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 import transformers
 from huggingface_hub import CommitInfo
+from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import EvalLoopOutput, HubStrategy
@@ -41,12 +43,14 @@ from ..losses.base import DistillationLoss
 from ..metrics import class_ids, group_accuracy, without_prefix
 from ..metrics.group_accuracy.group_accuracy import class_accuracies
 from ..teacher.cache import TeacherCache
-from ..utils import write_json
+from ..utils import one_line, write_json
 from .checkpoints import TRAINER_STATE_NAME
 from .training_args import DistillationTrainingArguments, public_arguments
 
 
 logger = logging.getLogger(__name__)
+
+SECONDS_UNTIL_THERE_IS_ROOM = 60
 
 
 class StudentFilesMixin(Trainer):
@@ -127,7 +131,46 @@ class StudentFilesMixin(Trainer):
         return None
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As `Trainer.save_model`, but a push that fails is logged: the student is on disk, and the script goes on."""
+        """
+        As `Trainer.save_model`, but a student is never lost: where its folder cannot be written, it is put into a new
+        one among the system's temporary files; where that is full too, this waits for room. A push that fails is
+        logged, and the script goes on.
+
+        Raises:
+            `OSError`: if the student is elsewhere than in its folder; it says where.
+        """
+        try:
+            self._write_student(output_dir)
+        except (OSError, SafetensorError) as error:
+            if _internal_call or not self.args.should_save or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise  # checkpoints have messages of their own; ranks that write together cannot be asked again
+            raise OSError(self._put_elsewhere(str(output_dir or self.args.output_dir), error)) from error
+        if self.args.push_to_hub and not _internal_call:
+            try:
+                self.push_to_hub(commit_message="Model save")
+            except OSError as error:
+                logger.error("%s", error)
+
+    def _put_elsewhere(self, folder: str, error: Exception) -> str:
+        """Writes the student where there is room, and says where that is."""
+        while True:
+            elsewhere = tempfile.mkdtemp(prefix="hf_ltkd-student-")
+            try:
+                self._write_student(elsewhere)
+                return (
+                    f"The student could not be written to {folder!r} ({one_line(error)}) and is in {elsewhere!r}: "
+                    "make room and move it, before the temporary files are cleared."
+                )
+            except (OSError, SafetensorError) as full:
+                shutil.rmtree(elsewhere, ignore_errors=True)
+                logger.error(
+                    "The trained student can be written neither to %r (%s) nor to %r (%s): this waits until there is "
+                    "room in the latter, and tries again every %d seconds.",
+                    *(folder, one_line(error), tempfile.gettempdir(), one_line(full), SECONDS_UNTIL_THERE_IS_ROOM),
+                )
+            time.sleep(SECONDS_UNTIL_THERE_IS_ROOM)
+
+    def _write_student(self, output_dir: str | None) -> None:
         untied = self.model.register_state_dict_post_hook(_untie)  # type: ignore[union-attr]
         try:
             super().save_model(output_dir, _internal_call=True)
@@ -142,11 +185,6 @@ class StudentFilesMixin(Trainer):
             write_json(folder / RUN_NAME, self.run_description)
             if self.class_groups is not None:
                 self.class_groups.save_pretrained(folder)
-        if self.args.push_to_hub and not _internal_call:
-            try:
-                self.push_to_hub(commit_message="Model save")
-            except OSError as error:
-                logger.error("%s", error)
 
     def create_model_card(self, **kwargs) -> None:  # type: ignore[override]  # more of them
         """Writes `README.md` with pictures into `output_dir`; takes the arguments of [`write_model_card`]."""

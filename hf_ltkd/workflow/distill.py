@@ -1,11 +1,11 @@
 """A student from a teacher and a folder of images, as one call."""
 
 import copy
-from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
+from ..hub.describe import hub_id
 from ..hub.names import BIAS_PICTURE
 from ..losses import CrossEntropyLoss
 from ..teacher.cache import TeacherCache
@@ -48,7 +48,17 @@ def distill(
 
 
 def run(plan: DistillPlan) -> Comparison:
-    """Distils what was planned, compares, and writes everything into the plan's folder."""
+    """
+    Distils what was planned, compares, and writes everything into the plan's folder.
+
+    Raises:
+        `ValueError`: if another process trains into that folder.
+    """
+    with plan.holding_folder():
+        return _run(plan)
+
+
+def _run(plan: DistillPlan) -> Comparison:
     choices, images = plan.choices, plan.images
     plain = copy.deepcopy(plan.network) if choices.plain_student else None  # the same initial weights
     teacher: Any = plan.teacher
@@ -70,12 +80,11 @@ def run(plan: DistillPlan) -> Comparison:
     if plain is not None:
         accuracy["plain student"] = train_plain_student(plan, plain)
     accuracy["this student"] = ours
-    name = None if plan.teacher is None else plan.teacher.name_or_path
     shares = None if plan.bias is None else dict(zip(images.groups.names, plan.bias.probability, strict=True))
     comparison = Comparison(
         dataset=name_dataset(images.data),
         dataset_split="test" if images.holdout is None else "held-out training images",
-        teacher_name=None if not name or Path(name).is_dir() else name,
+        teacher_name=None if plan.teacher is None else hub_id(plan.teacher),
         teacher_probability=shares,
         accuracy=accuracy,
         output_dir=plan.output_dir,

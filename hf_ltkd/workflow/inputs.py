@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset, DatasetDict
-from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -17,7 +16,7 @@ from ..data.pixels import Pixels
 from ..data.processors import choose_pixels, pixels_of
 from ..groups import ClassGroups
 from ..models import create_model
-from ..utils import read_json
+from ..utils import check_model_files, read_json
 from .arguments import SourceArguments
 from .recommend import recommend_images
 
@@ -84,12 +83,13 @@ def load_classifier(model: Model, **kwargs: Any) -> PreTrainedModel:
     A trained image classifier; one that is loaded already is returned as it is.
 
     Raises:
-        `ValueError`: if there is none in the folder or on the Hub.
+        `ValueError`: if there is none in the folder or on the Hub, or one of its files is damaged.
     """
     if isinstance(model, PreTrainedModel):
         return model
-    if isinstance(model, nn.Module):
+    if not isinstance(model, str | os.PathLike):
         raise ValueError(f"The model is a {type(model).__name__}: give a PreTrainedModel, a folder or a Hub id.")
+    check_model_files(model)
     try:
         return AutoModelForImageClassification.from_pretrained(model, **kwargs)
     except (OSError, ValueError) as error:

@@ -2,11 +2,17 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 from huggingface_hub import get_token
 from transformers import PreTrainedModel, set_seed
@@ -33,6 +39,9 @@ from .inputs import (
 from .recommend import Recommendation, epochs_of, recommend_training, recommend_weights, training_arguments
 
 
+LOCK_NAME = ".training.lock"  # a hidden file of the output folder
+
+
 @dataclass(kw_only=True)
 class TrainingPlan:
     """
@@ -57,6 +66,35 @@ class TrainingPlan:
     @property
     def output_dir(self) -> Path:
         return Path(str(self.args.output_dir))
+
+    @contextmanager
+    def holding_folder(self) -> Iterator[None]:
+        """
+        Of two processes that train into one folder the second ends. The lock goes with the process that holds it,
+        however that ends. What a killed one has left half written is removed.
+
+        Raises:
+            `ValueError`: if another process trains into the folder, or has done so since this was planned.
+        """
+        if self.args.process_index != 0:
+            yield
+            return
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        file = self.output_dir / LOCK_NAME
+        holder = file.read_text() if file.is_file() else ""
+        try:
+            lock = filelock.FileLock(file).acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise ValueError(
+                f"Another training writes into {str(self.output_dir)!r} ({holder or 'its process is not known'}): "
+                "wait for it, or choose another --output_dir."
+            ) from error
+        with lock:
+            _check_free(self.output_dir, self.args.resume_from_checkpoint)
+            file.write_text(f"process {os.getpid()} on {platform.node()} since {datetime.now():%Y-%m-%d %H:%M}")
+            for path in (p for pattern in ("*.tmp", "_push-*") for p in self.output_dir.glob(pattern)):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            yield
 
     @property
     def epochs(self) -> float:
@@ -212,7 +250,10 @@ def _prepare(training: dict[str, Any], output_dir: str) -> None:
     resume = training.get("resume_from_checkpoint")
     if str(resume).lower() in ("true", "false"):  # from the command line it comes as a word
         resume = training["resume_from_checkpoint"] = str(resume).lower() == "true"
-    folder = Path(training.setdefault("output_dir", output_dir))
+    _check_free(Path(training.setdefault("output_dir", output_dir)), resume)
+
+
+def _check_free(folder: Path, resume: Any) -> None:
     if not resume and ((folder / "config.json").exists() or any(folder.glob("checkpoint-*"))):
         raise ValueError(
             f"{str(folder)!r} holds a model or an unfinished training already: choose another --output_dir, go on "

@@ -27,9 +27,15 @@ def train_teacher(model: Model = "resnet32x4", data: Any = None, **settings: Any
 
 
 def run(plan: TrainingPlan) -> Evaluation:
-    """Trains, saves and evaluates what was planned."""
-    trainer = plan.trainer(plan.network, plan.loss)
-    accuracy = train_and_save(trainer, plan)
-    if plan.args.push_to_hub:
-        trainer.push_to_hub(dataset=name_dataset(plan.images.data))  # now the card has the accuracies
+    """
+    Trains, saves and evaluates what was planned.
+
+    Raises:
+        `ValueError`: if another process trains into the plan's folder.
+    """
+    with plan.holding_folder():
+        trainer = plan.trainer(plan.network, plan.loss)
+        accuracy = train_and_save(trainer, plan)
+        if plan.args.push_to_hub:
+            trainer.push_to_hub(dataset=name_dataset(plan.images.data))  # now the card has the accuracies
     return Evaluation(model=str(plan.output_dir), accuracy=accuracy, images=plan.images)

@@ -1,6 +1,7 @@
 """The console command as a user calls it, on made-up images of three colours."""
 
 import shutil
+import signal
 
 import pytest
 from photos import TRAINING
@@ -143,12 +144,40 @@ def test_errors_are_one_sentence(home, tmp_path, monkeypatch, capsys, arguments,
     assert home.files() == before and not list(tmp_path.iterdir())
 
 
-def test_traceback_on_request(monkeypatch):
-    with pytest.raises(ValueError, match="There is no image classifier"):
-        main(["diagnose", "--teacher", "./x", "--traceback"])
+def test_traceback_on_request(monkeypatch, capsys):
+    assert main(["diagnose", "--teacher", "./x", "--traceback"]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback") and "ValueError: There is no image classifier './x'" in shown
     monkeypatch.setenv("HF_LTKD_TRACEBACK", "1")
-    with pytest.raises(ValueError, match="no command"):
-        main(["nothing"])
+    assert main(["nothing"]) == 2 and "there is no command 'nothing'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", [[], ["--traceback"]])
+def test_what_is_shown_holds_no_credentials(monkeypatch, capsys, flag):
+    def fail(*args):
+        raise OSError("https://me:pass%word@hub.example/api and http://token@10.0.0.1:8080 with hf_" + "a1B2" * 8)
+
+    monkeypatch.setattr("hf_ltkd.cli.commands.run", fail)
+    assert main(["evaluate", "--model", "x", *flag]) == 2
+    shown = capsys.readouterr().err
+    assert "https://***@hub.example/api and http://***@10.0.0.1:8080 with ***" in shown
+    assert not any(secret in shown for secret in ("me:", "pass%word", "token", "a1B2"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", ["distill", "train-teacher", "evaluate"])
+def test_an_interruption_is_one_line_and_says_how_to_go_on(monkeypatch, capsys, tmp_path, number, command):
+    monkeypatch.setattr("hf_ltkd.cli.commands.run", lambda *args: signal.raise_signal(number))
+    before = signal.getsignal(signal.SIGTERM)
+    model = "--teacher" if command == "distill" else "--model"
+    arguments = [command, model, "x", *(["--output_dir", str(tmp_path)] if command != "evaluate" else [])]
+    for advice in ("is no checkpoint in", "add --resume_from_checkpoint true to the same command"):
+        assert main(arguments) == 128 + number
+        lines = capsys.readouterr().err.split("\n")
+        assert lines[0] == lines[2] == "" and len(lines) == 3 and lines[1].startswith("hf-ltkd: interrupted")
+        assert advice in lines[1] or command == "evaluate"
+        (tmp_path / "checkpoint-1").mkdir(exist_ok=True)
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_check_names_what_is_wrong(home, tmp_path, capsys):

@@ -56,9 +56,16 @@ def test_a_network_that_cannot_be_counted_is_described_all_the_same():
     assert "macs" not in description and description["class"] == "Odd" and description["parameters"] > 0
 
 
-def test_a_teacher_from_a_folder_is_not_named(tmp_path):
+def test_a_teacher_from_a_folder_is_not_named(tmp_path, monkeypatch):
     create_model("resnet8", 3, image_size=8).save_pretrained(tmp_path / "a" / "b")
-    for name, expected in (("me/teacher", "me/teacher"), (str(tmp_path / "a" / "b"), None), ("", None)):
+    monkeypatch.chdir(tmp_path)
+    cached = tmp_path / "cache" / "models--me--teacher"
+    for file, text in (("refs/main", "0" * 40), (f"snapshots/{'0' * 40}/config.json", "{}")):
+        (cached / file).parent.mkdir(parents=True)
+        (cached / file).write_text(text)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    local = (str(tmp_path / "a" / "b"), "a/b", "runs/that_is_gone", "./runs/teacher", "../teacher", "teacher", "")
+    for name, expected in (("me/teacher", "me/teacher"), *((name, None) for name in local)):
         model = create_model("resnet8", 3, image_size=8)
         model.config._name_or_path = name
         assert describe_model(model).get("name") == expected

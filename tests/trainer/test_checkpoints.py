@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 from helpers import trains_in_a_fork
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 
 from hf_ltkd import (
     ClassGroups,
@@ -31,8 +31,9 @@ RUN = {"teacher": "abc", "examples_per_step": 64, "world_size": 1}
 def checkpoint(folder, step=10, run=RUN, state=True):
     path = folder / f"checkpoint-{step}"
     path.mkdir(parents=True)
-    (path / "model.safetensors").write_bytes(b"0" * 100)
-    (path / "optimizer.pt").write_bytes(b"0" * 50)
+    (path / "model.safetensors").write_bytes(save({"weight": torch.zeros(5)}))
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        torch.save({}, path / name)
     (path / "distillation_state.json").write_text(json.dumps(run))
     if state:
         (path / "trainer_state.json").write_text('{"epoch": 1}')
@@ -55,13 +56,13 @@ def test_a_checkpoint_of_the_plain_trainer_passes(tmp_path):
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (lambda p: (p / "model.safetensors").write_bytes(b"0" * 60), "model.safetensors has 60 instead of 100 bytes"),
+        (lambda p: (p / "model.safetensors").write_bytes(b"0" * 60), "model.safetensors has 60 instead of 92 bytes"),
         (lambda p: (p / "optimizer.pt").unlink(), "optimizer.pt is missing"),
         (lambda p: (p / "trainer_state.json").unlink(), "has no trainer_state.json"),
         (lambda p: (p / "trainer_state.json").write_text('{"epoch": 1'), "trainer_state.json is cut short"),
         (lambda p: (p / "distillation_state.json").write_text(""), "distillation_state.json is cut short"),
         (
-            lambda p: (p / "model.safetensors").write_bytes(b"0" * 99 + b"1"),
+            lambda p: (p / "model.safetensors").write_bytes(b"0" * 91 + b"1"),
             "model.safetensors is damaged: its CRC-32",
         ),
         (lambda p: (p / "trainer_state.json").write_text('{"epoch": 2}'), "trainer_state.json is damaged: its CRC-32"),
