@@ -2,14 +2,14 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .utils import listed, load_json, write_json
+from .utils import check_number, listed, load_json, write_json
 
 
 CLASS_GROUPS_NAME = "class_groups.json"
@@ -47,7 +47,12 @@ class ClassGroups:
     class_counts: tuple[int, ...] | None = None
 
     def __post_init__(self):
-        group_of_class = torch.as_tensor(self.group_of_class).detach().cpu()
+        try:
+            group_of_class = torch.as_tensor(self.group_of_class).detach().cpu()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"group_of_class={str(self.group_of_class)[:60]!r} is not valid: it must hold one group index per class."
+            ) from error
         if group_of_class.ndim != 1 or len(group_of_class) == 0:
             raise ValueError(
                 f"group_of_class must hold one group index per class, got the shape {tuple(group_of_class.shape)}."
@@ -68,13 +73,13 @@ class ClassGroups:
             default = ("head", "medium", "tail") if num_groups == 3 else [f"group_{g}" for g in range(num_groups)]
             names = tuple(default)
         else:
-            names = tuple(str(name) for name in self.names)
-        if len(names) != num_groups or len(set(names)) != num_groups:
+            names = tuple(map(str, self.names if isinstance(self.names, list | tuple) else [self.names]))
+        if len(names) != num_groups or len(set(names) - {""}) != num_groups:
             raise ValueError(f"{num_groups} groups need {num_groups} different names, got {list(names)}.")
 
         class_counts = self.class_counts
         if class_counts is not None:
-            class_counts = _checked_counts(class_counts)
+            class_counts = checked_counts(class_counts)
             if len(class_counts) != len(group_of_class):
                 raise ValueError(
                     f"class_counts holds {len(class_counts)} classes, group_of_class {len(group_of_class)}: "
@@ -99,8 +104,9 @@ class ClassGroups:
         Raises:
             `ValueError`: if a class has no training example or there are more groups than classes.
         """
-        class_counts = _checked_counts(counts)
+        class_counts = checked_counts(counts)
         num_classes = len(class_counts)
+        check_number("num_groups", num_groups, whole=True)
         if not 1 <= num_groups <= num_classes:
             raise ValueError(
                 f"num_groups={num_groups} cannot group {num_classes} classes: choose from 1 to {num_classes}."
@@ -128,7 +134,9 @@ class ClassGroups:
         Raises:
             `ValueError`: if `few > many`, or if a group would be empty.
         """
-        class_counts = _checked_counts(counts)
+        class_counts = checked_counts(counts)
+        check_number("many", many, 0)
+        check_number("few", few, 0)
         if few > many:
             raise ValueError(f"few={few} is above many={many}: the tail threshold must not exceed the head's.")
         group_of_class = [0 if count > many else 2 if count < few else 1 for count in class_counts]
@@ -159,6 +167,11 @@ class ClassGroups:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ClassGroups":
+        if not isinstance(values, dict) or not {"group_of_class"} <= set(values) <= {f.name for f in fields(cls)}:
+            raise ValueError(
+                f"{str(values)[:60]!r} is not valid: it must be what to_dict() gives, a dict of group_of_class, names "
+                "and class_counts."
+            )
         return cls(**values)
 
     def save_pretrained(self, save_directory: str | os.PathLike) -> None:
@@ -174,7 +187,7 @@ class ClassGroups:
             `FileNotFoundError`: if `directory` has no `class_groups.json`.
             `ValueError`: if it is damaged.
         """
-        return load_json(Path(directory) / CLASS_GROUPS_NAME, cls)
+        return load_json(Path(directory) / CLASS_GROUPS_NAME, lambda **values: cls.from_dict(values))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ClassGroups) and self.to_dict() == other.to_dict()
@@ -187,11 +200,28 @@ class ClassGroups:
         return hash((tuple(self.group_of_class.tolist()), self.names, self.class_counts))
 
 
-def _checked_counts(counts: Iterable[int]) -> tuple[int, ...]:
-    values = counts.tolist() if hasattr(counts, "tolist") else list(counts)
-    class_counts = tuple(int(count) for count in values)
-    if class_counts != tuple(values):
-        raise ValueError("Class counts must be whole numbers, one per class.")
+def check_groups(groups: Any) -> None:
+    """Raises `ValueError` unless these are [`ClassGroups`]."""
+    if not isinstance(groups, ClassGroups):
+        raise ValueError(
+            f"groups is of type {type(groups).__name__}: give ClassGroups, for instance ClassGroups.from_counts(counts)."
+        )
+
+
+def checked_counts(counts: Iterable[int]) -> tuple[int, ...]:
+    """
+    Training examples per class.
+
+    Raises:
+        `ValueError`: unless they are whole numbers, 1 or more each.
+    """
+    try:
+        values = counts.tolist() if hasattr(counts, "tolist") else list(counts)
+        class_counts = tuple(int(count) for count in values)
+    except (TypeError, ValueError, OverflowError):
+        values, class_counts = None, ()
+    if values is None or class_counts != tuple(values):
+        raise ValueError(f"Class counts must be whole numbers, one per class, not {str(counts)[:60]!r}.")
     empty = [class_id for class_id, count in enumerate(class_counts) if count < 1]
     if empty:
         raise ValueError(

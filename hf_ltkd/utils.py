@@ -2,6 +2,7 @@
 
 import json
 import math
+import numbers
 import os
 import platform
 import re
@@ -67,6 +68,8 @@ def load_json(path: str | os.PathLike, make: Callable[..., T]) -> T:
         `FileNotFoundError`: if there is no such file.
         `ValueError`: if it holds no JSON object, or not what `make` takes.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no file {str(path)!r}: give the folder that holds {Path(path).name}.")
     text = Path(path).read_bytes()
     try:
         return make(**json.loads(text))
@@ -128,6 +131,37 @@ def parse_values(flag: str, items: Sequence[str]) -> dict[str, Any]:
         except json.JSONDecodeError:
             values[name] = value
     return values
+
+
+def check_number(
+    name: str,
+    value: Any,
+    least: float | None = None,
+    most: float | None = None,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+    whole: bool = False,
+) -> None:
+    """
+    Raises:
+        `ValueError`: if an argument is no finite number (a whole one), or beyond its limits; it names the argument.
+    """
+    kind = "a whole number" if whole else "a number"
+    is_number = type(value) in ((int,) if whole else (int, float)) or (
+        isinstance(value, numbers.Integral if whole else numbers.Real) and not isinstance(value, bool)
+    )
+    if (
+        not is_number
+        or not -math.inf < value < math.inf
+        or (least is not None and value < least)
+        or (most is not None and value > most)
+        or (above is not None and value <= above)
+        or (below is not None and value >= below)
+    ):
+        limits = {"{} or more": least, "above {}": above, "at most {}": most, "below {}": below}
+        words = " and ".join(text.format(limit) for text, limit in limits.items() if limit is not None)
+        raise ValueError(f"{name}={value!r} is not valid: it must be {kind}{words and ', '}{words}.")
 
 
 def one_line(text: Any) -> str:

@@ -54,12 +54,12 @@ def main(argv: list[str] | None = None) -> int:
     name, *rest = argv
     settings: dict[str, Any] = {}
     try:
-        if name not in COMMANDS:
-            raise ValueError(f"there is no command {name!r}: use {', '.join(COMMANDS)} (hf-ltkd --help).")
-        settings = parse(name, rest)
-        from .commands import run  # here: it imports torch, which the help does without
-
         with sigterm_interrupts():
+            if name not in COMMANDS:
+                raise ValueError(f"there is no command {name!r}: use {', '.join(COMMANDS)} (hf-ltkd --help).")
+            settings = parse(name, rest)
+            from .commands import run  # here: it imports torch, which the help does without
+
             run(name, settings)
     except KeyboardInterrupt as error:
         if os.environ.get("RANK", "0") == "0":
@@ -99,7 +99,7 @@ def sigterm_interrupts() -> Iterator[None]:
 
 def how_to_go_on(command: str, settings: dict[str, Any]) -> str:
     """What to do after an interruption, for the commands that train."""
-    if command not in COMMANDS or not COMMANDS[command].trains:
+    if not settings or not COMMANDS[command].trains:  # the first: nothing has begun
         return "."
     folder = str(settings.get("output_dir") or ("teacher" if command == "train-teacher" else "student"))
     if not any(name.startswith("checkpoint-") for name in (os.listdir(folder) if os.path.isdir(folder) else ())):

@@ -1,5 +1,6 @@
 """Which images to train on, and the settings of the paper's three benchmarks by name."""
 
+import os
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -154,6 +155,10 @@ class DataArguments:
     )
 
     def __post_init__(self):
+        from ..utils import check_number  # here: it imports torch, which the help does without
+
+        if not isinstance(self.data_dir, str | os.PathLike | None):
+            raise ValueError(f"data_dir={self.data_dir!r} is not valid: it must be the path of a folder.")
         if self.benchmark not in PRESETS:
             raise ValueError(f"benchmark={self.benchmark!r} is not known: use one of {[*PRESETS][1:]}.")
         preset = PRESETS[self.benchmark]
@@ -190,13 +195,14 @@ class DataArguments:
             raise ValueError(
                 f"rare={self.rare!r} needs min_class_images, the fewest images of a class that is not rare."
             )
-        if self.min_class_images is not None and self.min_class_images < 1:
-            raise ValueError(f"min_class_images={self.min_class_images} is not valid: it must be 1 or more.")
         for name in ("label_column", "image_size", "crop", "crop_padding"):
             if getattr(self, name) is None:
                 setattr(self, name, getattr(preset, name))
-        if self.image_size < 1:
-            raise ValueError(f"image_size={self.image_size} is not valid: it must be 1 or more pixels.")
+        limits = {"image_size": (1, True), "crop_padding": (0, True), "min_class_images": (1, True)}
+        limits |= {"split_seed": (0, True), "imbalance_factor": (1, False)}
+        for name, (least, whole) in limits.items():
+            if getattr(self, name) is not None or name == "split_seed":
+                check_number(name, getattr(self, name), least, whole=whole)
         allowed = {
             "crop": ["padded", "resized"],
             "group_rule": ["thirds", "thresholds"],

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..utils import listed
+from ..utils import check_number, listed
 from .pixels import scale_and_offset
 
 
@@ -41,17 +42,16 @@ class LabelledImages(torch.utils.data.Dataset):
         seed: int,
         device: str | torch.device = "cpu",
     ):
-        if len(labels) != num_images or len(mean) != channels or len(std) != channels:
+        self.labels = _class_ids(labels)
+        mean, std = numbers_of("mean", mean), numbers_of("std", std)
+        if len(self.labels) != num_images or len(mean) != channels or len(std) != channels:
             raise ValueError(
                 f"{num_images} images of {channels} channels need as many labels and as many means and deviations, "
-                f"got {len(labels)} labels, {len(mean)} means, {len(std)} deviations."
+                f"got {len(self.labels)} labels, {len(mean)} means, {len(std)} deviations."
             )
         if not all(deviation > 0 for deviation in std):
-            raise ValueError(f"std={list(std)} is not valid: each deviation must be above 0.")
-        self.labels = torch.as_tensor(labels)
-        if self.labels.is_floating_point():
-            raise ValueError("labels must be whole numbers, one class id per image.")
-        self.labels = self.labels.long().cpu()
+            raise ValueError(f"std={std} is not valid: each deviation must be above 0.")
+        check_number("seed", seed, whole=True)
         self.augment = augment
         self.horizontal_flip = horizontal_flip
         self.seed = seed
@@ -67,6 +67,7 @@ class LabelledImages(torch.utils.data.Dataset):
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the view of every example."""
+        check_number("epoch", epoch, 0, whole=True)
         if self._view_of == os.getpid():
             self._view.fill_(epoch)
         else:  # a rank that was forked with the dataset: the others may be at another view
@@ -125,10 +126,10 @@ class LabelledImages(torch.utils.data.Dataset):
                 "or keep the images on the CPU."
             )
         index = np.asarray(indices, dtype=None if len(indices) else int)
-        if index.dtype.kind not in "iu" or index.ndim != 1:
-            raise TypeError(f"Examples are asked for by whole numbers, not by {listed(list(indices))}.")
+        if index.dtype.kind not in "iu":
+            raise TypeError(f"The index of an example must be a whole number, not {listed(list(map(repr, indices)))}.")
         if ((index < -len(self)) | (index >= len(self))).any():  # also where a for loop ends
-            raise IndexError(f"There are the examples 0 to {len(self) - 1}, not {listed(index.tolist())}.")
+            raise IndexError(f"There is no example of index {listed(index.tolist())}: they count to {len(self) - 1}.")
         index = index % len(self)  # -1 is the last one
         bits = random_bits(self.seed, index.astype(np.uint64), self.view)
         mirrored = uniform_integers(bits, 42, 2).astype(bool) & (self.augment and self.horizontal_flip)
@@ -198,14 +199,21 @@ class ImageDataset(LabelledImages):
         device: str | torch.device | None = None,
         teacher: "ImageDataset | None" = None,
     ):
-        if images.ndim != 4 or images.dtype != torch.uint8:
+        if not isinstance(images, Tensor) or images.ndim != 4 or images.dtype != torch.uint8 or 0 in images.shape[1:]:
+            kind = type(images).__name__
+            if isinstance(images, Tensor):
+                kind = f"{images.dtype} of shape {tuple(images.shape)}"
             raise ValueError(
-                f"images must be uint8 of shape [examples, channels, height, width], got {images.dtype} of shape "
-                f"{tuple(images.shape)}."
+                f"images must be a uint8 tensor of shape [examples, channels, height, width], got {kind}."
             )
-        if padding < 0:
-            raise ValueError(f"padding={padding} must be 0 or more.")
-        images = images.to(images.device if device is None else device)
+        check_number("padding", padding, 0, whole=True)
+        if teacher is not None and not isinstance(teacher, ImageDataset):
+            raise ValueError(f"teacher is of type {type(teacher).__name__}: give an ImageDataset of the same images.")
+        try:
+            images = images.to(images.device if device is None else torch.device(device))
+        except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:  # torch raises each of them
+            reason = str(error).splitlines()[0].split(". ")[0][:120]
+            raise ValueError(f"device={device!r} cannot be used ({reason}): leave it out for the CPU.") from error
         channels, height, width = images.shape[1:]
         super().__init__(
             labels,
@@ -261,6 +269,33 @@ def gather_crops(crops: Tensor, index: np.ndarray, y: np.ndarray, x: np.ndarray,
     choice = torch.from_numpy(np.stack([index, y, x, mirrored])).to(crops.device)  # one small copy, not four
     pixels = crops[choice[0], :, choice[1], choice[2]]
     return torch.where(choice[3].bool().view(-1, 1, 1, 1), pixels.flip(-1), pixels)
+
+
+def _class_ids(labels: Any) -> Tensor:
+    """int64 `[examples]`, on the CPU."""
+    try:
+        ids = torch.as_tensor([] if isinstance(labels, str) else labels)
+        ids = ids.long() if ids.numel() == 0 else ids
+    except (TypeError, ValueError, RuntimeError):  # no numbers
+        ids = torch.empty(0, 0)
+    wrong = ids.is_floating_point() or ids.dtype == torch.bool or ids.ndim != 1
+    if wrong or isinstance(labels, str) or ((ids < 0) & (ids != -100)).any():
+        raise ValueError(
+            "labels must be whole numbers from 0 (or -100, which counts nowhere), one class id per image, not "
+            f"{str(labels)[:60]!r}."
+        )
+    return ids.long().cpu()
+
+
+def numbers_of(name: str, values: Any) -> list[float]:
+    """A number a channel."""
+    try:
+        numbers = [float(value) for value in values] if not isinstance(values, str) else [math.nan]
+    except (TypeError, ValueError):
+        numbers = [math.nan]
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError(f"{name}={values!r} is not valid: it must be a list of finite numbers, one per channel.")
+    return numbers
 
 
 def random_bits(seed: int, index: np.ndarray, view: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict
 
-from ..utils import listed, load_json, write_json
+from ..utils import check_number, listed, load_json, write_json
 from .arguments import PRESETS, DataArguments
 from .check import repeated, shared_rows
 from .images import ImageData, load_image_data
@@ -154,10 +154,9 @@ def choose(
     The rows that [`hold_out`] holds out, as a mask. Those of the mask `last`, such as images that are there twice, are
     held out only where their class has no others left.
     """
-    if not 0 < eval_fraction < 1:
-        raise ValueError(
-            f"eval_fraction={eval_fraction} is not valid: it is a part of each class, above 0 and below 1."
-        )
+    check_number("eval_fraction", eval_fraction, above=0, below=1)
+    check_number("seed", seed, 0, whole=True)
+    check_number("min_class_images", min_class_images, 1, whole=True)
     labels, num_classes = read_labels(dataset, label_column)
     if num_classes < 2:
         raise ValueError("The training images have one class only: a classifier needs two or more.")

@@ -10,7 +10,8 @@ import numpy as np
 from datasets import Dataset, Image
 from torch import Tensor
 
-from .augment import LabelledImages, splitmix64, uniform_integers
+from ..utils import check_number
+from .augment import LabelledImages, numbers_of, splitmix64, uniform_integers
 from .pixels import Pixels
 
 
@@ -67,12 +68,19 @@ class LazyImageDataset(LabelledImages):
         pixels: Pixels | None = None,
         teacher_pixels: Pixels | None = None,
     ):
+        if not isinstance(dataset, Dataset) or not isinstance(dataset.features.get(image_column), Image):
+            columns = f"has the columns {dataset.features}" if isinstance(dataset, Dataset) else "is none"
+            raise ValueError(
+                f"The dataset {columns}, no column {image_column!r} of images: give a datasets.Dataset and the name of "
+                "a column of type Image."
+            )
+        check_number("image_size", image_size, 1, whole=True)
         if pixels is None:
             if mean is None or std is None:
                 raise ValueError(
                     "Neither mean and std nor pixels are given: one of them has to say what a network sees."
                 )
-            pixels = plain_pixels(image_size, mean, std)
+            pixels = plain_pixels(image_size, numbers_of("mean", mean), numbers_of("std", std))
         super().__init__(
             labels,
             len(dataset),

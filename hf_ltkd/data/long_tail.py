@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset
 
-from ..utils import listed, load_json, write_json
+from ..groups import checked_counts
+from ..utils import check_number, listed, load_json, write_json
 
 
 SPLIT_NAME = "long_tail.json"
@@ -34,18 +35,8 @@ def long_tailed_counts(counts: Iterable[int], imbalance_factor: float) -> list[i
     Raises:
         `ValueError`: if `imbalance_factor < 1` or a class has no example.
     """
-    counts = [int(count) for count in counts]
-    if not 1 <= imbalance_factor < math.inf:
-        raise ValueError(
-            f"imbalance_factor={imbalance_factor} is not valid: it is the ratio of the largest class to the smallest, "
-            "1 (balanced) or more."
-        )
-    empty = [class_id for class_id, count in enumerate(counts) if count < 1]
-    if empty:
-        raise ValueError(
-            f"{len(empty)} of {len(counts)} classes have no example to begin with (class {listed(empty)}): "
-            "drop them from the label set, or add data."
-        )
+    counts = [*checked_counts(counts)]
+    check_imbalance_factor(imbalance_factor)
     # 1e-9: a product that is whole in exact arithmetic may come out a rounding error below (4 · 32 ** (-2 / 5) = 1).
     exact = [count * imbalance_factor ** (-c / len(counts)) for c, count in enumerate(counts)]
     kept = [math.floor(value + 1e-9) for value in exact]
@@ -57,6 +48,11 @@ def long_tailed_counts(counts: Iterable[int], imbalance_factor: float) -> list[i
             stacklevel=2,
         )
     return [max(1, count) for count in kept]
+
+
+def check_imbalance_factor(imbalance_factor: Any) -> None:
+    """Raises `ValueError` unless this can be the ratio of the largest class to the smallest, 1 (balanced) or more."""
+    check_number("imbalance_factor", imbalance_factor, 1)
 
 
 @dataclass(frozen=True)
@@ -83,6 +79,7 @@ class LongTailSplit:
         cls, dataset: Dataset, imbalance_factor: float, *, label_column: str = "label", seed: int = 0
     ) -> "LongTailSplit":
         """The split of [`make_long_tailed`] with the same arguments."""
+        check_number("seed", seed, 0, whole=True)
         full_counts = class_counts(dataset, label_column)
         counts = long_tailed_counts(full_counts, imbalance_factor)
         return cls(float(imbalance_factor), seed, label_column, full_counts, counts)
@@ -192,6 +189,8 @@ def read_labels(dataset: Dataset, label_column: str) -> tuple[np.ndarray, int]:
     check_rows_are_known(dataset)
     if isinstance(dataset, dict):
         raise ValueError(f"This is a {type(dataset).__name__} of {list(dataset)}: give one split, e.g. ['train'].")
+    if not isinstance(dataset, Dataset):
+        raise ValueError(f"The dataset is of type {type(dataset).__name__}: give a datasets.Dataset, one split.")
     if label_column not in dataset.column_names:
         raise ValueError(
             f"The dataset has no column {label_column!r}: its columns are {dataset.column_names}. "

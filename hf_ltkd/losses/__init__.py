@@ -1,10 +1,11 @@
 """Every method in a file of its own: the pure function first, the module for the trainer below."""
 
+from collections.abc import Sequence
 from importlib import import_module
 from inspect import signature
 from typing import Any
 
-from ..groups import ClassGroups
+from ..groups import ClassGroups, check_groups
 from .balanced_softmax import balanced_softmax_loss
 from .base import CrossEntropyLoss, DistillationLoss
 from .bkd import BKDLoss, bkd_loss
@@ -49,6 +50,9 @@ def create_loss(
         `ValueError`: if there is no such loss, it does not take an argument, or nothing is published for `pair`.
     """
     loss_class = find_loss(name)
+    check_groups(groups)
+    if pair and (isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2):
+        raise ValueError(f"pair={pair!r} is not valid: it must be two names, the teacher's and the student's.")
     published = published_values(loss_class, dataset, *pair) if pair else PublishedValues({}, "")
     try:
         loss = loss_class.from_groups(groups, **{**published.arguments, **arguments})
@@ -64,13 +68,18 @@ def create_loss(
 
 def find_loss(name: str) -> type[DistillationLoss]:
     """The class of a loss by its name, as in [`create_loss`]; raises `ValueError` if there is none."""
-    module, _, class_name = name.partition(":")
+    error: Exception | None = None
     try:
-        return getattr(import_module(module), class_name) if class_name else LOSSES[name]
-    except (KeyError, ImportError, AttributeError) as error:
-        raise ValueError(
-            f"There is no loss {name!r}: use one of {', '.join(LOSSES)}, or package.module:Class for one of your own."
-        ) from error
+        module, _, class_name = name.partition(":")
+        found = getattr(import_module(module), class_name) if class_name else LOSSES[name]
+        if isinstance(found, type) and issubclass(found, DistillationLoss):
+            return found
+    except (KeyError, ImportError, AttributeError, ValueError) as caught:
+        error = caught
+    raise ValueError(
+        f"There is no loss {name!r}: use one of {', '.join(LOSSES)}, or package.module:Class for a DistillationLoss of "
+        "your own."
+    ) from error
 
 
 def loss_arguments(loss_class: type[DistillationLoss]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import at_least_float32, check_class_counts, check_per_class
+from .checks import at_least_float32, check_class_counts, check_labels, check_per_class, check_tensor
 
 
 def balanced_softmax_loss(logits: Tensor, labels: Tensor, class_counts: Sequence[int] | Tensor) -> Tensor:
@@ -23,6 +23,8 @@ def balanced_softmax_loss(logits: Tensor, labels: Tensor, class_counts: Sequence
     Raises:
         `ValueError`: if there is not one count per class, each 1 or more.
     """
+    check_tensor("Logits", logits, "[batch, classes]")
+    check_labels(labels, logits)
     logits = at_least_float32(logits)
     log_counts = check_per_class("class_counts", check_class_counts(class_counts).log(), logits)
     return F.cross_entropy(logits + log_counts, labels)  # Theorem 1

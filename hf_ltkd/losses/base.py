@@ -11,7 +11,15 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from ..groups import ClassGroups
 from .balanced_softmax import balanced_softmax_loss
-from .checks import IGNORED_LABEL, at_least_float32, check_class_counts, check_not_negative, logits_of, select_valid
+from .checks import (
+    IGNORED_LABEL,
+    at_least_float32,
+    check_class_counts,
+    check_labels,
+    check_not_negative,
+    logits_of,
+    select_valid,
+)
 from .class_balanced import class_balanced_loss, class_balanced_weights
 from .logit_adjustment import logit_adjusted_loss
 from .published import published_values
@@ -193,6 +201,7 @@ class DistillationLoss(nn.Module):
         Raises:
             `ValueError`: if labels and logits do not fit, or a term is called as another or `loss`.
         """
+        check_labels(labels, logits_of(student_outputs))
         valid = labels != IGNORED_LABEL
         if labels.ndim > 1 or not _all_valid(valid):
             student_outputs = select_valid(student_outputs, valid)

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..utils import check_number
 from .base import DistillationLoss, values_of
-from .checks import at_least_float32, check_not_negative
+from .checks import at_least_float32, check_not_negative, check_tensor
 from .features import before_relu, feature_maps, final_map, try_model
 
 
@@ -30,13 +31,14 @@ def class_attention_loss(
     Raises:
         `ValueError`: if the maps are not four-dimensional or differ in batch or classes, or `resolution < 1`.
     """
+    for whose, maps in (("Student", student_maps), ("Teacher", teacher_maps)):
+        check_tensor(f"{whose} maps", maps, "[batch, classes, height, width]")
     if student_maps.ndim != 4 or teacher_maps.ndim != 4 or student_maps.shape[:2] != teacher_maps.shape[:2]:
         raise ValueError(
             f"Student maps {tuple(student_maps.shape)} and teacher maps {tuple(teacher_maps.shape)} do not fit: both "
             "must be [batch, classes, height, width] over the same classes."
         )
-    if resolution < 1:
-        raise ValueError(f"resolution={resolution} is not valid: it must be 1 or more.")
+    check_number("resolution", resolution, 1, whole=True)
     student = F.adaptive_avg_pool2d(at_least_float32(student_maps), resolution)
     teacher = F.adaptive_avg_pool2d(at_least_float32(teacher_maps.detach()), resolution)
     if normalize:
@@ -69,8 +71,7 @@ class CATKDLoss(DistillationLoss):
     def __init__(self, *, cat_weight: float = 1.0, resolution: int = 2, normalize: bool = True, **kwargs):
         super().__init__(**kwargs)
         check_not_negative(cat_weight=cat_weight)
-        if resolution < 1:
-            raise ValueError(f"resolution={resolution} is not valid: it must be 1 or more.")
+        check_number("resolution", resolution, 1, whole=True)
         self.cat_weight, self.resolution, self.normalize = cat_weight, resolution, normalize
         # A tuple, not submodules: the heads belong to the models, not to the loss.
         self._heads: tuple[nn.Linear, nn.Linear] | None = None

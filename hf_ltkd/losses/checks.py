@@ -1,6 +1,7 @@
 """What every loss does to its input first: logits out of outputs, float32, and errors that say what to do."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,13 +9,23 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from ..utils import check_number
+
 
 IGNORED_LABEL = -100  # PyTorch's and Transformers' mark for what is not to be learned: padding, for instance
 
 
 def logits_of(outputs: Any) -> Tensor:
     """The logits of a model's output; a tensor is taken to be the logits."""
-    return outputs if isinstance(outputs, Tensor) else outputs.logits
+    if isinstance(outputs, Tensor):
+        return outputs
+    try:
+        return outputs.logits
+    except AttributeError as error:
+        raise ValueError(
+            f"Outputs of type {type(outputs).__name__} have no logits: give a tensor [batch, classes], or what a "
+            "classifier of Transformers returns."
+        ) from error
 
 
 def select_valid(outputs: Any, valid: Tensor) -> Any:
@@ -58,12 +69,44 @@ def check_logits(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor
     Raises:
         `ValueError`: if they are not two tensors of the same shape `[batch, classes]`.
     """
+    for whose, logits in (("Student", student_logits), ("Teacher", teacher_logits)):
+        check_tensor(f"{whose} logits", logits, "[batch, classes]")
     if student_logits.ndim != 2 or student_logits.shape != teacher_logits.shape:
         raise ValueError(
             f"Student logits of shape {tuple(student_logits.shape)} and teacher logits of shape "
             f"{tuple(teacher_logits.shape)} do not fit: both must be [batch, classes] over the same classes."
         )
     return at_least_float32(student_logits), at_least_float32(teacher_logits.detach())
+
+
+def check_tensor(name: str, values: Any, shape: str) -> None:
+    """Raises `ValueError` unless this is a tensor of floating point numbers; `shape` is what is expected, in words."""
+    if not isinstance(values, Tensor) or not values.is_floating_point():
+        kind = f"of {values.dtype}" if isinstance(values, Tensor) else f"of type {type(values).__name__}"
+        raise ValueError(f"{name} are {kind}: give a floating point tensor {shape}.")
+
+
+def check_labels(labels: Any, logits: Tensor) -> None:
+    """
+    Raises:
+        `ValueError`: if labels are no class ids of the shape of the logits without its last axis; on a CPU, where
+            looking costs nothing, also if one (but -100) is beyond the classes.
+    """
+    kind = f"of {labels.dtype}" if isinstance(labels, Tensor) else f"of type {type(labels).__name__}"
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(f"The labels are {kind}: give a tensor of class ids (int64), one per row of the logits.")
+    if labels.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"Logits of shape {tuple(logits.shape)} and labels of shape {tuple(labels.shape)} do not fit: for logits "
+            "[..., classes] the labels must be [...], one class id each."
+        )
+    if labels.is_cpu and is_eager(labels):
+        wrong = ((labels < 0) & (labels != IGNORED_LABEL)) | (labels >= logits.shape[-1])
+        if wrong.any():
+            raise ValueError(
+                f"The labels hold {labels[wrong][0].item()}, outside the classes 0 to {logits.shape[-1] - 1} of the "
+                "logits (-100 counts nowhere)."
+            )
 
 
 def is_eager(*tensors: Tensor) -> bool:
@@ -87,17 +130,21 @@ def _is_known(value: Any) -> bool:
     return not isinstance(value, Tensor) or is_eager(value)
 
 
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, Tensor) and value.ndim == 0 else value
+
+
 def check_not_negative(**values: Any) -> None:
-    """Raises `ValueError`, naming the argument, for a weight below 0 (NaN included)."""
+    """Raises `ValueError`, naming the argument, for a weight that is no finite number of 0 or more."""
     for name, value in values.items():
-        if _is_known(value) and not value >= 0:
-            raise ValueError(f"{name}={value} is not valid: it must be 0 or more.")
+        if _is_known(value):
+            check_number(name, _plain(value), 0)
 
 
 def check_temperature(temperature: Any) -> None:
     """Raises `ValueError` unless the temperature is above 0."""
-    if _is_known(temperature) and not temperature > 0:
-        raise ValueError(f"temperature={temperature} is not valid: it must be above 0.")
+    if _is_known(temperature):
+        check_number("temperature", _plain(temperature), above=0)
 
 
 def check_class_counts(class_counts: Sequence[int] | Tensor | None) -> Tensor:
@@ -107,10 +154,14 @@ def check_class_counts(class_counts: Sequence[int] | Tensor | None) -> Tensor:
     Raises:
         `ValueError`: if it is not one number per class, each 1 or more.
     """
-    counts = torch.as_tensor(() if class_counts is None else class_counts, dtype=torch.float64)
-    if counts.ndim != 1 or len(counts) == 0 or (_is_known(counts) and not (counts >= 1).all()):
+    try:
+        counts = torch.as_tensor(() if class_counts is None else class_counts, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):  # no numbers
+        counts = torch.empty(0)
+    whole = not _is_known(counts) or bool(((counts >= 1) & (counts < math.inf) & (counts == counts.floor())).all())
+    if counts.ndim != 1 or len(counts) == 0 or not whole:
         raise ValueError(
-            "class_counts must hold the training examples of each class, 1 or more: count them with "
+            "class_counts must hold the training examples of each class, whole numbers of 1 or more: count them with "
             "class_counts(dataset) or make the groups with ClassGroups.from_counts, and drop classes without an "
             "example from the label set."
         )
@@ -124,9 +175,10 @@ def check_per_class(name: str, values: Tensor, logits: Tensor) -> Tensor:
     Raises:
         `ValueError`: if it does not hold one value per class.
     """
-    if values.shape != logits.shape[1:]:
+    check_tensor("Logits", logits, "[batch, classes]")
+    if not isinstance(values, Tensor) or values.shape != logits.shape[1:]:
         raise ValueError(
-            f"{name} has the shape {tuple(values.shape)}, the logits {logits.shape[1]} classes: "
+            f"{name} has the shape {tuple(getattr(values, 'shape', ()))}, the logits {logits.shape[1]} classes: "
             "give one value per class of the model."
         )
     return placed_with(values, logits).to(logits.dtype)

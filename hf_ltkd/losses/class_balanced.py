@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import at_least_float32, check_class_counts, check_per_class
+from ..utils import check_number
+from .checks import at_least_float32, check_class_counts, check_labels, check_per_class, check_tensor
 
 
 def class_balanced_weights(class_counts: Sequence[int] | Tensor, *, beta: float = 0.9999) -> Tensor:
@@ -24,8 +25,7 @@ def class_balanced_weights(class_counts: Sequence[int] | Tensor, *, beta: float 
     Raises:
         `ValueError`: if a count is below 1 or `beta` is outside 0 (included) to 1 (excluded).
     """
-    if not 0 <= beta < 1:
-        raise ValueError(f"beta={beta} is not valid: it must be 0 or more and below 1, usually 0.9 to 0.9999.")
+    check_number("beta", beta, 0, below=1)
     counts = check_class_counts(class_counts)
     if beta == 0:
         return counts.new_ones(len(counts))
@@ -51,6 +51,8 @@ def class_balanced_loss(logits: Tensor, labels: Tensor, class_weights: Tensor) -
     Raises:
         `ValueError`: if there is not one weight per class.
     """
+    check_tensor("Logits", logits, "[batch, classes]")
+    check_labels(labels, logits)
     logits = at_least_float32(logits)
     weights = check_per_class("class_weights", class_weights, logits)
     return (weights[labels] * F.cross_entropy(logits, labels, reduction="none")).mean()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .base import DistillationLoss, values_of
-from .checks import check_logits, check_not_negative, check_temperature, logits_of
+from .checks import check_labels, check_logits, check_not_negative, check_temperature, logits_of
 
 
 def dkd_loss(
@@ -76,6 +76,7 @@ def _dkd_terms(
     """TCKD and NCKD, each times `T²` and averaged over the batch."""
     check_temperature(temperature)
     student_logits, teacher_logits = check_logits(student_logits, teacher_logits)
+    check_labels(labels, student_logits)
     if student_logits.shape[1] < 2:
         raise ValueError("DKD needs two classes or more: with a single one there is nothing beside the target.")
     is_target = torch.zeros_like(student_logits, dtype=torch.bool).scatter(1, labels[:, None], True)

@@ -73,10 +73,16 @@ class KDLoss(DistillationLoss):
         self.temperature, self.kd_weight = temperature, kd_weight
         self.teacher_log_prior = None
         if teacher_log_prior is not None:
-            self.teacher_log_prior = torch.as_tensor(teacher_log_prior, dtype=torch.float64).detach()
+            try:
+                self.teacher_log_prior = torch.as_tensor(teacher_log_prior, dtype=torch.float64).detach()
+            except (TypeError, ValueError, RuntimeError):  # no numbers
+                self.teacher_log_prior = torch.tensor(torch.nan)
+            if self.teacher_log_prior.ndim != 1 or not torch.isfinite(self.teacher_log_prior).all():
+                raise ValueError(
+                    "teacher_log_prior must hold a finite number per class, no NaN or Inf: make it with "
+                    "log_class_prior(class_counts)."
+                )
             self.num_classes = len(self.teacher_log_prior)
-            if not torch.isfinite(self.teacher_log_prior).all():
-                raise ValueError("teacher_log_prior holds NaN or Inf: make it with log_class_prior(class_counts).")
 
     def hyper_parameters(self) -> dict[str, Any]:
         return values_of(

@@ -5,7 +5,14 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import at_least_float32, check_class_counts, check_not_negative, check_per_class
+from .checks import (
+    at_least_float32,
+    check_class_counts,
+    check_labels,
+    check_not_negative,
+    check_per_class,
+    check_tensor,
+)
 
 
 def log_class_prior(class_counts: Sequence[int] | Tensor) -> Tensor:
@@ -43,6 +50,8 @@ def logit_adjusted_loss(
         `ValueError`: if there is not one count per class, each 1 or more, or if `tau` is negative.
     """
     check_not_negative(tau=tau)
+    check_tensor("Logits", logits, "[batch, classes]")
+    check_labels(labels, logits)
     logits = at_least_float32(logits)
     log_prior = check_per_class("class_counts", log_class_prior(class_counts), logits)
     return F.cross_entropy(logits + tau * log_prior, labels)  # Eq. 10

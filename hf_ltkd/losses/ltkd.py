@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..groups import ClassGroups
+from ..groups import ClassGroups, check_groups
+from ..utils import check_number
 from ._ltkd_fused import LTKDTerms, Weights, can_be_fused
 from .base import DistillationLoss, values_of
-from .checks import check_logits, check_not_negative, check_temperature, logits_of, placed_with
+from .checks import check_logits, check_not_negative, check_temperature, check_tensor, logits_of, placed_with
 
 
 def ltkd_terms(student_logits: Tensor, teacher_logits: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
@@ -148,6 +149,7 @@ def ltkd_loss(
     check_not_negative(alpha=alpha, beta=beta)
     log_mass = None
     if group_mass is not None:
+        check_tensor("group_mass", group_mass, f"of one sum per group, ({groups.num_groups},)")
         if group_mass.shape != (groups.num_groups,):
             raise ValueError(
                 f"group_mass has the shape {tuple(group_mass.shape)}: expected one sum per group, "
@@ -199,6 +201,7 @@ class LTKDLoss(DistillationLoss):
         group_mass_momentum: float = 0.0,
         **kwargs,
     ):
+        check_groups(groups)
         kwargs.setdefault("class_counts", groups.class_counts)
         super().__init__(**kwargs)
         check_not_negative(alpha=alpha, beta=beta)
@@ -206,8 +209,7 @@ class LTKDLoss(DistillationLoss):
         self.groups, self.num_classes = groups, groups.num_classes
         self.alpha, self.beta, self.temperature = alpha, beta, temperature
         self.rebalance, self.reweight = rebalance, reweight
-        if not 0 <= group_mass_momentum < 1:
-            raise ValueError(f"group_mass_momentum={group_mass_momentum} is not valid: it must be 0 or more, below 1.")
+        check_number("group_mass_momentum", group_mass_momentum, 0, below=1)
         self.group_mass_momentum = group_mass_momentum
         self.remembers_steps = rebalance and group_mass_momentum > 0
         if group_mass_momentum:
@@ -275,6 +277,7 @@ def _checked_terms(student_logits: Tensor, teacher_logits: Tensor, weights: Weig
 def _checked(
     student_logits: Tensor, teacher_logits: Tensor, groups: ClassGroups, temperature: Any
 ) -> tuple[Tensor, Tensor]:
+    check_groups(groups)
     check_temperature(temperature)
     student_logits, teacher_logits = check_logits(student_logits, teacher_logits)
     if student_logits.shape[1] != groups.num_classes:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import DistillationLoss, values_of
-from .checks import at_least_float32, check_not_negative
+from .checks import at_least_float32, check_not_negative, check_tensor
 from .features import before_relu, feature_maps, final_map, try_model
 
 
@@ -29,6 +29,13 @@ def hierarchical_context_loss(student_features: Sequence[Tensor], teacher_featur
     Raises:
         `ValueError`: if the numbers or shapes of the maps differ.
     """
+    for whose, maps in (("Student", student_features), ("Teacher", teacher_features)):
+        if isinstance(maps, Tensor) or not isinstance(maps, Sequence):
+            raise ValueError(f"{whose} maps are of type {type(maps).__name__}: give a list of tensors.")
+        for map_ in maps:
+            check_tensor(f"{whose} maps", map_, "[batch, channels, height, width] each")
+            if map_.ndim != 4:
+                raise ValueError(f"{whose} maps of shape {tuple(map_.shape)}: give [batch, channels, height, width].")
     student_shapes = [tuple(features.shape) for features in student_features]
     teacher_shapes = [tuple(features.shape) for features in teacher_features]
     if not student_shapes or student_shapes != teacher_shapes:

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 from transformers import EvalPrediction
 
-from ..groups import ClassGroups
+from ..groups import ClassGroups, check_groups
 from .group_accuracy.group_accuracy import GroupAccuracy, group_accuracies
 
 
@@ -32,6 +32,7 @@ class group_accuracy:  # noqa: N801  # used like a function: compute_metrics=gro
     """
 
     def __init__(self, groups: ClassGroups):
+        check_groups(groups)
         self.groups = groups
         self.reset()
 
@@ -93,6 +94,8 @@ def class_ids(predictions: Any, labels: Any, num_classes: int) -> np.ndarray:
     labels = as_array(labels)
     if predictions.shape == labels.shape and np.issubdtype(predictions.dtype, np.integer):
         return predictions
+    if predictions.ndim == 0 or predictions.dtype.kind not in "fiub":
+        raise ValueError(f"The predictions are {predictions.dtype}, not logits [..., classes], nor class ids.")
     if predictions.shape[-1] != num_classes:
         raise ValueError(
             f"The logits have {predictions.shape[-1]} classes, the groups {num_classes}: make the groups from the "

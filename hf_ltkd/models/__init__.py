@@ -5,6 +5,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..utils import check_number
 from .bottleneck_resnet import CifarBottleneckResNetConfig, CifarBottleneckResNetForImageClassification
 from .cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification
 from .imagenet import IMAGENET_NETWORKS, create_imagenet_model
@@ -62,6 +63,8 @@ def create_model(name: str, num_labels: int, image_size: int = 32, **config_kwar
     Raises:
         `ValueError`: if there is no network of this name.
     """
+    check_number("num_labels", num_labels, 1, whole=True)
+    check_number("image_size", image_size, 1, whole=True)
     if config_kwargs.get("id2label"):
         config_kwargs.setdefault("label2id", {name: int(i) for i, name in config_kwargs["id2label"].items()})
     fields = {"num_labels": num_labels, "image_size": image_size, **config_kwargs}
@@ -71,9 +74,9 @@ def create_model(name: str, num_labels: int, image_size: int = 32, **config_kwar
     if name in NETWORKS:  # before the pattern: 50 is 6n + 2 too
         config_class, network_fields = NETWORKS[name]
         config = config_class(**{**network_fields, **fields})
-    elif match := re.fullmatch(r"wrn_(\d+)_(\d+)", name):
+    elif match := re.fullmatch(r"wrn_(\d+)_(\d+)", str(name)):
         config = CifarWideResNetConfig(depth=int(match[1]), widen_factor=int(match[2]), **fields)
-    elif match := re.fullmatch(r"resnet(\d+)(?:x(\d+))?", name):
+    elif match := re.fullmatch(r"resnet(\d+)(?:x(\d+))?", str(name)):
         depth, width = int(match[1]), int(match[2] or 1)
         if width == 0:
             raise ValueError(f"The network {name!r} would have no channels: use a width of 1 or more.")

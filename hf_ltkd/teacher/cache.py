@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from ..data.augment import LabelledImages
 from ..losses.checks import logits_of
+from ..utils import check_number
 from .live import ask_teacher, load_teacher, teacher_fingerprint
 from .logit_files import LogitFiles
 
@@ -107,8 +108,7 @@ class TeacherCache:
             )
         dataset = dataset.for_teacher()
         for name, value in {"views": views, "batch_size": batch_size}.items():
-            if value < 1:
-                raise ValueError(f"{name}={value} is not valid: it must be 1 or more.")
+            check_number(name, value, 1, whole=True)
         if dtype not in ("float32", "float16"):
             raise ValueError(f"dtype={dtype!r} is not valid: choose 'float32' or 'float16'.")
         if shard_examples is not None:

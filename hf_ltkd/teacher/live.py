@@ -44,7 +44,11 @@ def load_teacher(teacher: str | os.PathLike | nn.Module) -> nn.Module:
 
 def _load_classifier(name: str) -> nn.Module:
     check_model_files(name)
-    config = AutoConfig.from_pretrained(name)
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"There is no model {name!r} as a folder here or on the Hub: {reason}") from error
     architectures = config.architectures or ["unknown"]
     for suffix, auto_class in AUTO_CLASSES.items():
         if not architectures[0].endswith(suffix):

@@ -46,6 +46,8 @@ class LogitFiles:
         Raises:
             `ValueError`: if it holds something else, or a cache of an earlier version.
         """
+        if not isinstance(directory, str | os.PathLike):
+            raise ValueError(f"The directory of a teacher cache is {directory!r}: give the path of a folder.")
         path = Path(directory) / MANIFEST
         if not path.exists():
             found = path.parent.iterdir() if path.parent.exists() else []

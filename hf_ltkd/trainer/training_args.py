@@ -10,6 +10,8 @@ from typing import Any, Literal
 from torch import nn
 from transformers import TrainingArguments
 
+from ..utils import check_number
+
 
 logger = logging.getLogger(__name__)
 
@@ -120,17 +122,29 @@ class DistillationTrainingArguments(TrainingArguments):
         for name, preset_value in PAPER_PRESET.items():
             if getattr(self, name) is None:
                 setattr(self, name, preset_value if self.preset else fallback.get(name))
-        for milestone in self.lr_milestones or []:
-            if not 0 < milestone < 1:
+        milestones = self.lr_milestones if isinstance(self.lr_milestones, list | tuple | None) else [None]
+        for milestone in milestones or []:
+            if not isinstance(milestone, int | float) or not 0 < milestone < 1:
                 raise ValueError(
-                    f"lr_milestones={self.lr_milestones} is not valid: each is a fraction of the training between 0 "
-                    "and 1, for instance 0.625 for epoch 150 of 240."
+                    f"lr_milestones={self.lr_milestones!r} is not valid: it is a list of fractions of the training "
+                    "between 0 and 1, for instance 0.625 for epoch 150 of 240."
                 )
-        if not 0 < self.lr_decay <= 1:
-            raise ValueError(f"lr_decay={self.lr_decay} is not valid: it must be above 0 and at most 1.")
-        if not self.hub_timeout > 0:
-            raise ValueError(f"hub_timeout={self.hub_timeout} is not valid: it is a number of seconds above 0.")
+        check_number("lr_decay", self.lr_decay, above=0, most=1)
+        check_number("hub_timeout", self.hub_timeout, above=0)
+        check_ranges(self)
         super().__post_init__()
+
+
+def check_ranges(args: TrainingArguments) -> None:
+    """Raises `ValueError` for a number that would train nothing, or nonsense."""
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+        check_number(name, getattr(args, name), 1, whole=True)
+    for name in ("learning_rate", "weight_decay", "num_train_epochs"):
+        check_number(name, getattr(args, name), 0)
+    for name in ("seed", "dataloader_num_workers"):
+        check_number(name, getattr(args, name), 0, whole=True)
+    check_number("max_steps", args.max_steps, whole=True)
+    check_number("label_smoothing_factor", args.label_smoothing_factor, 0, below=1)
 
 
 def check_arguments(args: TrainingArguments, student: Any, compute_metrics: Any) -> None:
@@ -141,6 +155,7 @@ def check_arguments(args: TrainingArguments, student: Any, compute_metrics: Any)
     Raises:
         `ValueError`: if one cannot have its effect here.
     """
+    check_ranges(args)
     for f in fields(args):
         value = getattr(args, f.name)
         if isinstance(value, float) and not math.isfinite(value) and f.name != "max_grad_norm":
