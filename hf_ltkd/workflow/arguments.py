@@ -9,7 +9,8 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ..data.arguments import DataArguments as DataArguments
 
@@ -64,6 +65,7 @@ class DistillArguments:
                 f"--teacher is missing, which --loss {self.loss} needs: give the Hub id or the folder of a "
                 "classifier, or train one first: hf-ltkd train-teacher --data FOLDER --output_dir teacher"
             )
+        _check_whole(self, "num_groups", "teacher_cache_views")
         if self.pair is not None and len(self.pair) != 2:
             raise ValueError(f"--pair {' '.join(self.pair)} must be two names, the teacher's and the student's.")
         if self.adjust_teacher and self.loss != "kd":
@@ -97,6 +99,9 @@ class EvaluateArguments:
     model: str = field(metadata={"help": "Hub id or folder of the model."})
     batch_size: int = field(default=128, metadata={"help": "Images that the model is asked for at once."})
 
+    def __post_init__(self):
+        _check_whole(self, "batch_size")
+
 
 @dataclass
 class DiagnoseArguments:
@@ -111,6 +116,9 @@ class DiagnoseArguments:
     )
     picture: str = field(default="teacher_bias.png", metadata={"help": "Where the picture goes."})
     batch_size: int = field(default=128, metadata={"help": "Images that the teacher is asked for at once."})
+
+    def __post_init__(self):
+        _check_whole(self, "batch_size", "num_groups")
 
 
 @dataclass
@@ -168,8 +176,7 @@ class ExportArguments:
                 f"--model {self.model} is no folder here: if it is on the Hub, say with --output_dir where the ONNX "
                 "file goes."
             )
-        if self.threads < 1 or self.runs < 1:
-            raise ValueError(f"--threads {self.threads} and --runs {self.runs} must both be 1 or more.")
+        _check_whole(self, "threads", "runs")
 
 
 @dataclass
@@ -186,6 +193,15 @@ class SourceArguments:
             "class."
         },
     )
+
+
+def _check_whole(arguments: Any, *names: str) -> None:
+    """Raises `ValueError` if a field that was given is no whole number of 1 or more."""
+    from ..utils import check_number  # here: it imports torch, which the help does without
+
+    for name in names:
+        if getattr(arguments, name) is not None:
+            check_number(name, getattr(arguments, name), 1, whole=True)
 
 
 OLD_NAMES = {"eval_share": "eval_fraction", "recipe": "preset"}
@@ -209,7 +225,34 @@ def split_settings(settings: Mapping[str, Any], *classes: type) -> list[dict[str
         if name not in known:
             hint = "; an argument of the loss goes into loss_args" if "loss_args" in known else ""
             raise ValueError(f"There is no setting {name!r}{nearest(name, known) or hint + '.'}")
+    for argument_class in classes:
+        if argument_class.__module__ in (__name__, DataArguments.__module__):  # Transformers checks its own
+            for name, hint in get_type_hints(argument_class).items():
+                if name in given and name not in IN_MEMORY:
+                    _check_type(name, given[name], hint)
     return [{f.name: given[f.name] for f in fields(c) if f.name in given} for c in classes]
+
+
+IN_MEMORY = ("teacher", "student", "model", "data", "loss_args")  # may be more than a command line can hold
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    """Raises `ValueError` if a setting is of another type than its field: a number, a word, one of several, a list."""
+    options = [option for option in get_args(hint) if option is not type(None)]
+    if get_origin(hint) in (Union, UnionType):
+        hint = options[0]
+    if get_origin(hint) is Literal:
+        fits, expected = value in get_args(hint), f"one of {', '.join(map(str, get_args(hint)))}"
+    elif get_origin(hint) is list:
+        fits, expected = isinstance(value, list | tuple) and all(isinstance(v, str) for v in value), "a list of words"
+    elif hint is float:
+        fits, expected = isinstance(value, int | float), "a number"
+    elif hint is str:
+        fits, expected = isinstance(value, str | os.PathLike), "a word or a path"
+    else:
+        fits, expected = isinstance(value, hint) and isinstance(value, bool) == (hint is bool), f"of type {hint.__name__}"
+    if not fits:
+        raise ValueError(f"{name}={value!r} is not valid: it must be {expected}.")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -47,6 +47,7 @@ def diagnose(teacher: Model, data: Any = None, **settings: Any) -> Diagnosis:
     Raises:
         `ValueError`: if teacher or student are not for these classes, or a setting is not known.
     """
+    model_name(teacher)
     own, source, image_fields = split_settings(
         {"teacher": teacher, "data": data, **settings}, DiagnoseArguments, SourceArguments, DataArguments
     )

@@ -37,6 +37,7 @@ def evaluate(model: Model, data: Any = None, **settings: Any) -> Evaluation:
     Raises:
         `ValueError`: if the model is not for these classes, or a setting is not known.
     """
+    model_name(model)
     own, source, image_fields = split_settings(
         {"model": model, "data": data, **settings}, EvaluateArguments, SourceArguments, DataArguments
     )

@@ -33,7 +33,7 @@ from ..hub.names import ONNX_FILES
 from ..teacher.live import check_same_classes
 from ..utils import cpu_name, write_json
 from .arguments import ExportArguments
-from .inputs import load_classifier, load_processor
+from .inputs import load_classifier, load_processor, model_name
 
 
 BATCHES = (1, 2, 7)
@@ -77,7 +77,10 @@ def export(
         raise ValueError(f"An export needs {', '.join(missing)}, not installed here: pip install 'hf_ltkd[onnx]'.")
     import onnxruntime  # optional, as everywhere below
 
-    images = [images] if isinstance(images, str) else [str(path) for path in images or []]
+    model_name(model)
+    if not isinstance(images, str | os.PathLike | Sequence | None):
+        raise ValueError(f"images is a {type(images).__name__}: give image files, or folders that hold some.")
+    images = [str(images)] if isinstance(images, str | os.PathLike) else [str(path) for path in images or []]
     ExportArguments(str(model), output_dir=None if output_dir is None else str(output_dir), threads=threads, runs=runs)
     folder = Path(output_dir or model)
     files = find_images(images) if images else []

@@ -1,7 +1,8 @@
 """Models and images by the names that a user gives, or as they are in memory."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +53,8 @@ def find_data(name: str | os.PathLike) -> dict[str, str]:
     Raises:
         `ValueError`: if `name` can be none of them.
     """
+    if not isinstance(name, str | os.PathLike):
+        raise ValueError(f"The data is a {type(name).__name__}: give a folder, a name, or a DatasetDict with 'train'.")
     name = os.fspath(name)
     if os.path.isdir(os.path.expanduser(name)):
         return {"data_dir": name}
@@ -67,7 +70,14 @@ def find_data(name: str | os.PathLike) -> dict[str, str]:
 
 
 def model_name(model: Model) -> str:
-    """The name, folder or Hub id of a model; its class where it has none."""
+    """
+    The name, folder or Hub id of a model; its class where it has none.
+
+    Raises:
+        `ValueError`: if it is no model, nor the name of one.
+    """
+    if not isinstance(model, str | os.PathLike | PreTrainedModel):
+        raise ValueError(f"The model is a {type(model).__name__}: give a PreTrainedModel, a folder or a Hub id.")
     return model.name_or_path or type(model).__name__ if isinstance(model, PreTrainedModel) else os.fspath(model)
 
 
@@ -87,15 +97,22 @@ def load_classifier(model: Model, **kwargs: Any) -> PreTrainedModel:
     """
     if isinstance(model, PreTrainedModel):
         return model
-    if not isinstance(model, str | os.PathLike):
-        raise ValueError(f"The model is a {type(model).__name__}: give a PreTrainedModel, a folder or a Hub id.")
-    check_model_files(model)
+    check_model_files(model_name(model))
     try:
         return AutoModelForImageClassification.from_pretrained(model, **kwargs)
     except (OSError, ValueError) as error:
         where = "in this folder" if os.path.isdir(model) else "as a folder here or on the Hub"
         reason = str(error).splitlines()[0]
         raise ValueError(f"There is no image classifier {os.fspath(model)!r} {where}: {reason}") from error
+
+
+@contextmanager
+def named(what: str) -> Iterator[None]:
+    """Of what an error of Transformers or the Hub is; only its first line is told."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{what} cannot be loaded: {str(error).splitlines()[0]}") from error
 
 
 def load_processor(name: str | os.PathLike) -> BaseImageProcessor | None:
@@ -106,12 +123,14 @@ def load_processor(name: str | os.PathLike) -> BaseImageProcessor | None:
         `ValueError`: if a library is missing that it needs.
     """
     files = ("preprocessor_config.json", "processor_config.json")
+    check_model_files(name)
     if os.path.isdir(name) and not any(os.path.exists(os.path.join(name, file)) for file in files):
         config = read_json(os.path.join(name, "config.json"))
         if "pretrained_cfg" not in config:
             return None
     try:
-        return AutoImageProcessor.from_pretrained(name)
+        with named(f"The image processor of {os.fspath(name)!r}"):
+            return AutoImageProcessor.from_pretrained(name)
     except ImportError as error:
         reason = str(error).strip().split(". ")[0]
         raise ValueError(
@@ -154,7 +173,9 @@ def load_images(
         raise ValueError("--data is missing: give a folder of images, a benchmark's name or a dataset of the Hub.")
     config = model.config if isinstance(model, PreTrainedModel) else None
     if model is not None and config is None and is_pretrained(model):
-        config = AutoConfig.from_pretrained(model_name(model))
+        check_model_files(model_name(model))
+        with named(f"The model {model_name(model)!r}"):
+            config = AutoConfig.from_pretrained(model_name(model))
     pixels, teacher_pixels = choose_pixels(_pixels_of(model), _pixels_of(student), given.get("image_size"))
     args = DataArguments(**{**recommend_images(pixels, config, given.get("image_size"), teacher_pixels), **given})
     try:

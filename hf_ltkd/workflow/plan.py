@@ -250,7 +250,10 @@ def _prepare(training: dict[str, Any], output_dir: str) -> None:
     resume = training.get("resume_from_checkpoint")
     if str(resume).lower() in ("true", "false"):  # from the command line it comes as a word
         resume = training["resume_from_checkpoint"] = str(resume).lower() == "true"
-    _check_free(Path(training.setdefault("output_dir", output_dir)), resume)
+    folder = training.setdefault("output_dir", output_dir)
+    if not isinstance(folder, str | os.PathLike):
+        raise ValueError(f"output_dir={folder!r} is not valid: it must be the path of a folder.")
+    _check_free(Path(folder), resume)
 
 
 def _check_free(folder: Path, resume: Any) -> None:
@@ -277,6 +280,8 @@ def _loss_arguments(given: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
     """`{"alpha": 1}` as it is, `["alpha=1"]` of the command line, or `['{"alpha": 1}']` of a YAML file."""
     if isinstance(given, Mapping):
         return dict(given)
+    if not isinstance(given, list | tuple) or not all(isinstance(item, str) for item in given):
+        raise ValueError(f"loss_args={given!r} is not valid: give a dict such as {{'alpha': 1}}, or name=value items.")
     if len(given) == 1 and given[0].startswith("{"):
         return json.loads(given[0])
     return parse_values("--loss_args", given)

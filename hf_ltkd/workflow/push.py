@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from transformers.utils.hub import hf_api
 
 from ..hub.card import write_model_card
@@ -17,7 +18,7 @@ from ..hub.names import ARGUMENTS_NAME, CARD_NAME, COMPARISON_NAME, RUN_NAME
 from ..hub.push import add_code, explained, published_files, push_folder, time_limit, within
 from ..hub.readme import read_readme, take_over
 from ..teacher.live import load_teacher
-from ..utils import read_json, write_json
+from ..utils import check_number, read_json, write_json
 from .outputs import Comparison
 
 
@@ -68,6 +69,13 @@ def push(
         `ValueError`: if the folder holds no classifier, or a file of results or `README.md` cannot be read.
         `OSError`: if the Hub cannot be reached or refuses; it says what to do.
     """
+    if not isinstance(model, str | os.PathLike):
+        raise ValueError(f"The model is a {type(model).__name__}: give the folder that holds it.")
+    try:
+        validate_repo_id(to or "")
+    except HFValidationError as error:
+        raise ValueError(f"--to {to!r} is no name of a repository, owner/name: {error}") from error
+    check_number("timeout", timeout, above=0)
     folder = Path(model)
     published_files(folder)
     network = load_teacher(str(folder))  # loads any classifier
@@ -115,7 +123,7 @@ def _take_over_card(folder: Path, repo_id: str, revision: str | None) -> None:
 def _read_results(path: str | os.PathLike) -> dict[str, Any]:
     try:
         results = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"The results {str(path)!r} cannot be read ({error}): give an eval_results.json.") from error
     if not isinstance(results, dict):
         raise ValueError(f"The results {str(path)!r} are no table of names and numbers: give an eval_results.json.")

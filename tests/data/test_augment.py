@@ -237,12 +237,12 @@ def test_offsets_and_flips_are_uniform_and_independent(across):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"images": torch.zeros(2, 3, 4, 4)}, "images must be uint8 .* got torch.float32"),
+        ({"images": torch.zeros(2, 3, 4, 4)}, "images must be a uint8 tensor .* got torch.float32"),
         ({"images": torch.zeros(3, 4, 4, dtype=torch.uint8)}, r"of shape \(3, 4, 4\)"),
         ({"labels": [0]}, "got 1 labels"),
         ({"mean": [0.5]}, "1 means"),
         ({"std": [0.5]}, "1 deviations"),
-        ({"padding": -1}, "padding=-1 must be 0 or more"),
+        ({"padding": -1}, "padding=-1 is not valid"),
         ({"std": [0.5, 0.0, 0.5]}, r"std=\[0.5, 0.0, 0.5\] is not valid"),
     ],
 )

@@ -165,6 +165,6 @@ def test_no_flip():
     ],
 )
 def test_lazy_errors(change, message):
-    data = Dataset.from_dict({"image": [None, None]})
+    data = Dataset.from_dict({"image": [None, None]}).cast_column("image", Image())
     with pytest.raises(ValueError, match=message):
         LazyImageDataset(data, "image", **({"labels": [0, 1], "mean": MEAN, "std": STD} | change))

@@ -80,7 +80,7 @@ def test_bad_factor(gamma):
 
 
 def test_counts_without_an_example():
-    with pytest.raises(ValueError, match=r"1 of 3 classes have no example to begin with \(class 1\)"):
+    with pytest.raises(ValueError, match=r"1 of 3 classes have no training example \(class 1\)"):
         long_tailed_counts([5, 0, 5], 2)
 
 
@@ -191,7 +191,7 @@ def test_label_outside_the_classes(feature):
 
 @pytest.mark.parametrize("feature", [ClassLabel(num_classes=3), Value("int64")])
 def test_class_with_no_image(feature):
-    with pytest.raises(ValueError, match=r"1 of 3 classes have no example to begin with \(class 1\)"):
+    with pytest.raises(ValueError, match=r"1 of 3 classes have no training example \(class 1\)"):
         make_long_tailed(labels_only([0, 2, 2], feature), 8)
 
 
