@@ -51,7 +51,8 @@ class ClassGroups:
             group_of_class = torch.as_tensor(self.group_of_class).detach().cpu()
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
-                f"group_of_class={str(self.group_of_class)[:60]!r} is not valid: it must hold one group index per class."
+                f"group_of_class={str(self.group_of_class)[:60]!r} must hold one group index per class, 0 for the most "
+                "frequent group."
             ) from error
         if group_of_class.ndim != 1 or len(group_of_class) == 0:
             raise ValueError(
@@ -204,7 +205,7 @@ def check_groups(groups: Any) -> None:
     """Raises `ValueError` unless these are [`ClassGroups`]."""
     if not isinstance(groups, ClassGroups):
         raise ValueError(
-            f"groups is of type {type(groups).__name__}: give ClassGroups, for instance ClassGroups.from_counts(counts)."
+            f"groups is of type {type(groups).__name__}: give ClassGroups, such as ClassGroups.from_counts(counts)."
         )
 
 

@@ -164,7 +164,11 @@ def parse(name: str, argv: Sequence[str]) -> dict[str, Any]:
 
     from ..workflow.recommend import DistillationTrainingArguments
 
+    def fail(message: str) -> NoReturn:
+        raise ValueError(f"{message} (hf-ltkd {name} --help lists the arguments).")
+
     files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    files.error = fail  # type: ignore[method-assign]
     files.add_argument("--config", action="append", default=[])
     is_file = len(argv) == 1 and argv[0].endswith((".yaml", ".yml"))
     known, rest = files.parse_known_args(["--config", *argv] if is_file else argv)
@@ -174,9 +178,6 @@ def parse(name: str, argv: Sequence[str]) -> dict[str, Any]:
     parser = HfArgumentParser(classes, allow_abbrev=False, add_help=False)  # type: ignore[arg-type]
     if SourceArguments in classes:
         parser.add_argument("--eval_share", "--eval-share", type=float)
-
-    def fail(message: str) -> NoReturn:
-        raise ValueError(f"{message} (hf-ltkd {name} --help lists the arguments).")
 
     parser.error = fail  # type: ignore[method-assign]
     for action in parser._actions:

@@ -71,8 +71,8 @@ class LazyImageDataset(LabelledImages):
         if not isinstance(dataset, Dataset) or not isinstance(dataset.features.get(image_column), Image):
             columns = f"has the columns {dataset.features}" if isinstance(dataset, Dataset) else "is none"
             raise ValueError(
-                f"The dataset {columns}, no column {image_column!r} of images: give a datasets.Dataset and the name of "
-                "a column of type Image."
+                f"The dataset {columns}, no column {image_column!r} of images: give a datasets.Dataset and the name "
+                "of a column of type Image."
             )
         check_number("image_size", image_size, 1, whole=True)
         if pixels is None:

@@ -77,8 +77,8 @@ def find_loss(name: str) -> type[DistillationLoss]:
     except (KeyError, ImportError, AttributeError, ValueError) as caught:
         error = caught
     raise ValueError(
-        f"There is no loss {name!r}: use one of {', '.join(LOSSES)}, or package.module:Class for a DistillationLoss of "
-        "your own."
+        f"There is no loss {name!r}: use one of {', '.join(LOSSES)}, or package.module:Class for a DistillationLoss "
+        "of your own."
     ) from error
 
 

@@ -250,7 +250,10 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
     elif hint is str:
         fits, expected = isinstance(value, str | os.PathLike), "a word or a path"
     else:
-        fits, expected = isinstance(value, hint) and isinstance(value, bool) == (hint is bool), f"of type {hint.__name__}"
+        fits, expected = (
+            isinstance(value, hint) and isinstance(value, bool) == (hint is bool),
+            f"of type {hint.__name__}",
+        )
     if not fits:
         raise ValueError(f"{name}={value!r} is not valid: it must be {expected}.")
 

@@ -20,6 +20,8 @@ from transformers import PreTrainedModel, set_seed
 from ..analysis.bias import GroupReport, group_report
 from ..data.arguments import DataArguments
 from ..data.holdout import HOLDOUT_NAME, Holdout
+from ..groups import ClassGroups
+from ..hub.push import check_repository
 from ..losses import CrossEntropyLoss, DistillationLoss, create_loss, log_class_prior
 from ..metrics import group_accuracy
 from ..trainer.trainer import DistillationTrainer
@@ -171,10 +173,13 @@ def make_plan(**settings: Any) -> DistillPlan:
     choices, recommend = DistillArguments(**own), TrainingChoices(**choice).recommend
     _prepare(training, "student")
     if choices.push is not None:
+        check_repository("push", choices.push)
         if get_token() is None and training.get("hub_token") is None:
             raise ValueError(f"--push {choices.push} needs a login: run `hf auth login`, or set HF_TOKEN.")
         training["hub_model_id"] = choices.push
     loss_args = _loss_arguments(choices.loss_args)
+    if choices.pair is None:  # wrong arguments are known before the images are looked at
+        create_loss(choices.loss, ClassGroups.from_counts([3, 2, 1]), **loss_args)
     teacher = None if choices.teacher is None else load_classifier(choices.teacher)
     images = load_images(
         SourceArguments(**source),
@@ -254,6 +259,13 @@ def _prepare(training: dict[str, Any], output_dir: str) -> None:
     if not isinstance(folder, str | os.PathLike):
         raise ValueError(f"output_dir={folder!r} is not valid: it must be the path of a folder.")
     _check_free(Path(folder), resume)
+    found = Path(folder).glob("checkpoint-*") if resume is True else [Path(resume)] if resume else [Path(".")]
+    if not any(path.is_dir() for path in found):
+        raise ValueError(
+            f"resume_from_checkpoint={resume} finds nothing: there is no checkpoint in {str(folder)!r}, nor a folder "
+            "of that name; leave it out to start anew."
+        )
+    DistillationTrainingArguments(**training)  # wrong ones are known before the images are looked at
 
 
 def _check_free(folder: Path, resume: Any) -> None:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.errors import EntryNotFoundError
 from transformers.utils.hub import hf_api
 
 from ..hub.card import write_model_card
 from ..hub.describe import describe_model
 from ..hub.names import ARGUMENTS_NAME, CARD_NAME, COMPARISON_NAME, RUN_NAME
-from ..hub.push import add_code, explained, published_files, push_folder, time_limit, within
+from ..hub.push import add_code, check_repository, explained, published_files, push_folder, time_limit, within
 from ..hub.readme import read_readme, take_over
 from ..teacher.live import load_teacher
 from ..utils import check_number, read_json, write_json
@@ -71,10 +70,7 @@ def push(
     """
     if not isinstance(model, str | os.PathLike):
         raise ValueError(f"The model is a {type(model).__name__}: give the folder that holds it.")
-    try:
-        validate_repo_id(to or "")
-    except HFValidationError as error:
-        raise ValueError(f"--to {to!r} is no name of a repository, owner/name: {error}") from error
+    check_repository("to", to)
     check_number("timeout", timeout, above=0)
     folder = Path(model)
     published_files(folder)
