@@ -51,8 +51,8 @@ class ClassGroups:
             group_of_class = torch.as_tensor(self.group_of_class).detach().cpu()
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
-                f"group_of_class={str(self.group_of_class)[:60]!r} must hold one group index per class, 0 for the most "
-                "frequent group."
+                f"group_of_class={str(self.group_of_class)[:60]!r} must hold one group index per class, 0 for the "
+                "most frequent group."
             ) from error
         if group_of_class.ndim != 1 or len(group_of_class) == 0:
             raise ValueError(

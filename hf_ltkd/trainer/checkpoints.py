@@ -224,8 +224,13 @@ def incomplete(checkpoint: str | os.PathLike) -> str | None:
     if not any((folder / name).exists() for name in OPTIMIZER_NAMES):
         return "it has no state of the optimizer, which save_only_model=True leaves out"
     if not sizes:  # of the plain Trainer, or of a run that was killed before it sealed the checkpoint
-        for name in ("*.safetensors", "rng_state*.pth", "scheduler.pt"):
-            if (folder / "optimizer.pt").is_file() and not any(folder.glob(name)):
+        patterns = {
+            "model.safetensors": "*.safetensors",
+            "rng_state.pth": "rng_state*.pth",
+            "scheduler.pt": "scheduler.pt",
+        }
+        for name, pattern in patterns.items():
+            if (folder / "optimizer.pt").is_file() and not any(folder.glob(pattern)):
                 return f"its {name} is missing"
         return next((f"its {path.name} is damaged" for path in sorted(folder.iterdir()) if is_damaged(path)), None)
     return None

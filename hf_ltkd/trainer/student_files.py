@@ -139,36 +139,39 @@ class StudentFilesMixin(Trainer):
         Raises:
             `OSError`: if the student is elsewhere than in its folder; it says where.
         """
-        try:
-            self._write_student(output_dir)
-        except (OSError, SafetensorError) as error:
-            if _internal_call or not self.args.should_save or self.is_fsdp_enabled or self.is_deepspeed_enabled:
-                raise  # checkpoints have messages of their own; ranks that write together cannot be asked again
-            raise OSError(self._put_elsewhere(str(output_dir or self.args.output_dir), error)) from error
+        while True:
+            try:
+                self._write_student(output_dir)
+                break
+            except (OSError, SafetensorError) as error:
+                if _internal_call or not self.args.should_save or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                    raise  # checkpoints have messages of their own; ranks that write together cannot be asked again
+                self._put_elsewhere(str(output_dir or self.args.output_dir), error)
+            time.sleep(SECONDS_UNTIL_THERE_IS_ROOM)
         if self.args.push_to_hub and not _internal_call:
             try:
                 self.push_to_hub(commit_message="Model save")
             except OSError as error:
                 logger.error("%s", error)
 
-    def _put_elsewhere(self, folder: str, error: Exception) -> str:
-        """Writes the student where there is room, and says where that is."""
-        while True:
+    def _put_elsewhere(self, folder: str, error: Exception) -> None:
+        """Writes the student among the temporary files and raises an `OSError` that says where, or logs that it failed."""
+        elsewhere = ""
+        try:
             elsewhere = tempfile.mkdtemp(prefix="hf_ltkd-student-")
-            try:
-                self._write_student(elsewhere)
-                return (
-                    f"The student could not be written to {folder!r} ({one_line(error)}) and is in {elsewhere!r}: "
-                    "make room and move it, before the temporary files are cleared."
-                )
-            except (OSError, SafetensorError) as full:
-                shutil.rmtree(elsewhere, ignore_errors=True)
-                logger.error(
-                    "The trained student can be written neither to %r (%s) nor to %r (%s): this waits until there is "
-                    "room in the latter, and tries again every %d seconds.",
-                    *(folder, one_line(error), tempfile.gettempdir(), one_line(full), SECONDS_UNTIL_THERE_IS_ROOM),
-                )
-            time.sleep(SECONDS_UNTIL_THERE_IS_ROOM)
+            self._write_student(elsewhere)
+        except (OSError, SafetensorError) as full:
+            shutil.rmtree(elsewhere, ignore_errors=True)
+            logger.error(
+                "The trained student can be written neither to %r (%s) nor among the temporary files (%s): make room. "
+                "It is tried again every %d seconds.",
+                *(folder, one_line(error), one_line(full), SECONDS_UNTIL_THERE_IS_ROOM),
+            )
+            return
+        raise OSError(
+            f"The student could not be written to {folder!r} ({one_line(error)}) and is in {elsewhere!r}: make room and "
+            "move it, before the temporary files are cleared."
+        ) from error
 
     def _write_student(self, output_dir: str | None) -> None:
         untied = self.model.register_state_dict_post_hook(_untie)  # type: ignore[union-attr]

@@ -288,3 +288,17 @@ def test_fingerprint_is_that_of_the_content():
     reshaped = random_images().view(24, 3, 4, 16)  # the same bytes
     others = [make(one_pixel), make(reshaped), make(seed=1), make(std=[0.2, 0.25, 0.31]), make(padding=3)]
     assert len({dataset.fingerprint, *(other.fingerprint for other in others)}) == 6
+
+
+def test_a_loop_over_a_dataset_ends_and_a_wrong_index_is_an_error():
+    data = ImageDataset(torch.zeros(3, 3, 4, 4, dtype=torch.uint8), [0, 1, 2], **PLAIN)
+    assert [item["labels"].item() for item in data] == [0, 1, 2]
+    assert [data[i]["labels"].item() for i in (-1, -3)] == [2, 0]
+    asked = np.array([-1, 0])
+    data.__getitems__(asked)
+    assert asked.tolist() == [-1, 0]  # the caller's array stays as it is
+    for index in (3, -4, 10**12):
+        with pytest.raises(IndexError, match=f"no example of index {index}"):
+            data[index]
+    with pytest.raises(IndexError, match="no example of index 1, 5"):
+        next(iter(torch.utils.data.DataLoader(torch.utils.data.Subset(data, [1, 5]), batch_size=2)))

@@ -149,3 +149,10 @@ def test_a_trial_is_named_by_what_it_chose():
     chosen = {**line("A trial 0", 0.1), "chosen": {"temperature": 2.34567, "ce": "balanced_softmax"}}
     (grid,) = Results([chosen, line("B", 0.1, temperature=3)]).other_grids(set())
     assert [grid.label(method) for method in grid.methods] == ["A trial 0: temperature=2.346 ce=balanced_softmax", "B"]
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    for text in ('{"seed": 1}\n{"seed"', '{"seed": 1}\n\n{}', '{"seed": 1}\n[1]\n', '{"seed": 1}\n\x00\n'):
+        (tmp_path / "results.jsonl").write_text(text)
+        with pytest.raises(ValueError, match="Line 2 of .*results.jsonl' is damaged"):
+            read_results(tmp_path / "results.jsonl")

@@ -334,3 +334,37 @@ def test_a_full_disk_is_explained_and_leaves_earlier_checkpoints(tmp_path):
     error = (tmp_path / "error.txt").read_text()
     assert "could not be written" in error and "train with resume_from_checkpoint=True" in error
     assert json.loads((tmp_path / "checkpoint-1" / "trainer_state.json").read_text())["global_step"] == 1
+
+
+def test_a_trained_student_is_kept_where_there_is_room(tmp_path, monkeypatch, caplog):
+    trainer = make_trainer(tmp_path / "full", max_steps=1, save_strategy="no")
+    trainer.train()
+    (tmp_path / "full").rmdir() if (tmp_path / "full").exists() else None
+    (tmp_path / "full").touch()  # nothing can be written there
+    (tmp_path / "spare").touch()  # nor, at first, among the temporary files
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "spare"))
+    waits = []
+
+    def make_room(seconds):
+        waits.append(seconds)
+        if len(waits) == 2:
+            (tmp_path / "spare").unlink()
+            (tmp_path / "spare").mkdir()
+
+    monkeypatch.setattr("hf_ltkd.trainer.student_files.time.sleep", make_room)
+    with pytest.raises(OSError, match="could not be written to .*full' .* and is in '(.*)': make room and") as caught:
+        trainer.save_model()
+    elsewhere = re.search("and is in '(.*?)'", str(caught.value)).group(1)
+    assert waits == [60, 60] and caplog.text.count("can be written neither to") == 2
+    saved = load_file(f"{elsewhere}/model.safetensors")
+    assert all(torch.equal(saved[name], tensor) for name, tensor in trainer.model.state_dict().items())
+
+
+def test_a_student_waits_for_room_in_its_own_folder_too(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path / "full", max_steps=1, save_strategy="no")
+    (tmp_path / "full").rmdir() if (tmp_path / "full").exists() else None
+    (tmp_path / "full").touch()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "full"))
+    monkeypatch.setattr("hf_ltkd.trainer.student_files.time.sleep", lambda seconds: (tmp_path / "full").unlink())
+    trainer.save_model()
+    assert (tmp_path / "full" / "model.safetensors").is_file()

@@ -1,12 +1,17 @@
 """What is decided before anything is trained or written."""
 
 import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from photos import TRAINING
+from photos import CPU, TRAINING
 
-from hf_ltkd.workflow.plan import make_plan, plan_teacher
+from hf_ltkd import DistillationTrainingArguments
+from hf_ltkd.workflow.plan import LOCK_NAME, TrainingPlan, make_plan, plan_teacher
 
 
 @pytest.fixture
@@ -125,3 +130,51 @@ def test_another_number_or_order_of_classes(plan_of, home, tmp_path_factory):
     (folder / "orange").symlink_to(f"{home.photos}/red")
     with pytest.raises(ValueError, match="Class 0 is 'blue' for the model"):
         plan_of(data=folder)
+
+
+# ---- One training a folder ----
+
+
+def plan_into(folder: Path, **arguments) -> TrainingPlan:
+    nothing: Any = {"network": None, "loss": None, "images": None}
+    args = DistillationTrainingArguments(output_dir=str(folder), **CPU, **arguments)
+    return TrainingPlan(name="resnet8", args=args, reason="", **nothing)
+
+
+def test_a_second_training_in_a_folder_ends_and_names_the_first(tmp_path):
+    first, second = plan_into(tmp_path / "a"), plan_into(tmp_path / "a")
+    with first.holding_folder(), plan_into(tmp_path / "b").holding_folder():
+        for _ in range(2):  # the first one to be refused leaves the holder's name where it is
+            with pytest.raises(
+                ValueError, match=f"a' .process {os.getpid()} on .* since .*choose another --output_dir"
+            ):
+                with second.holding_folder():
+                    pytest.fail("both train")
+    with second.holding_folder():
+        (tmp_path / "a" / "config.json").touch()
+    with pytest.raises(ValueError, match="holds a model or an unfinished training already"):
+        with first.holding_folder():  # planned before the second one wrote its model
+            pytest.fail("it would be overwritten")
+    with plan_into(tmp_path / "a", resume_from_checkpoint="checkpoint-1").holding_folder():
+        pass
+
+
+def test_a_killed_training_holds_no_folder_and_its_leftovers_go(tmp_path):
+    process = os.fork()
+    if process == 0:
+        with plan_into(tmp_path).holding_folder():
+            (tmp_path / "comparison.json.1.tmp").touch()
+            (tmp_path / "_push-x").mkdir()
+            (tmp_path / "_push-x" / "model.safetensors").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 3
+    with plan_into(tmp_path).holding_folder():
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK_NAME]
+
+
+def test_only_the_main_rank_holds_the_folder(tmp_path, monkeypatch):
+    plan = plan_into(tmp_path / "new")
+    monkeypatch.setattr(DistillationTrainingArguments, "process_index", 1)
+    with plan.holding_folder():
+        assert not (tmp_path / "new").exists()
