@@ -11,6 +11,7 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from helpers import write_image
 from photos import CPU, Home
+from PIL import Image as PILImage
 
 import hf_ltkd
 from hf_ltkd import (
@@ -330,6 +331,11 @@ WORKFLOW: dict[str, Wrong] = {
     "diagnosed teacher": Wrong(lambda v, h: hf_ltkd.diagnose(v, h.photos), (None, 5, "nowhere", Path("nowhere")), "model|classifier"),
     "diagnosing batch_size": Wrong(lambda v, h: hf_ltkd.diagnose(h.teacher, h.photos, batch_size=v), NO_COUNT[:3], "batch_size"),
     "trained model": Wrong(lambda v, h: hf_ltkd.train_teacher(v, h.photos, **CPU), (5, "resnet9", "a/b/c", [1], tiny(4)), "model|depth|classes"),
+    "photos": Wrong(
+        lambda v, h: hf_ltkd.train_teacher("resnet8", h.folder / v, image_size=8, **CPU),
+        ("grey", "black", "empty", "photos/red", "teacher", "nowhere"),
+        "colour|image|folder",
+    ),
     "pushed": Wrong(lambda v, h: push(v, "me/x"), (None, 5, "nowhere", Path("nowhere")), "model|folder"),
     "pushed to": Wrong(lambda v, h: push(h.student, v), (None, 5, "a/b/c", "a b", "", "-x", "me/x.git "), "to|repo|Repo"),
     "timeout": Wrong(lambda v, h: push(h.student, "me/x", timeout=v), (0, *NO_WEIGHT), "timeout"),
@@ -348,11 +354,19 @@ def home(tmp_path_factory) -> Home:
     for name, count in {"blue": 9, "green": 6, "red": 5}.items():
         for number in range(count):
             write_image(folder / "photos" / name / f"{number}.jpg", len(name) + number, 8, 8)
+            write_one_colour(folder / "grey" / name / f"{number}.png", 128)
+            write_one_colour(folder / "black" / name / f"{number}.png", 0)
+    (folder / "empty").mkdir()
     labels = {"id2label": dict(enumerate(("blue", "green", "red")))}
     for name in ("teacher", "student"):
         create_model("resnet8", 3, 8, **labels).save_pretrained(folder / name)
         make_processor((8, 8), [0.5] * 3, [0.5] * 3).save_pretrained(folder / name)
     return Home(folder, None)  # type: ignore[arg-type]
+
+
+def write_one_colour(path: Path, value: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PILImage.new("RGB", (8, 8), (value,) * 3).save(path)
 
 
 @pytest.fixture

@@ -182,7 +182,7 @@ def _shuffled(dataset: Dataset, batch_size: int, seed: int) -> DataLoader:
 
 @torch.no_grad()
 def _answers(models: Sequence[nn.Module], loader: DataLoader) -> Iterator[tuple[Tensor, list[Tensor]]]:
-    """Labels of each batch, and the logits of each model: a teacher, and perhaps its student."""
+    """Labels of each batch, and the logits of each model, finite: of a teacher, and perhaps its student."""
     for model in models:
         model.eval()
     for batch in loader:
@@ -191,4 +191,9 @@ def _answers(models: Sequence[nn.Module], loader: DataLoader) -> Iterator[tuple[
         for model, seen in zip(models, (teacher_inputs(batch), student_inputs(batch)), strict=False):
             device = next(model.parameters()).device
             logits.append(logits_of(model(**{name: value.to(device) for name, value in seen.items()})))
+            if not torch.isfinite(logits[-1]).all():
+                raise FloatingPointError(
+                    f"The {type(model).__name__} gives logits of NaN or Inf, which are of no class: it is broken, or "
+                    "its inputs are; train it again, or take another checkpoint."
+                )
         yield labels, logits

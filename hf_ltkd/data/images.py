@@ -166,6 +166,11 @@ def load_image_data(
         if processor is None and mean is None:  # the training images' own
             values = arrays[0][0].double() / 255
             mean, std = values.mean((0, 2, 3)).tolist(), values.std((0, 2, 3)).tolist()
+            if not min(std):
+                raise ValueError(
+                    "All training images have one colour in a channel, so there is nothing to tell them apart by "
+                    f"(standard deviations of red, green, blue: {std}): look at the images, or give mean and std."
+                )
             pixels = replace(pixels, mean=mean, std=std, processor=make_processor(pixels.size, mean, std))
         train_data, test_data = (
             _in_memory(images, labels, [pixels, *both[1:]], device=device, padding=args.crop_padding, **how)

@@ -155,7 +155,7 @@ class StudentFilesMixin(Trainer):
                 logger.error("%s", error)
 
     def _put_elsewhere(self, folder: str, error: Exception) -> None:
-        """Writes the student among the temporary files and raises an `OSError` that says where, or logs that it failed."""
+        """Writes the student among the temporary files; an `OSError` says where it is, a log that there is no room."""
         elsewhere = ""
         try:
             elsewhere = tempfile.mkdtemp(prefix="hf_ltkd-student-")
@@ -169,8 +169,8 @@ class StudentFilesMixin(Trainer):
             )
             return
         raise OSError(
-            f"The student could not be written to {folder!r} ({one_line(error)}) and is in {elsewhere!r}: make room and "
-            "move it, before the temporary files are cleared."
+            f"The student could not be written to {folder!r} ({one_line(error)}) and is in {elsewhere!r}: make room "
+            "and move it, before the temporary files are cleared."
         ) from error
 
     def _write_student(self, output_dir: str | None) -> None:

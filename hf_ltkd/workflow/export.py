@@ -26,11 +26,13 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
+from ..data.check import IMAGE_FORMATS
 from ..data.image_files import IMAGE_SUFFIXES
 from ..data.pixels import to_rgb
 from ..hub.describe import describe_model, weights_digests
 from ..hub.names import ONNX_FILES
 from ..teacher.live import check_same_classes
+from ..trainer.checks import check_finite
 from ..utils import cpu_name, write_json
 from .arguments import ExportArguments
 from .inputs import load_classifier, load_processor, model_name
@@ -86,6 +88,8 @@ def export(
     files = find_images(images) if images else []
     names = {"student": str(model), **({"teacher": str(teacher)} if teacher else {})}
     models = {who: load_classifier(name, dtype=torch.float32).eval() for who, name in names.items()}
+    for network in models.values():
+        check_finite(network, "exported")
     if teacher:
         check_same_classes(models["student"], models["teacher"])
     digests = weights_digests(Path(cached_file(names["student"], "config.json")).parent)  # type: ignore[arg-type]
@@ -187,11 +191,19 @@ def prepare(name: str, model: PreTrainedModel, files: list[Path]) -> torch.Tenso
         )
     if processor is None:
         return torch.from_numpy(random.standard_normal((EXAMPLES, *shape), dtype=np.float32))
-    images = [to_rgb(Image.open(file)) for file in files]
+    images = [_open(file) for file in files]
     if not files:
         images = [Image.fromarray(random.integers(0, 256, (*shape[1:], 3), dtype=np.uint8)) for _ in range(EXAMPLES)]
     pixels = processor(images, return_tensors="pt")["pixel_values"]
     return pixels[torch.arange(EXAMPLES) % len(pixels)]  # few files: again from the first
+
+
+def _open(file: Path) -> Image.Image:
+    try:
+        with Image.open(file, formats=IMAGE_FORMATS) as image:
+            return to_rgb(image)
+    except (OSError, Image.DecompressionBombError) as error:
+        raise ValueError(f"--images {file} cannot be read as {', '.join(IMAGE_FORMATS)}: {error}.") from error
 
 
 class Logits(nn.Module):

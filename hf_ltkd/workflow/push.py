@@ -17,6 +17,7 @@ from ..hub.names import ARGUMENTS_NAME, CARD_NAME, COMPARISON_NAME, RUN_NAME
 from ..hub.push import add_code, check_repository, explained, published_files, push_folder, time_limit, within
 from ..hub.readme import read_readme, take_over
 from ..teacher.live import load_teacher
+from ..trainer.checks import check_finite
 from ..utils import check_number, read_json, write_json
 from .outputs import Comparison
 
@@ -65,6 +66,7 @@ def push(
         `huggingface_hub.CommitInfo`: The commit, with its `commit_url`.
 
     Raises:
+        `FloatingPointError`: if a weight is NaN or infinite.
         `ValueError`: if the folder holds no classifier, or a file of results or `README.md` cannot be read.
         `OSError`: if the Hub cannot be reached or refuses; it says what to do.
     """
@@ -75,6 +77,7 @@ def push(
     folder = Path(model)
     published_files(folder)
     network = load_teacher(str(folder))  # loads any classifier
+    check_finite(network, "pushed")
     compared = (folder / COMPARISON_NAME).is_file()
     card: dict[str, Any] = Comparison.from_pretrained(folder).card_arguments() if compared else {}
     given = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from photos import CPU
-from transformers import Trainer, TrainingArguments
+from transformers import AutoModelForImageClassification, Trainer, TrainingArguments
 
 from hf_ltkd import (
     ClassGroups,
@@ -132,3 +132,24 @@ def test_a_damaged_configuration_is_named(tmp_path, monkeypatch, capsys, text):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("hf-ltkd: The configuration 'settings.yaml'")
     assert os.listdir() == ["settings.yaml"]
+
+
+@pytest.mark.parametrize("command", ["evaluate", "diagnose", "push", "export", "distill"])
+def test_a_model_of_nan_is_neither_scored_nor_published(home, tmp_path, capsys, command):
+    model = AutoModelForImageClassification.from_pretrained(home.student)
+    next(model.parameters()).data[0] = float("nan")
+    model.save_pretrained(tmp_path / "student")
+    shutil.copy(Path(home.student, "preprocessor_config.json"), tmp_path / "student")
+    name = {"diagnose": "--teacher", "distill": "--teacher"}.get(command, "--model")
+    more = {"push": ["--to", "me/small"], "export": [], "distill": ["--data", home.photos, "--use_cpu", "true"]}
+    more["distill"] += ["--output_dir", str(tmp_path / "new")]
+    assert main([command, name, str(tmp_path / "student"), *more.get(command, ["--data", home.photos])]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("hf-ltkd")]
+    assert "NaN or Inf" in line
+
+
+def test_a_postscript_file_called_png_is_drawn_by_nobody(home, tmp_path, capsys):
+    (tmp_path / "photo.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n")
+    assert main(["export", "--model", home.student, "--images", str(tmp_path / "photo.png"), "--runs", "1"]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("hf-ltkd")]
+    assert "photo.png cannot be read as JPEG, PNG" in line
