@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from numbers import Real
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -233,7 +234,8 @@ def split_settings(settings: Mapping[str, Any], *classes: type) -> list[dict[str
     return [{f.name: given[f.name] for f in fields(c) if f.name in given} for c in classes]
 
 
-IN_MEMORY = ("teacher", "student", "model", "data", "loss_args")  # may be more than a command line can hold
+# What may be more than a command line can hold, or the name of a loss of one's own.
+IN_MEMORY = ("teacher", "student", "model", "data", "loss", "loss_args")
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:
@@ -245,15 +247,12 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
         fits, expected = value in get_args(hint), f"one of {', '.join(map(str, get_args(hint)))}"
     elif get_origin(hint) is list:
         fits, expected = isinstance(value, list | tuple) and all(isinstance(v, str) for v in value), "a list of words"
-    elif hint is float:
-        fits, expected = isinstance(value, int | float), "a number"
     elif hint is str:
         fits, expected = isinstance(value, str | os.PathLike), "a word or a path"
+    elif hint is bool:
+        fits, expected = isinstance(value, bool), "True or False"
     else:
-        fits, expected = (
-            isinstance(value, hint) and isinstance(value, bool) == (hint is bool),
-            f"of type {hint.__name__}",
-        )
+        fits, expected = isinstance(value, Real) and not isinstance(value, bool), "a number"
     if not fits:
         raise ValueError(f"{name}={value!r} is not valid: it must be {expected}.")
 

@@ -201,6 +201,7 @@ def prepare(name: str, model: PreTrainedModel, files: list[Path]) -> torch.Tenso
 def _open(file: Path) -> Image.Image:
     try:
         with Image.open(file, formats=IMAGE_FORMATS) as image:
+            image.load()  # before the file is closed
             return to_rgb(image)
     except (OSError, Image.DecompressionBombError) as error:
         raise ValueError(f"--images {file} cannot be read as {', '.join(IMAGE_FORMATS)}: {error}.") from error

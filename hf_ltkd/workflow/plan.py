@@ -259,8 +259,8 @@ def _prepare(training: dict[str, Any], output_dir: str) -> None:
     if not isinstance(folder, str | os.PathLike):
         raise ValueError(f"output_dir={folder!r} is not valid: it must be the path of a folder.")
     _check_free(Path(folder), resume)
-    found = Path(folder).glob("checkpoint-*") if resume is True else [Path(resume)] if resume else [Path(".")]
-    if not any(path.is_dir() for path in found):
+    candidates = Path(folder).glob("checkpoint-*") if resume is True else [Path(resume or folder)]
+    if resume and not any(path.is_dir() for path in candidates):
         raise ValueError(
             f"resume_from_checkpoint={resume} finds nothing: there is no checkpoint in {str(folder)!r}, nor a folder "
             "of that name; leave it out to start anew."

@@ -382,7 +382,7 @@ def test_images_come_from_all_over_the_folder(tmp_path):
     ("command", "message"),
     [
         ("--model me/it", "--model me/it is no folder here: .* --output_dir"),
-        ("--model {student} --threads 0", "--threads 0 and --runs 100 must both be 1 or more"),
+        ("--model {student} --threads 0", "threads=0 is not valid"),
         ("--model {text}", "There is no image classifier '.*text' in this folder"),
         ("--model {student} --images {none}", "--images .*none does not exist"),
         ("--model {student} --images {text}", "there is no image file"),
