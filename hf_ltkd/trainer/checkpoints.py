@@ -209,9 +209,6 @@ def incomplete(checkpoint: str | os.PathLike) -> str | None:
             manifest = read_json(folder / name)
         except ValueError:
             return f"its {name} is cut short or damaged"
-    is_ours = (folder / ARGUMENTS_NAME).is_file()  # the plain Trainer's have no manifest
-    if is_ours and "examples_per_step" not in manifest:
-        return f"its {MANIFEST_NAME} is missing or damaged"
     sizes, crc32 = manifest.get("files", {}), manifest.get("crc32", {})
     for name, size in sizes.items():
         path = folder / name
@@ -223,6 +220,9 @@ def incomplete(checkpoint: str | os.PathLike) -> str | None:
             return f"its {name} is damaged: its CRC-32 is not that which was written"
     if not any((folder / name).exists() for name in OPTIMIZER_NAMES):
         return "it has no state of the optimizer, which save_only_model=True leaves out"
+    is_ours = (folder / ARGUMENTS_NAME).is_file()  # the plain Trainer's have no manifest
+    if is_ours and "examples_per_step" not in manifest:
+        return f"its {MANIFEST_NAME} is missing or damaged"
     if not sizes:  # of the plain Trainer, or of a run that was killed before it sealed the checkpoint
         patterns = {
             "model.safetensors": "*.safetensors",
