@@ -9,7 +9,7 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from numbers import Real
+from numbers import Integral, Real
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -252,7 +252,8 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
     elif hint is bool:
         fits, expected = isinstance(value, bool), "True or False"
     else:
-        fits, expected = isinstance(value, Real) and not isinstance(value, bool), "a number"
+        kind, expected = (Integral, "a whole number") if hint is int else (Real, "a number")
+        fits = isinstance(value, kind) and not isinstance(value, bool)
     if not fits:
         raise ValueError(f"{name}={value!r} is not valid: it must be {expected}.")
 
