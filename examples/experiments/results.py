@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,10 @@ class Grid:
             factors = [*map(float, self.factors), *(line["imbalance_factor"] for line in lines)]
             self.pairs, self.factors = [*dict.fromkeys(pairs)], [*dict.fromkeys(factors)]
             cells = plan(experiment, overrides, pairs=self.pairs, factors=self.factors, seeds=experiment.seeds[:1])
+            for cell in [cell for cell in cells if cell.pair is None]:
+                adjusted = {**cell.run, "adjust_student": True}
+                if results.of(adjusted):
+                    cells.append(replace(cell, method=f"{cell.method}, adjusted", run=adjusted))
         self.cells = cells
         self._runs = {cell.place: cell.run for cell in cells}
 
@@ -160,6 +164,11 @@ class Grid:
     @property
     def students(self) -> list[Cell]:
         return [cell for cell in self.cells if cell.pair is not None]
+
+    @property
+    def teachers(self) -> list[str]:
+        """`"Teacher"`, and those trained with another cross-entropy."""
+        return [*dict.fromkeys(cell.method for cell in self.cells if cell.pair is None)]
 
     @property
     def is_held_out(self) -> bool:
@@ -189,7 +198,7 @@ class Grid:
         return with_values(f"{method}:", chosen) if chosen else method
 
     def outcome(self, method: str, pair: str, factor: float) -> Outcome | None:
-        run = self._runs.get((method, pair.split(":")[0] if method == "Teacher" else pair, factor))
+        run = self._runs.get((method, pair.split(":")[0] if method in self.teachers else pair, factor))
         return None if run is None else self.results.outcome(run)
 
     def means(self, methods: list[str], pair: str, factor: float, metric: str) -> dict[str, float]:

@@ -140,20 +140,26 @@ def work(job: Job, cells: list[Cell]) -> None:
 
 def do(job: Job, cell: Cell, number: str) -> bool:
     """Does a run, unless it is done, being done elsewhere, or has to wait for its teacher; says whether it did it."""
-    run, teacher = cell.run, cell.run["teacher"]
+    teacher, planned = cell.run["teacher"], digest(cell.run)
+    run = {name: value for name, value in cell.run.items() if name != "adjust_student"}  # which is scored in any case
     lock = job.folder / "locks" / digest(run)
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(lock, timeout=0):  # the system frees it when the process ends, also if that is killed
             done = job.finished()
             waits = teacher is not None and teacher["role"] == "teacher" and digest(teacher) not in done
-            if digest(run) in done or waits:
+            if planned in done or waits:
                 return False
             say(number, f"{describe_cell(cell)}: started")
             result = perform(job, run)
             line = {"experiment": job.experiment.name, "overrides": job.overrides, "method": cell.method}
             line |= {"pair": cell.pair, "imbalance_factor": cell.imbalance_factor, "seed": cell.seed, "run": run}
-            append(job.results, [{**line, **result}])
+            adjusted = result.pop("adjusted", None)
+            lines = [{**line, **result}]
+            if adjusted:
+                of_run = {"method": f"{cell.method}, adjusted", "run": {**run, "adjust_student": True}}
+                lines.append({**lines[0], **of_run, **adjusted, "best_epoch": None})
+            append(job.results, lines)
     except Timeout:
         return False
     if run["role"] == "student":
