@@ -18,8 +18,9 @@ FOLDER = Path(__file__).parent
 NEAREST = yaml.safe_load((FOLDER / "published_pairs.yaml").read_text(encoding="utf-8"))
 
 # `published` is true, or the pair whose published values are taken; `adjust_teacher` divides the class prior out of
-# the teacher's probabilities, `teacher_ce` is the cross-entropy of another teacher, `adjust_student` scores a plain student
-# by logits less the log prior (Menon et al. 2021); `grid` (argument to values) stands for a method each, `search` for Optuna's trials.
+# the teacher's probabilities; `teacher_ce` is the cross-entropy of another teacher; `adjust_student` scores a plain
+# student by its logits less the log prior (Menon et al. 2021); `grid` (argument to values) stands for a method each,
+# `search` for Optuna's trials.
 KEYS = ("loss", "arguments", "published", "num_groups", "adjust_teacher", "teacher_ce", "adjust_student")
 KEYS += ("training", "grid", "search")
 MEASURE_KEYS = ("measure", "batch_size", "batches", "temperatures")

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from experiment import Experiment
@@ -69,6 +69,8 @@ def plan(
             for ce in dict.fromkeys(method.get("teacher_ce") for method in taught):
                 run = _teacher_run(experiment, factor, name, ce, overrides)
                 teachers.append(Cell(f"Teacher, {ce}" if ce else "Teacher", name, None, factor, run["seed"], run))
+                if ce is None and any(method.get("adjust_student") for method in chosen.values()):
+                    teachers.append(replace(teachers[-1], method="Teacher, adjusted", run=adjusted(run)))
     for seed in seeds or experiment.seeds:
         for factor in factors:
             for teacher, student in names:
@@ -103,6 +105,11 @@ def _student_run(experiment: Experiment, factor: float, pair: tuple, method: Run
     if experiment.group_losses:
         run["group_losses"] = experiment.group_losses
     return run
+
+
+def adjusted(run: Run) -> Run:
+    """The same weights scored by their logits less the log prior."""
+    return {**run, "adjust_student": True}
 
 
 def _teacher_run(experiment: Experiment, factor: float, model: str, ce: str | None, overrides: Run) -> Run:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -145,10 +145,6 @@ class Grid:
             factors = [*map(float, self.factors), *(line["imbalance_factor"] for line in lines)]
             self.pairs, self.factors = [*dict.fromkeys(pairs)], [*dict.fromkeys(factors)]
             cells = plan(experiment, overrides, pairs=self.pairs, factors=self.factors, seeds=experiment.seeds[:1])
-            for cell in [cell for cell in cells if cell.pair is None]:
-                adjusted = {**cell.run, "adjust_student": True}
-                if results.of(adjusted):
-                    cells.append(replace(cell, method=f"{cell.method}, adjusted", run=adjusted))
         self.cells = cells
         self._runs = {cell.place: cell.run for cell in cells}
 

@@ -1,6 +1,7 @@
 """One run: training a teacher or a student, from its description to its result."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -84,7 +85,7 @@ def train(job: Job, run: Run) -> dict[str, Any]:
     adjusted = None
     if run["loss"] == "ce" and loss.ce == "cross_entropy":
         prior = hf_ltkd.log_class_prior(data.split.class_counts).to(args.device)
-        hook = trainer.model.register_forward_hook(lambda *call: {**call[-1], "logits": call[-1]["logits"] - prior})
+        hook = trainer.model.register_forward_hook(lambda *call: replace(call[-1], logits=call[-1].logits - prior))
         metrics = trainer.evaluate()
         hook.remove()
         adjusted = {"metrics": accuracies(metrics, groups), "class_accuracy": trainer.evaluation["class_accuracy"]}
