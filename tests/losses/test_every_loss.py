@@ -156,7 +156,7 @@ def test_made_again_from_its_hyper_parameters(case):
     loss = case.make()
     again = type(loss).from_groups(getattr(loss, "groups", GROUPS), **json.loads(json.dumps(loss.hyper_parameters())))
     assert again.hyper_parameters() == loss.hyper_parameters()
-    again.load_state_dict(loss.state_dict())
+    again.double().load_state_dict(loss.state_dict())
     if case.by_loops:
         student, teacher, labels = case.batch()
         assert_same_terms(case, again(student, teacher, labels), loss(student, teacher, labels), student, teacher)
