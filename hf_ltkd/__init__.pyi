@@ -173,6 +173,7 @@ from .trainer import (
 from .trainer import (
     DistillationTrainingArguments as DistillationTrainingArguments,
 )
+from .workflow.adjust import adjust as adjust
 from .workflow.diagnose import diagnose as diagnose
 from .workflow.distill import distill as distill
 from .workflow.evaluate import evaluate as evaluate
