@@ -90,7 +90,7 @@ class DistillationLoss(nn.Module):
         self.max_margin, self.ldam_scale, self.drw_epoch = max_margin, ldam_scale, drw_epoch
         if drw_epoch is not None and ce != "ldam":
             raise ValueError(f"drw_epoch={drw_epoch} goes with ce='ldam', not with ce={ce!r}: leave it out.")
-        self._cross_entropy: Callable[[Tensor, Tensor], Tensor] = plain_cross_entropy
+        self._cross_entropy: Callable[..., Tensor] = plain_cross_entropy
         if ce == "cross_entropy":
             return
         if ce not in get_args(CrossEntropyName):
@@ -121,7 +121,7 @@ class DistillationLoss(nn.Module):
                 FutureWarning,
                 stacklevel=2,
             )
-            cls.batch_statistics = lambda self, teacher_outputs, labels=None: of_before(self, teacher_outputs)
+            cls.batch_statistics = lambda self, outputs, labels=None: of_before(self, outputs)  # type: ignore
 
     @classmethod
     def from_groups(cls, groups: ClassGroups, **arguments) -> "DistillationLoss":

@@ -179,7 +179,7 @@ def adjust_head(model: PreTrainedModel, class_counts: Sequence[int], *, tau: flo
 def _class_counts(name: str, folder: Path, network: PreTrainedModel, images: Images | None) -> tuple[int, ...]:
     """Those that the model was saved with, else those of the training images."""
     groups = ClassGroups.from_pretrained(folder) if (folder / CLASS_GROUPS_NAME).is_file() else None
-    counts = groups.class_counts if groups is not None else None
+    counts: Sequence[int] | None = groups.class_counts if groups is not None else None
     if counts is None and images is not None:
         counts = images.data.split.class_counts
     if counts is None:

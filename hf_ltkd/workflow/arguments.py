@@ -82,6 +82,10 @@ class TrainTeacherArguments:
         default=None,
         metadata={"help": "Form of the cross-entropy (default: recommended; balanced_softmax for skewed counts)."},
     )
+    loss_args: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Its arguments as name=value, e.g. tau=1.5, or drw_epoch=160 for ldam."},
+    )
 
 
 @dataclass

@@ -61,7 +61,7 @@ class TrainingPlan:
     images: Images
     args: DistillationTrainingArguments
     reason: str
-    loss_reason: str
+    loss_reason: str = ""
 
     @property
     def output_dir(self) -> Path:
@@ -208,14 +208,16 @@ def plan_teacher(**settings: Any) -> TrainingPlan:
     images = load_images(SourceArguments(**source), image_fields, model, seed=training.get("seed", 42))
     args, reason = _training(model, images, training, recommend)
     network = new_classifier(model, images.data)
-    counts, ce, loss_reason = images.data.split.class_counts, chosen.ce, ""
-    if ce is None and recommend:
-        recommended = recommend_ce(counts, args.label_smoothing_factor)
-        ce, loss_reason = recommended.values["ce"], recommended.reason
+    loss_args, loss_reason = _loss_arguments(chosen.loss_args), ""
+    if chosen.ce is not None:
+        loss_args["ce"] = chosen.ce
+    elif recommend and "ce" not in loss_args:
+        recommended = recommend_ce(images.data.split.class_counts, args.label_smoothing_factor)
+        loss_args, loss_reason = {**recommended.values, **loss_args}, recommended.reason
     return TrainingPlan(
         name=model_name(model),
         network=network,
-        loss=CrossEntropyLoss(ce=ce or "cross_entropy", class_counts=counts),
+        loss=create_loss("ce", images.groups, **loss_args),
         images=images,
         args=args,
         reason=reason,

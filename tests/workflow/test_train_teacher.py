@@ -30,7 +30,8 @@ def test_what_is_saved_and_what_is_returned(home, tmp_path):
         ({}, "balanced_softmax", "the counts are skewed"),
         ({"recommend": False}, "cross_entropy", ""),
         ({"ce": "cross_entropy"}, "cross_entropy", ""),
-        ({"ce": "ldam"}, "ldam", ""),
+        ({"ce": "ldam", "loss_args": ["drw_epoch=3"]}, "ldam", ""),
+        ({"loss_args": {"ce": "logit_adjusted", "tau": 1.5}}, "logit_adjusted", ""),
         ({"label_smoothing_factor": 0.1}, "cross_entropy", "label_smoothing_factor goes with"),
     ],
 )
