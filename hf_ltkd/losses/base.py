@@ -42,7 +42,9 @@ class DistillationLoss(nn.Module):
         tau (`float`, *optional*, defaults to 1.0): Of `"logit_adjusted"`.
         effective_number_beta (`float`, *optional*, defaults to 0.9999):
             Of `"class_balanced"` and `drw_epoch` ([`class_balanced_weights`]).
-        max_margin, ldam_scale (`float`, *optional*, default to 0.5 and 30.0): Of `"ldam"`.
+        max_margin, ldam_scale (`float`, *optional*, default to 0.5 and 1.0):
+            Of `"ldam"`. The authors' scale, 30, is for a head of normalised features and weights; with a plain linear
+            head, as networks here have, it is 30 times the learning rate.
         drw_epoch (`float`, *optional*):
             Of `"ldam"`: from this epoch on the classes are weighted (deferred re-weighting; the authors' is 160 of
             200). `None` never weighs them.
@@ -77,7 +79,7 @@ class DistillationLoss(nn.Module):
         tau: float = 1.0,
         effective_number_beta: float = 0.9999,
         max_margin: float = 0.5,
-        ldam_scale: float = 30.0,
+        ldam_scale: float = 1.0,
         drw_epoch: float | None = None,
         warmup_epochs: float = 0.0,
     ):

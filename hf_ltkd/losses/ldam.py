@@ -25,8 +25,8 @@ def ldam_loss(
     Cross-entropy of `scale · (z - margin of the label at the label)`, with margins in proportion to `n ** -1/4`
     (Eq. 11, Eq. 13) of which the largest is `max_margin`.
 
-    The authors' head has features and weights of length 1, whose logits lie in -1 to 1: margin and scale are for such
-    logits. With another head a smaller scale is closer to a plain cross-entropy.
+    The authors' head has features and weights of length 1, whose logits lie in -1 to 1: the scale is for such logits.
+    With a plain linear head it is 1 (the `ldam_scale` of [`DistillationLoss`]).
 
     Args:
         logits (`torch.Tensor` of shape `[batch, classes]`): fp16 and bf16 are computed in float32.

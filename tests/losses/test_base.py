@@ -47,7 +47,7 @@ def test_every_loss_takes_every_cross_entropy(name, ce):
         "balanced_softmax": lambda: balanced_softmax_loss(STUDENT, LABELS, COUNTS),
         "logit_adjusted": lambda: logit_adjusted_loss(STUDENT, LABELS, COUNTS, tau=1.5),
         "class_balanced": lambda: class_balanced_loss(STUDENT, LABELS, class_balanced_weights(COUNTS, beta=0.99)),
-        "ldam": lambda: ldam_loss(STUDENT, LABELS, COUNTS),
+        "ldam": lambda: ldam_loss(STUDENT, LABELS, COUNTS, scale=1.0),
     }[ce]()
     loss = create_loss(name, GROUPS, ce=ce, ce_weight=0.5, tau=1.5, effective_number_beta=0.99)
     terms = loss(STUDENT, TEACHER, LABELS)
