@@ -59,14 +59,17 @@ def logits_of(model, inputs):
     return model.eval()(**inputs).logits
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS.keys())
-def test_logits_are_moved_by_the_prior(make):
+def test_logits_are_moved_by_the_prior(make, dtype):
     torch.manual_seed(0)
-    model = make()
-    inputs = inputs_of(model)
+    model = make().to(dtype)
+    inputs = {name: x.to(dtype) if x.is_floating_point() else x for name, x in inputs_of(model).items()}
     before = logits_of(model, inputs)
     adjust_head(model, COUNTS, tau=1.5)
-    torch.testing.assert_close(logits_of(model, inputs), before + 1.5 * SHIFT, rtol=1e-5, atol=1e-5)
+    rounding = 8 * torch.finfo(dtype).eps
+    moved = logits_of(model, inputs).float()
+    torch.testing.assert_close(moved, before.float() + 1.5 * SHIFT, rtol=rounding, atol=4 * rounding)
 
 
 def without_bias():
@@ -75,14 +78,14 @@ def without_bias():
     return model
 
 
-class Scaled(torch.nn.Linear):
+class Halved(torch.nn.Linear):
     def forward(self, x):
-        return super().forward(x).tanh()
+        return super().forward(x) / 2
 
 
-def squashed():
+def halved():
     model = create_model("resnet8", 3, image_size=8)
-    model.classifier = Scaled(64, 3)
+    model.classifier = Halved(64, 3)
     return model
 
 
@@ -96,7 +99,7 @@ def gpt2():
     [
         (without_bias, COUNTS, "last layer of CifarResNetForImageClassification has no bias.*predict with logits"),
         (gpt2, COUNTS, "last layer of GPT2ForSequenceClassification has no bias"),
-        (squashed, COUNTS, "logits of CifarResNet.* are not those of its last linear layer: predict"),
+        (halved, COUNTS, "logits of CifarResNet.* are not those of its last linear layer: predict"),
         (MODELS["resnet8"], [3, 2], "has 3 classes, and there are counts of 2"),
         (MODELS["resnet8"], [3, 2, 0], "1 or more"),
     ],
@@ -143,6 +146,12 @@ def test_a_model_that_was_saved_without_counts(home, tmp_path):
         adjust(tmp_path / "old", output_dir=tmp_path / "old")
     with pytest.raises(ValueError, match="--tau 0 must be above 0"):
         adjust(tmp_path / "old", tau=0)
+    for name, message in (
+        ("nowhere", "no model 'nowhere' as a folder here or on the Hub"),
+        (home.photos, "no trained"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            adjust(name, output_dir=tmp_path / "new")
     (tmp_path / "new").mkdir()  # empty
     result = adjust(tmp_path / "old", home.photos, tmp_path / "new", image_size=8)
     assert result.class_counts == tuple(COUNTS) and result.caution is None
