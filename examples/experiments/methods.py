@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from hf_ltkd import ClassGroups, create_loss, log_class_prior, losses
+from hf_ltkd import ClassGroups, create_loss, losses
 from hf_ltkd.losses import LOSSES, DistillationLoss, loss_arguments
 
 
@@ -134,7 +134,7 @@ def make_loss(run: dict[str, Any], class_counts: list[int], groups: ClassGroups 
     find_loss(run["loss"])
     arguments, published = dict(run["arguments"]), {}
     if run["adjust_teacher"]:
-        arguments["teacher_log_prior"] = log_class_prior(class_counts)
+        arguments["prior"] = "teacher"
     if run["published_for"]:
         dataset = (run["data"].get("benchmark") or "cifar100_lt").removesuffix("_lt")
         own = f"{dataset} {':'.join(run['published_for'])}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from ..workflow.arguments import (
+    AdjustArguments,
     DataArguments,
     DiagnoseArguments,
     DistillArguments,
@@ -69,6 +70,11 @@ COMMANDS = {
         "Accuracy of a saved model for head, medium and tail.",
         "hf-ltkd evaluate --model student --data ./photos",
         (EvaluateArguments, *IMAGES),
+    ),
+    "adjust": Command(
+        "Takes the class prior of the training data out of a trained model's logits, in the bias of its head.",
+        "hf-ltkd adjust --model teacher --data ./photos --output_dir adjusted",
+        (AdjustArguments, *IMAGES),
     ),
     "push": Command(
         "Sends a student's folder to the Hub, with its model card.",

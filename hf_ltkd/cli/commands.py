@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers.utils.logging import disable_progress_bar
 
-from ..workflow import check, diagnose, distill, evaluate, export, push, train_teacher
+from ..workflow import adjust, check, diagnose, distill, evaluate, export, push, train_teacher
 from ..workflow.estimate import estimate
 from ..workflow.plan import make_plan, plan_teacher
 from . import text
@@ -57,6 +57,7 @@ RUN = {
     "train-teacher": run_train_teacher,
     "diagnose": lambda **settings: text.print_diagnosis(diagnose.diagnose(**settings)),
     "check": run_check,
+    "adjust": lambda **settings: text.print_adjustment(adjust.adjust(**settings)),
     "evaluate": lambda **settings: text.print_evaluation(evaluate.evaluate(**settings)),
     "push": lambda **settings: text.say("Pushed", push.push(**settings).commit_url),
     "export": lambda **settings: text.say("ONNX", *describe_export(export.export(**settings))),

@@ -14,7 +14,7 @@ from ..utils import listed
 from ..workflow.estimate import Estimate
 from ..workflow.inputs import Images
 from ..workflow.plan import DistillationLoss, DistillationTrainingArguments, DistillPlan, GroupReport, TrainingPlan
-from ..workflow.recommend import Recommendation
+from ..workflow.recommend import SKEWED, Recommendation
 from .tables import duration, number, size
 
 
@@ -41,7 +41,7 @@ def describe_images(images: Images) -> list[str]:
             rule = "classes of more than 100, and of fewer than 20 training images (--group_rule)"
     lines.append(f"Groups: {rule}")
     lines += images.data.sources
-    if ratio < 2:
+    if ratio < SKEWED:
         lines.append("There is hardly a tail: --loss kd is made for such data, LTKD has little to gain.")
     return lines
 
@@ -118,10 +118,16 @@ def describe_start(recommendation: Recommendation) -> str:
 
 
 def describe_loss(loss: DistillationLoss) -> str:
-    """The values in force; those of a cross-entropy with class counts only where it is one."""
+    """The values in force: those of a form of the cross-entropy where it is that one, and nothing that is left out."""
     values = loss.hyper_parameters()
-    hidden = {"ce", "tau", "effective_number_beta"} if loss.ce == "cross_entropy" else set()
-    return ", ".join(f"{name} {value}" for name, value in values.items() if name not in hidden)
+    uses_tau = loss.ce == "logit_adjusted" or values.get("prior") is not None
+    weighs = loss.ce == "class_balanced" or loss.drw_epoch is not None or "bkd_weight" in values
+    hidden = set() if uses_tau else {"tau"}
+    hidden |= set() if weighs else {"effective_number_beta"}
+    hidden |= set() if loss.ce == "ldam" else {"max_margin", "ldam_scale"}
+    hidden |= {"ce"} if loss.ce == "cross_entropy" else set()
+    hidden |= {"standardize"} if not values.get("standardize") else set()
+    return ", ".join(f"{n} {value}" for n, value in values.items() if n not in hidden and value is not None)
 
 
 def describe_training(plan: TrainingPlan) -> list[str]:

@@ -2,6 +2,7 @@
 
 import textwrap
 
+from ..workflow.adjust import Adjustment
 from ..workflow.diagnose import Diagnosis
 from ..workflow.estimate import Estimate
 from ..workflow.evaluate import Evaluation
@@ -53,6 +54,8 @@ def print_teacher_plan(plan: TrainingPlan, times: Estimate | None = None) -> Non
     say("Images", *describe_images(plan.images))
     say("Evaluation", *describe_evaluation(plan.images))
     say("Teacher", f"{plan.name}: {plan.network.num_parameters():,} parameters")
+    reason = f"(recommended: {plan.loss_reason}; what you set wins)" if plan.loss_reason else ""
+    say("Loss", f"{plan.loss.ce}: {describe_loss(plan.loss)}", *[reason] * bool(reason))
     say("Training", *describe_training(plan))
     if times is not None:
         say("Time", f"about {duration(times.training())} to train", describe_batches(times))
@@ -93,6 +96,23 @@ def print_evaluation(evaluation: Evaluation) -> None:
     """Accuracy per group of a saved model."""
     say("Evaluation", *describe_evaluation(evaluation.images))
     say("Result", *group_table({evaluation.model.rstrip("/").split("/")[-1]: evaluation.accuracy}))
+
+
+def print_adjustment(adjustment: Adjustment) -> None:
+    """What was adjusted by which counts, and what it did."""
+    counts = adjustment.class_counts
+    what = f"the head's bias of each class less {adjustment.tau:g} · log of its share of the training examples"
+    say(
+        "Adjusted",
+        f"{adjustment.model}: {what}",
+        f"{len(counts)} classes of {max(counts):,} to {min(counts):,} images",
+    )
+    if adjustment.caution:
+        say("", adjustment.caution)
+    if adjustment.images is not None and adjustment.before is not None and adjustment.after is not None:
+        say("Evaluation", *describe_evaluation(adjustment.images))
+        say("Result", *group_table({"before": adjustment.before, "adjusted": adjustment.after}))
+    say("Files", f"the adjusted model is in {str(adjustment.output_dir)!r}")
 
 
 def print_diagnosis(diagnosis: Diagnosis) -> None:

@@ -12,11 +12,15 @@ from .catkd import CATKDLoss, class_attention_loss
 from .class_balanced import class_balanced_loss, class_balanced_weights
 from .dist import DISTLoss, dist_loss
 from .dkd import DKDLoss, dkd_loss
+from .gkl import GKLLoss, gkl_loss
 from .kd import KDLoss, kd_loss
+from .ldam import ldam_loss
 from .logit_adjustment import log_class_prior, logit_adjusted_loss
 from .ltkd import KLDecomposition, LTKDLoss, kl_decomposition, ltkd_loss
+from .on_logits import LogitLoss, standardize_logits
 from .published import PublishedValues, published_values
 from .reviewkd import ReviewKDLoss, hierarchical_context_loss
+from .wttm import WTTMLoss, wttm_loss
 
 
 LOSSES: dict[str, type[DistillationLoss]] = {
@@ -28,6 +32,8 @@ LOSSES: dict[str, type[DistillationLoss]] = {
     "reviewkd": ReviewKDLoss,
     "catkd": CATKDLoss,
     "bkd": BKDLoss,
+    "gkl": GKLLoss,
+    "wttm": WTTMLoss,
 }
 
 
@@ -90,11 +96,14 @@ __all__ = [
     "DISTLoss",
     "DKDLoss",
     "DistillationLoss",
+    "GKLLoss",
     "KDLoss",
     "KLDecomposition",
     "LOSSES",
     "LTKDLoss",
+    "LogitLoss",
     "ReviewKDLoss",
+    "WTTMLoss",
     "balanced_softmax_loss",
     "bkd_loss",
     "class_attention_loss",
@@ -104,11 +113,15 @@ __all__ = [
     "dist_loss",
     "dkd_loss",
     "find_loss",
+    "gkl_loss",
     "hierarchical_context_loss",
     "kd_loss",
     "kl_decomposition",
+    "ldam_loss",
     "log_class_prior",
     "logit_adjusted_loss",
     "loss_arguments",
     "ltkd_loss",
+    "standardize_logits",
+    "wttm_loss",
 ]

@@ -1,7 +1,9 @@
 """The contract of every distillation loss, and what all share: the student's own cross-entropy and the warm-up."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from inspect import signature
 from typing import Any, Literal, get_args
 
 import torch
@@ -13,11 +15,12 @@ from ..groups import ClassGroups
 from .balanced_softmax import balanced_softmax_loss
 from .checks import IGNORED_LABEL, at_least_float32, check_class_counts, check_not_negative, logits_of, select_valid
 from .class_balanced import class_balanced_loss, class_balanced_weights
+from .ldam import ldam_loss
 from .logit_adjustment import logit_adjusted_loss
 from .published import published_values
 
 
-CrossEntropyName = Literal["cross_entropy", "balanced_softmax", "logit_adjusted", "class_balanced"]
+CrossEntropyName = Literal["cross_entropy", "balanced_softmax", "logit_adjusted", "class_balanced", "ldam"]
 
 
 class DistillationLoss(nn.Module):
@@ -30,14 +33,21 @@ class DistillationLoss(nn.Module):
     Args:
         ce_weight (`float`, *optional*, defaults to 1.0): Weight of the student's own cross-entropy with the labels.
         ce (`str`, *optional*, defaults to `"cross_entropy"`):
-            The form of that cross-entropy. Beside the plain one, three that correct for the class counts:
-            `"balanced_softmax"` ([`balanced_softmax_loss`]), `"logit_adjusted"` ([`logit_adjusted_loss`]) and
-            `"class_balanced"` ([`class_balanced_loss`]). Joining one of them with a distillation method is an
-            extension of this package, not part of the method's paper.
+            The form of that cross-entropy. Beside the plain one, four that correct for the class counts:
+            `"balanced_softmax"` ([`balanced_softmax_loss`]), `"logit_adjusted"` ([`logit_adjusted_loss`]),
+            `"class_balanced"` ([`class_balanced_loss`]) and `"ldam"` ([`ldam_loss`]). Joining one of them with a
+            distillation method is an extension of this package, not part of the method's paper.
         class_counts (`Sequence[int]` of length `classes`, *optional*):
-            Training examples per class, for those three.
+            Training examples per class, for those four.
         tau (`float`, *optional*, defaults to 1.0): Of `"logit_adjusted"`.
-        effective_number_beta (`float`, *optional*, defaults to 0.9999): Of `"class_balanced"`.
+        effective_number_beta (`float`, *optional*, defaults to 0.9999):
+            Of `"class_balanced"` and `drw_epoch` ([`class_balanced_weights`]).
+        max_margin, ldam_scale (`float`, *optional*, default to 0.5 and 1.0):
+            Of `"ldam"`. The authors' scale, 30, is for a head of normalised features and weights; with a plain linear
+            head, as networks here have, it is 30 times the learning rate.
+        drw_epoch (`float`, *optional*):
+            Of `"ldam"`: from this epoch on the classes are weighted (deferred re-weighting; the authors' is 160 of
+            200). `None` never weighs them.
         warmup_epochs (`float`, *optional*, defaults to 0.0):
             The distillation terms grow linearly from 0 to their full weight over this many epochs.
 
@@ -50,7 +60,8 @@ class DistillationLoss(nn.Module):
         source (`str`): Where the hyper-parameters come from, if made by [`~DistillationLoss.for_pair`].
 
     Raises:
-        `ValueError`: if a weight or `warmup_epochs` is negative, or `ce` is unknown or lacks its `class_counts`.
+        `ValueError`: if a weight or `warmup_epochs` is negative, `ce` is unknown or lacks its `class_counts`, or
+            `drw_epoch` is given without `ce="ldam"`.
     """
 
     needs_teacher: bool = True
@@ -67,14 +78,21 @@ class DistillationLoss(nn.Module):
         class_counts: Sequence[int] | Tensor | None = None,
         tau: float = 1.0,
         effective_number_beta: float = 0.9999,
+        max_margin: float = 0.5,
+        ldam_scale: float = 1.0,
+        drw_epoch: float | None = None,
         warmup_epochs: float = 0.0,
     ):
         super().__init__()
         check_not_negative(ce_weight=ce_weight, tau=tau, warmup_epochs=warmup_epochs)
+        check_not_negative(max_margin=max_margin, ldam_scale=ldam_scale, drw_epoch=drw_epoch or 0)
         self.ce: str = ce
         self.ce_weight, self.warmup_epochs = ce_weight, warmup_epochs
         self.tau, self.effective_number_beta = tau, effective_number_beta
-        self._cross_entropy: Callable[[Tensor, Tensor], Tensor] = plain_cross_entropy
+        self.max_margin, self.ldam_scale, self.drw_epoch = max_margin, ldam_scale, drw_epoch
+        if drw_epoch is not None and ce != "ldam":
+            raise ValueError(f"drw_epoch={drw_epoch} goes with ce='ldam', not with ce={ce!r}: leave it out.")
+        self._cross_entropy: Callable[..., Tensor] = plain_cross_entropy
         if ce == "cross_entropy":
             return
         if ce not in get_args(CrossEntropyName):
@@ -91,7 +109,21 @@ class DistillationLoss(nn.Module):
             "balanced_softmax": partial(balanced_softmax_loss, class_counts=counts),
             "logit_adjusted": partial(logit_adjusted_loss, class_counts=counts, tau=tau),
             "class_balanced": partial(class_balanced_loss, class_weights=weights),
+            "ldam": partial(ldam_loss, class_counts=counts, max_margin=max_margin, scale=ldam_scale),
         }[ce]
+        self._class_weights = None if drw_epoch is None else weights
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        of_before = vars(cls).get("batch_statistics")
+        if of_before is not None and len(signature(of_before).parameters) == 2:
+            warnings.warn(
+                f"{cls.__name__}.batch_statistics(teacher_outputs) is now batch_statistics(teacher_outputs, labels); "
+                "the old form goes with version 0.3.",
+                FutureWarning,
+                stacklevel=2,
+            )
+            cls.batch_statistics = lambda self, outputs, labels=None: of_before(self, outputs)  # type: ignore
 
     @classmethod
     def from_groups(cls, groups: ClassGroups, **arguments) -> "DistillationLoss":
@@ -110,7 +142,7 @@ class DistillationLoss(nn.Module):
         Args:
             teacher, student (`str`): Names of [`create_model`], for instance `"resnet32x4"`, `"resnet8x4"`.
             args: Positional arguments of the loss, such as the groups of [`LTKDLoss`].
-            dataset (`str`, *optional*, defaults to `"cifar100"`): `"cifar100"` or `"imagenet"`.
+            dataset (`str`, *optional*, defaults to `"cifar100"`): `"cifar100"`, `"imagenet"`, `"imagenet_lt"`.
             overrides: Keyword arguments that win over the published ones.
 
         Raises:
@@ -150,6 +182,9 @@ class DistillationLoss(nn.Module):
             "ce": self.ce,
             "tau": self.tau,
             "effective_number_beta": self.effective_number_beta,
+            "max_margin": self.max_margin,
+            "ldam_scale": self.ldam_scale,
+            "drw_epoch": self.drw_epoch,
             "warmup_epochs": self.warmup_epochs,
         }
 
@@ -181,7 +216,8 @@ class DistillationLoss(nn.Module):
             labels (`torch.Tensor` of shape `[batch]` or `[batch, length]`, int64):
                 The class of each example or token. Those of -100 count nowhere.
             epoch (`float`, *optional*):
-                Epochs trained so far, fractions included, for `warmup_epochs`. `None` means after the warm-up.
+                Epochs trained so far, fractions included, for `warmup_epochs` and `drw_epoch`. `None` means after
+                both.
             step_statistics (`torch.Tensor` of shape `[micro_batches, k]`, *optional*):
                 [`~DistillationLoss.batch_statistics`] of every micro-batch of the optimizer step, on all ranks. `None`
                 means that this batch is the whole step.
@@ -201,12 +237,17 @@ class DistillationLoss(nn.Module):
             labels = labels[valid]
         if labels.shape[0] == 0:  # nothing to learn; the sum keeps the student in the graph
             return {self.ce: logits_of(student_outputs).sum()}
+        if self.training and epoch is not None:
+            self.begin_epoch(epoch)
         if step_statistics is None and self.remembers_steps:  # this batch is the whole step
-            statistics = self.batch_statistics(teacher_outputs)
+            statistics = self.batch_statistics(teacher_outputs, labels)
             step_statistics = None if statistics is None else self.begin_step(statistics[None])
         terms: dict[str, Tensor] = {}
         if self.ce_weight:
-            terms[self.ce] = self.ce_weight * self._cross_entropy(logits_of(student_outputs), labels)
+            cross_entropy = self._cross_entropy
+            if self.drw_epoch is not None and (epoch is None or epoch + 1e-6 >= self.drw_epoch):
+                cross_entropy = partial(cross_entropy, class_weights=self._class_weights)
+            terms[self.ce] = self.ce_weight * cross_entropy(logits_of(student_outputs), labels)
         warmup = 1.0 if epoch is None or epoch >= self.warmup_epochs else epoch / self.warmup_epochs
         for name, term in self.distillation_terms(student_outputs, teacher_outputs, labels, step_statistics).items():
             if name in (self.ce, "loss"):
@@ -220,8 +261,17 @@ class DistillationLoss(nn.Module):
         """The method's own weighted terms by name; arguments as in `forward`."""
         raise TypeError(f"{type(self).__name__} must implement distillation_terms().")
 
-    def batch_statistics(self, teacher_outputs: Any) -> Tensor | None:
-        """What the formula sums over the batch, as a tensor of shape `[k]`; `None` if it sums nothing."""
+    def begin_epoch(self, epoch: float) -> None:
+        """
+        Called with the epochs trained so far before the first step of each epoch, on all ranks, and by `forward` in
+        training. A loss that remembers epochs overrides it; it may be called again within one.
+        """
+
+    def batch_statistics(self, teacher_outputs: Any, labels: Tensor) -> Tensor | None:
+        """
+        What the formula sums over the valid examples of the batch, as a tensor of shape `[k]`; `None` if it sums
+        nothing.
+        """
         return None
 
     def begin_step(self, step_statistics: Tensor) -> Tensor:

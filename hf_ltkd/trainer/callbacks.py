@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 
 from .checkpoints import load_loss, seal
@@ -17,7 +18,7 @@ class SetEpochCallback(TrainerCallback):
 
 
 class CheckpointCallback(TrainerCallback):
-    """Gives the loss back what a checkpoint holds of it, and seals the checkpoints that are whole."""
+    """Tells the loss its epoch, gives it back what a checkpoint holds of it, and seals checkpoints that are whole."""
 
     def __init__(self, trainer: Any):
         self.trainer = trainer
@@ -26,6 +27,11 @@ class CheckpointCallback(TrainerCallback):
         self.trainer.forget_terms()  # of an earlier training, or of batches that did not fit (auto_find_batch_size)
         if self.trainer.resumed_from is not None:
             load_loss(self.trainer.resumed_from, self.trainer.distillation_loss)
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.trainer.distillation_loss.begin_epoch(state.epoch)
+        if self.trainer.teacher_stream is not None:  # the next step's statistics are taken there
+            self.trainer.teacher_stream.wait_stream(torch.cuda.current_stream())
 
     def on_save(self, args, state, control, **kwargs):
         folder, self.trainer.unsealed = self.trainer.unsealed, None

@@ -154,11 +154,11 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
             self.teacher_model.to(self.args.device)
             if self.args.torch_compile:
                 self.teacher_model.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
-        self._teacher_stream = None
+        self.teacher_stream = None
         if isinstance(self.args, DistillationTrainingArguments) and self.args.overlap_teacher:
             check_overlap(self.args.device, self.teacher_model)
-            self._teacher_stream = torch.cuda.Stream(self.args.device)
-            self._teacher_stream.wait_stream(torch.cuda.current_stream())  # the teacher is on its way to the GPU
+            self.teacher_stream = torch.cuda.Stream(self.args.device)
+            self.teacher_stream.wait_stream(torch.cuda.current_stream())  # the teacher is on its way to the GPU
         if model is not None:
             self._prepare_loss(self.model)  # type: ignore[arg-type]
         self.distillation_loss.to(self.args.device)
@@ -213,18 +213,18 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
     # ---- The step ----
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        if self._teacher_stream is None:
+        if self.teacher_stream is None:
             return self._get_step(epoch_iterator, num_batches, device)
         # The student's backward pass may still run: it is on another stream, and nothing here waits for it.
         training = torch.cuda.current_stream()
-        with torch.cuda.stream(self._teacher_stream):
+        with torch.cuda.stream(self.teacher_stream):
             batches, num_items_in_batch = self._get_step(epoch_iterator, num_batches, device)
-        hand_over([(batch, vars(batch[STEP_CONTEXT])) for batch in batches], self._teacher_stream, training)
+        hand_over([(batch, vars(batch[STEP_CONTEXT])) for batch in batches], self.teacher_stream, training)
         return batches, num_items_in_batch
 
     def _get_step(self, epoch_iterator, num_batches, device):
         """Asks the teacher for all micro-batches of the step first, because Eq. 9 sums over all of them."""
-        self.distillation_loss.zero_grad()  # a step begins here; the Trainer zeroes the student's gradients alone
+        self.distillation_loss.train().zero_grad()  # a step begins here; the Trainer zeroes the student alone
         batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, num_items_in_batch
@@ -236,12 +236,12 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         needs_statistics = len(batches) * self.args.world_size > 1 or self.distillation_loss.remembers_steps
         contexts, rows = [], []
         for batch in batches:
-            labels = self._labels_of(batch)
-            valid = labels != IGNORED_LABEL
+            valid = (labels := self._labels_of(batch)) != IGNORED_LABEL
             context = StepContext(self._ask_teacher(batch))
             row = valid.sum().float()[None]
             if context.teacher_outputs is not None and needs_statistics:
-                statistics = self.distillation_loss.batch_statistics(select_valid(context.teacher_outputs, valid))
+                of_valid = select_valid(context.teacher_outputs, valid), labels[valid]
+                statistics = self.distillation_loss.batch_statistics(*of_valid)
                 row = row if statistics is None else torch.cat([row, statistics.float()])
             contexts.append(context)
             rows.append(row)

@@ -31,7 +31,7 @@ class DistillArguments:
     plain_student: bool = field(
         default=True, metadata={"help": "Also train the student without the teacher, to compare with."}
     )
-    loss: Literal["ltkd", "kd", "dkd", "dist", "reviewkd", "catkd", "bkd", "ce"] = field(
+    loss: Literal["ltkd", "kd", "dkd", "dist", "reviewkd", "catkd", "bkd", "gkl", "wttm", "ce"] = field(
         default="ltkd", metadata={"help": "The method; ce is the cross-entropy without a teacher."}
     )
     loss_args: list[str] = field(
@@ -43,7 +43,7 @@ class DistillArguments:
         metadata={"help": "Take the hyper-parameters published for this teacher and student: resnet32x4 resnet8x4."},
     )
     adjust_teacher: bool = field(
-        default=False, metadata={"help": "For --loss kd: divide the class prior out of the teacher's probabilities."}
+        default=False, metadata={"help": "Divide the class prior out of the teacher's probabilities (prior=teacher)."}
     )
     teacher_cache: str | None = field(
         default=None, metadata={"help": "A folder: ask the teacher once, keep its logits there, and train with them."}
@@ -66,8 +66,8 @@ class DistillArguments:
             )
         if self.pair is not None and len(self.pair) != 2:
             raise ValueError(f"--pair {' '.join(self.pair)} must be two names, the teacher's and the student's.")
-        if self.adjust_teacher and self.loss != "kd":
-            raise ValueError("--adjust_teacher goes with --loss kd alone.")
+        if self.adjust_teacher and self.loss in ("reviewkd", "catkd", "ce"):
+            raise ValueError(f"--adjust_teacher goes with losses that compare logits, not with --loss {self.loss}.")
 
 
 @dataclass
@@ -77,6 +77,14 @@ class TrainTeacherArguments:
     model: str = field(
         default="resnet32x4",
         metadata={"help": "A network of the paper (resnet32x4, vgg13, ...), or the Hub id or folder of any other."},
+    )
+    ce: Literal["cross_entropy", "balanced_softmax", "logit_adjusted", "class_balanced", "ldam"] | None = field(
+        default=None,
+        metadata={"help": "Form of the cross-entropy (default: recommended; balanced_softmax for skewed counts)."},
+    )
+    loss_args: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Its arguments as name=value, e.g. tau=1.5, or drw_epoch=160 for ldam."},
     )
 
 
@@ -96,6 +104,20 @@ class EvaluateArguments:
 
     model: str = field(metadata={"help": "Hub id or folder of the model."})
     batch_size: int = field(default=128, metadata={"help": "Images that the model is asked for at once."})
+
+
+@dataclass
+class AdjustArguments:
+    """Which model is adjusted, how much, and where it goes."""
+
+    model: str = field(metadata={"help": "Hub id or folder of the model."})
+    output_dir: str = field(default="adjusted", metadata={"help": "A new folder for the adjusted model."})
+    tau: float = field(default=1.0, metadata={"help": "How strongly the class prior counts."})
+    batch_size: int = field(default=128, metadata={"help": "Images that the model is asked for at once."})
+
+    def __post_init__(self):
+        if not self.tau > 0:
+            raise ValueError(f"--tau {self.tau} must be above 0: 1 takes the whole class prior out.")
 
 
 @dataclass

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, set_seed
 from ..analysis.bias import GroupReport, group_report
 from ..data.arguments import DataArguments
 from ..data.holdout import HOLDOUT_NAME, Holdout
-from ..losses import CrossEntropyLoss, DistillationLoss, create_loss, log_class_prior
+from ..losses import CrossEntropyLoss, DistillationLoss, create_loss
 from ..metrics import group_accuracy
 from ..trainer.trainer import DistillationTrainer
 from ..trainer.training_args import DistillationTrainingArguments
@@ -30,7 +30,14 @@ from .inputs import (
     model_name,
     new_classifier,
 )
-from .recommend import Recommendation, epochs_of, recommend_training, recommend_weights, training_arguments
+from .recommend import (
+    Recommendation,
+    epochs_of,
+    recommend_ce,
+    recommend_training,
+    recommend_weights,
+    training_arguments,
+)
 
 
 @dataclass(kw_only=True)
@@ -45,6 +52,7 @@ class TrainingPlan:
         images ([`Images`]): What it is trained and evaluated on.
         args ([`DistillationTrainingArguments`]): How.
         reason (`str`): Why these training arguments, where they were recommended.
+        loss_reason (`str`): Why this loss, with these arguments.
     """
 
     name: str
@@ -53,6 +61,7 @@ class TrainingPlan:
     images: Images
     args: DistillationTrainingArguments
     reason: str
+    loss_reason: str = ""
 
     @property
     def output_dir(self) -> Path:
@@ -94,14 +103,12 @@ class DistillPlan(TrainingPlan):
         teacher (`PreTrainedModel`, *optional*): The teacher, on the training's device.
         bias ([`GroupReport`], *optional*): Its answers to the evaluation images.
         unseen (`bool`): Whether the teacher is known to be trained without the images that are held out.
-        loss_reason (`str`): Why these arguments of the loss.
     """
 
     choices: DistillArguments
     teacher: PreTrainedModel | None
     bias: GroupReport | None
     unseen: bool
-    loss_reason: str
 
     @property
     def cache_views(self) -> int:
@@ -156,7 +163,7 @@ def make_plan(**settings: Any) -> DistillPlan:
         weights = recommend_weights(images.groups.num_classes, epochs_of(args, len(images.data.train)))
         loss_args, loss_reason = {**weights.values, **loss_args}, weights.reason
     if choices.adjust_teacher:
-        loss_args["teacher_log_prior"] = log_class_prior(images.data.split.class_counts)
+        loss_args["prior"] = "teacher"
     dataset = (images.data.args.benchmark or "cifar100_lt").removesuffix("_lt")
     pair: Any = choices.pair and tuple(choices.pair)
     loss = create_loss(choices.loss, images.groups, pair=pair, dataset=dataset, **loss_args)
@@ -195,13 +202,27 @@ def plan_teacher(**settings: Any) -> TrainingPlan:
     own, source, image_fields, choice, training = split_settings(
         settings, TrainTeacherArguments, SourceArguments, DataArguments, TrainingChoices, DistillationTrainingArguments
     )
-    model = TrainTeacherArguments(**own).model
+    chosen, recommend = TrainTeacherArguments(**own), TrainingChoices(**choice).recommend
+    model = chosen.model
     _prepare(training, "teacher")
     images = load_images(SourceArguments(**source), image_fields, model, seed=training.get("seed", 42))
-    args, reason = _training(model, images, training, TrainingChoices(**choice).recommend)
+    args, reason = _training(model, images, training, recommend)
     network = new_classifier(model, images.data)
-    name = model_name(model)
-    return TrainingPlan(name=name, network=network, loss=CrossEntropyLoss(), images=images, args=args, reason=reason)
+    loss_args, loss_reason = _loss_arguments(chosen.loss_args), ""
+    if chosen.ce is not None:
+        loss_args["ce"] = chosen.ce
+    elif recommend and "ce" not in loss_args:
+        recommended = recommend_ce(images.data.split.class_counts, args.label_smoothing_factor)
+        loss_args, loss_reason = {**recommended.values, **loss_args}, recommended.reason
+    return TrainingPlan(
+        name=model_name(model),
+        network=network,
+        loss=create_loss("ce", images.groups, **loss_args),
+        images=images,
+        args=args,
+        reason=reason,
+        loss_reason=loss_reason,
+    )
 
 
 def _prepare(training: dict[str, Any], output_dir: str) -> None:

@@ -65,10 +65,23 @@ def test_training_a_teacher(home, tmp_path, capsys):
     arguments += ["--max_steps", "2", "--output_dir", str(tmp_path / "new")]
     assert main([*arguments, "--dry_run"]) == 0 and not list(tmp_path.iterdir())
     out = " ".join(capsys.readouterr().out.split())
+    assert (
+        "Loss balanced_softmax: ce_weight 1.0, ce balanced_softmax" in out and "counts are skewed (ratio 4.75)" in out
+    )
     assert "resnet8: 77,587 parameters" in out and "to train (2 batches each" in out and "Dry run" in out
     assert main(arguments) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "Time" not in out and f"next: hf-ltkd distill --teacher {tmp_path / 'new'} --data {home.photos}" in out
+
+
+def test_adjusting(home, tmp_path, capsys):
+    target = str(tmp_path / "new")
+    assert main(["adjust", "--model", home.student, "--data", home.photos, "--output_dir", target, "--tau", "2"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "bias of each class less 2 · log of its share" in out and "3 classes of 38 to 8 images" in out
+    assert "before" in out and f"the adjusted model is in '{target}'" in out
+    assert main(["adjust", "--model", target]) == 2
+    assert "has been adjusted already (tau 2.0)" in capsys.readouterr().err
 
 
 def test_evaluation(home, capsys):

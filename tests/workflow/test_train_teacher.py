@@ -8,6 +8,7 @@ from photos import COUNTS, TRAINING, accuracy_by_hand
 from transformers import AutoModelForImageClassification
 
 from hf_ltkd import ClassGroups, LongTailSplit, create_model, train_teacher
+from hf_ltkd.workflow.plan import plan_teacher
 
 
 def test_what_is_saved_and_what_is_returned(home, tmp_path):
@@ -21,6 +22,22 @@ def test_what_is_saved_and_what_is_returned(home, tmp_path):
     by_hand = accuracy_by_hand(str(tmp_path / "new"), home.photos)
     assert [result.accuracy[f"{group}_accuracy"] for group in ("head", "medium", "tail")] == pytest.approx(by_hand)
     assert result.model == str(tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    "settings, ce, reason",
+    [
+        ({}, "balanced_softmax", "the counts are skewed"),
+        ({"recommend": False}, "cross_entropy", ""),
+        ({"ce": "cross_entropy"}, "cross_entropy", ""),
+        ({"ce": "ldam", "loss_args": ["drw_epoch=3"]}, "ldam", ""),
+        ({"loss_args": {"ce": "logit_adjusted", "tau": 1.5}}, "logit_adjusted", ""),
+        ({"label_smoothing_factor": 0.1}, "cross_entropy", "label_smoothing_factor goes with"),
+    ],
+)
+def test_which_cross_entropy(home, tmp_path, settings, ce, reason):
+    plan = plan_teacher(model="resnet8", data=home.photos, image_size=8, output_dir=tmp_path, **settings, **TRAINING)
+    assert plan.loss.ce == ce and plan.loss_reason.startswith(reason) and bool(reason) == bool(plan.loss_reason)
 
 
 def test_it_goes_on_from_the_last_checkpoint(home, tmp_path):
