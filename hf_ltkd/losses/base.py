@@ -216,8 +216,8 @@ class DistillationLoss(nn.Module):
             check_class_ids(type(self).__name__, labels)
             if not all_labelled and bool((valid & ~labelled).any()):
                 raise ValueError(
-                    f"{type(self).__name__} needs the class of each example, and some have none (label -1): leave them "
-                    "out, or choose another loss, such as KDLoss."
+                    f"{type(self).__name__} needs the class of each example, and some have none (label -1): leave "
+                    "them out, or choose another loss, such as KDLoss."
                 )
         if valid.ndim > 1 or not all_labelled:
             student_outputs = select_valid(student_outputs, valid)

@@ -80,8 +80,8 @@ def check_class_ids(name: str, labels: Tensor) -> None:
     """
     if labels.is_floating_point():
         raise ValueError(
-            f"{name} needs the class of each example and cannot take soft labels of shape {tuple(labels.shape)}: leave "
-            "out mixup_alpha and cutmix_alpha, give class ids (int64), or choose another loss, such as KDLoss."
+            f"{name} needs the class of each example and cannot take soft labels of shape {tuple(labels.shape)}: "
+            "leave out mixup_alpha and cutmix_alpha, give class ids (int64), or choose another loss, such as KDLoss."
         )
 
 

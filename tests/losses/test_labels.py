@@ -151,7 +151,7 @@ def test_marks_split_as_a_step_is(case):
     summed = dict.fromkeys(whole, 0.0)
     for (s, t, y), v in zip(parts, valid, strict=True):
         for name, term in loss(student_model(s), teacher_model(t), y, step_statistics=statistics).items():
-            share = (y >= 0).sum() / 3 if name == loss.ce else v.sum() / 5
+            share = (y >= 0).sum().item() / 3 if name == loss.ce else v.sum().item() / 5
             summed[name] = summed[name] + share * term
     for name, term in whole.items():
         assert_close(summed[name], term, 2 * student.numel(), 2 * case.scale * largest_log_prob(student, teacher))
