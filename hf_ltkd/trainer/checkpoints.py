@@ -89,7 +89,7 @@ def describe_data(dataset: Any) -> dict[str, Any]:
     if labels is not None:
         description["labels"] = hashlib.sha256(labels.astype(np.int64).tobytes()).hexdigest()[:16]
     if isinstance(dataset, LabelledImages) and len(dataset):
-        description["transform"] = {name: getattr(dataset, name) for name in dataset.transform_fields}
+        description["transform"] = dataset.augmentation
         view = dataset.view
         dataset.set_epoch(0)
         some = np.linspace(0, len(dataset) - 1, num=min(16, len(dataset))).round().astype(int).tolist()
