@@ -225,5 +225,5 @@ def split_settings(settings: Mapping[str, Any], *classes: type) -> list[dict[str
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`", did you mean 'learning_rate'?"`, or nothing where no name is near."""
-    found = difflib.get_close_matches(name, list(known), 1)
+    found = difflib.get_close_matches(name, list(known), 1, cutoff=0.65)
     return f", did you mean {found[0]!r}?" if found else ""

@@ -109,12 +109,11 @@ STEPS = [({"mixup_alpha": 1.0}, None), ({"cutmix_alpha": 1.0}, None), ({}, HALF)
 
 @pytest.mark.parametrize("settings, labels", STEPS, ids=["mixup", "cutmix", "unlabelled", "mixup, unlabelled"])
 def test_one_optimizer_step_is_one_batch(two_ranks, tmp_path, settings, labels):
-    """1 × 32, 4 × 8, 2 ranks × 16 and 2 ranks × 4 × 4."""
+    """1 × 32, 4 × 8, and 2 ranks × 4 × 4."""
     whole = train(tmp_path, 32, 1, labels, settings)
     assert_same_step(whole, train(tmp_path, 8, 4, labels, settings))
-    for split in ((16, 1), (4, 4)):
-        for rank in two_ranks(train, tmp_path, *split, labels, settings):
-            assert_same_step(whole, rank)
+    for rank in two_ranks(train, tmp_path, 4, 4, labels, settings):
+        assert_same_step(whole, rank)
 
 
 def test_resumed_as_if_never_stopped(tmp_path):
