@@ -1,4 +1,4 @@
-"""Training that people expect, through the one call: unlabelled images, own augmentation, best checkpoint, early stop."""
+"""Training that people expect, as one call: unlabelled images, own augmentation, best checkpoint, early stopping."""
 
 import json
 from pathlib import Path
@@ -21,18 +21,18 @@ SHORT = {"plain_student": False, "max_steps": 2, **TRAINING}
 
 @pytest.fixture(scope="module")
 def more(tmp_path_factory):
-    """Images without a class, in folders inside; one is an image to evaluate on, or will be."""
+    """Images without a class, some in a folder inside."""
     folder = tmp_path_factory.mktemp("more")
     random = np.random.default_rng(1)
     for number in range(30):
-        path = folder / "night" * (number % 2) / f"{number}.png"
+        path = folder / ("night" if number % 2 else "") / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
     return folder
 
 
 def plan(home, **settings):
-    return make_plan(teacher=home.teacher, student="resnet8", data=home.photos, **SHORT | settings)
+    return make_plan(**{"teacher": home.teacher, "student": "resnet8", "data": home.photos, **SHORT, **settings})
 
 
 def test_unlabelled_images_change_no_count_group_or_normalisation(home, more, tmp_path):
