@@ -44,14 +44,15 @@ def read_unlabelled(
     """
     if isinstance(source, Dataset):
         dataset, column = as_images(source, image_column if image_column in source.column_names else None)
-        dataset, name = dataset.select_columns([column]).rename_column(column, image_column), "a dataset in memory"
+        dataset, name = dataset.select_columns([column]), "a dataset in memory"
     else:
         folder = Path(source).expanduser()
         if not folder.is_dir():
             raise ValueError(f"--unlabelled {str(source)!r} is no folder here: give a folder of images.")
         _check_apart(folder, train, image_column)
         paths = [path for path in files_below(str(folder)) if is_image(path)]
-        dataset, name = file_dataset(paths, {}).rename_column("image", image_column), str(source)
+        dataset, column, name = file_dataset(paths, {}), "image", str(source)
+    dataset = dataset if column == image_column else dataset.rename_column(column, image_column)
     said = []
     if args.check_images and len(dataset):
         digests, wrong = look_at(dataset, image_column, progress=progress)
