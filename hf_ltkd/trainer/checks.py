@@ -133,8 +133,17 @@ def labels_at_hand(dataset: Any) -> np.ndarray | None:
 def check_best_metric(args: TrainingArguments, compute_metrics: Any, eval_dataset: Any) -> None:
     """
     Raises:
-        `ValueError`: if the best checkpoint is to be that of a group without an example to evaluate on.
+        `ValueError`: if the best checkpoint is to be that of a metric that there is not, or of a group without an
+            example to evaluate on.
     """
+    with_teacher = isinstance(args, DistillationTrainingArguments) and args.eval_with_teacher
+    if isinstance(compute_metrics, group_accuracy) and not isinstance(eval_dataset, dict) and not with_teacher:
+        groups = [f"{name}_accuracy" for name in compute_metrics.groups.names]
+        known = ["loss", "cross_entropy", "accuracy", *groups]
+        if args.metric_for_best_model and args.metric_for_best_model.removeprefix("eval_") not in known:
+            raise ValueError(
+                f"metric_for_best_model={args.metric_for_best_model!r} is not measured: use one of {', '.join(known)}."
+            )
     labels = labels_at_hand(eval_dataset)
     if isinstance(compute_metrics, group_accuracy) and args.metric_for_best_model and labels is not None:
         compute_metrics.check_is_measured(args.metric_for_best_model, labels)
