@@ -229,7 +229,7 @@ class DataArguments:
             )
         if self.augment in ("randaugment", "strong") and importlib.util.find_spec("torchvision") is None:
             raise ValueError(
-                f"--augment {self.augment} needs torchvision, which is not installed: pip install torchvision, or "
+                f"--augment {self.augment} needs torchvision, which is not installed: pip install 'hf_ltkd[timm]', or "
                 "take basic or none."
             )
         if self.augment not in ("basic", "none") and self.data_device not in (None, "cpu"):

@@ -142,5 +142,6 @@ class Mixer:
 
 def make_mixer(args: TrainingArguments, student: nn.Module, loss: DistillationLoss, is_cached: bool) -> Mixer | None:
     """`None` where nothing is to be mixed."""
-    asked = isinstance(args, DistillationTrainingArguments) and (args.mixup_alpha or args.cutmix_alpha)
-    return Mixer(args, student, loss, is_cached) if asked else None
+    if not isinstance(args, DistillationTrainingArguments) or not (args.mixup_alpha or args.cutmix_alpha):
+        return None
+    return Mixer(args, student, loss, is_cached)

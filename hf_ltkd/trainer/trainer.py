@@ -144,7 +144,8 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
             for part in dataset.values() if isinstance(dataset, dict) else [dataset]:
                 check_labels(name, part, self.model, distillation_loss)  # type: ignore[arg-type]
                 check_device(name, part, self.args)
-        self._mixer = make_mixer(self.args, self.model, distillation_loss, self.teacher_cache is not None)
+        is_cached = self.teacher_cache is not None
+        self._mixer = make_mixer(self.args, self.model, distillation_loss, is_cached)  # type: ignore[arg-type]
         self.distillation_loss.smooth_labels(self.args.label_smoothing_factor)
         check_best_metric(self.args, compute_metrics, eval_dataset)
         check_engine(self, distillation_loss)
