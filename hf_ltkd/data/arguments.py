@@ -1,11 +1,20 @@
 """Which images to train on, and the settings of the paper's three benchmarks by name."""
 
+import importlib.util
 from dataclasses import dataclass, field
 from typing import Literal
 
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+# What --augment may be called, beside a callable of the user's own.
+AUGMENTATIONS = {
+    "none": "each image as it is",
+    "basic": "a random crop, and half of the views mirrored",
+    "randaugment": "basic, and RandAugment (2 of 14 operations at magnitude 9 of 30; needs torchvision)",
+    "strong": "basic, and wide TrivialAugment, and random erasing of every tenth view (needs torchvision)",
+}
 
 
 @dataclass(frozen=True)
@@ -144,6 +153,14 @@ class DataArguments:
         default=None,  # type: ignore[assignment]
         metadata={"help": "padded: zero pixels around an image before the random crop (default: 4)."},
     )
+    augment: str = field(
+        default="basic",
+        metadata={
+            "help": "Training views. "
+            + "; ".join(f"{name}: {what}" for name, what in AUGMENTATIONS.items())
+            + "; or package.module:name, any callable from an image to an image, after the basic ones."
+        },
+    )
     horizontal_flip: bool = field(default=True, metadata={"help": "Mirror half of the training views."})
     data_device: str | None = field(
         default=None,
@@ -205,6 +222,21 @@ class DataArguments:
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not valid: use {' or '.join(values)}.")
+        if isinstance(self.augment, str) and self.augment not in AUGMENTATIONS and ":" not in self.augment:
+            raise ValueError(
+                f"augment={self.augment!r} is not known: use {', '.join(AUGMENTATIONS)}, or package.module:name for a "
+                "callable of your own."
+            )
+        if self.augment in ("randaugment", "strong") and importlib.util.find_spec("torchvision") is None:
+            raise ValueError(
+                f"--augment {self.augment} needs torchvision, which is not installed: pip install 'hf_ltkd[timm]', or "
+                "take basic or none."
+            )
+        if self.augment not in ("basic", "none") and self.data_device not in (None, "cpu"):
+            raise ValueError(
+                f"data_device={self.data_device!r} does not go with augment={self.augment!r}, which works on the CPU: "
+                "leave one of them out."
+            )
         if self.crop == "resized" and self.data_device not in (None, "cpu"):
             raise ValueError(
                 f"data_device={self.data_device!r} does not go with crop='resized', whose images are decoded on the "

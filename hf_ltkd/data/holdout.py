@@ -266,7 +266,7 @@ def load_or_hold_out(
     splits: DatasetDict | None = None,
     eval_fraction: float = 0.2,
     progress: bool = True,
-    **pixels: Any,
+    **options: Any,
 ) -> tuple[ImageData, Holdout | None]:
     """
     [`load_image_data`] for a dataset with or without a split to evaluate on; without, one is held out.
@@ -277,7 +277,7 @@ def load_or_hold_out(
         splits (`datasets.DatasetDict`, *optional*): The splits that `args` names, where they are loaded already.
         eval_fraction (`float`, *optional*, defaults to 0.2): As in [`hold_out`].
         progress (`bool`, *optional*, defaults to `True`): Whether there are bars.
-        pixels: Further arguments of [`load_image_data`], such as `mean`, `std`, `processor` and `seed`.
+        options: Further arguments of [`load_image_data`], such as `mean`, `std`, `processor`, `seed` and `unlabelled`.
 
     Returns:
         `(ImageData, Holdout)`, or `(ImageData, None)` where the dataset has a split of its own.
@@ -287,6 +287,7 @@ def load_or_hold_out(
     """
     source, report = prepare(args, splits=splits, progress=progress)
     splits, holdout = source.splits, None
+    seen = None if report is None else report.digests.get(source.eval_split or "")
     if "train" in splits and source.eval_split is None and args.eval_split is None:
         full, digests = splits["train"], None if report is None else report.digests["train"]
         held_out, holdout = choose(
@@ -298,6 +299,7 @@ def load_or_hold_out(
             min_class_images=args.min_class_images or 1,
             last=None if digests is None else repeated(digests),
         )
+        seen = None if digests is None else digests[held_out]
         both = [] if digests is None else shared_rows(digests[held_out], digests[~held_out])
         if both:
             examples = source.places("train", [np.flatnonzero(held_out)[row] for row, _ in both[:4]])
@@ -307,8 +309,8 @@ def load_or_hold_out(
         splits = DatasetDict({name: full.select(np.flatnonzero(r)) for name, r in zip(names, rows, strict=True)})
     elif args.group_column is not None and "train" in splits:
         source.said += _groups_in_both(splits, args.group_column)
-    data = load_image_data(args, splits=splits, progress=progress, **pixels)
-    data.sources = source.said
+    data = load_image_data(args, splits=splits, progress=progress, eval_digests=seen, **options)
+    data.sources = source.said + data.sources
     return data, holdout
 
 

@@ -1,12 +1,13 @@
 """From a Hub dataset, parquet files, image folders or lists to training and test images."""
 
+import os
 import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Image
+from datasets import ClassLabel, Dataset, DatasetDict, Image, concatenate_datasets
 from tqdm.auto import tqdm
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -18,6 +19,8 @@ from .long_tail import LongTailSplit, class_counts, read_labels
 from .pixels import Pixels
 from .prepare import prepare
 from .processors import make_processor, pixels_of
+from .transforms import find_transform
+from .unlabelled import read_unlabelled
 
 
 @dataclass
@@ -27,7 +30,8 @@ class ImageData:
 
     Attributes:
         train, test ([`ImageDataset`] or [`LazyImageDataset`]):
-            Training images, augmented, and test images, not augmented.
+            Training images, augmented, and test images, not augmented. Training images without a class are the last
+            ones, with the label -1; [`~LabelledImages.labelled`] leaves them out.
         class_names (`list[str]`): By class id.
         split ([`LongTailSplit`]): How the training split was cut; `split.class_counts` are its images per class.
         mean, std (`list[float]`): The normalisation.
@@ -75,6 +79,8 @@ def load_image_data(
     teacher_processor: BaseImageProcessor | Pixels | None = None,
     seed: int = 0,
     progress: bool = True,
+    unlabelled: str | os.PathLike | Dataset | None = None,
+    eval_digests: np.ndarray | None = None,
 ) -> ImageData:
     """
     Loads, cuts and decodes the images that `args` names; with `crop="resized"` they are decoded later, one by one.
@@ -92,6 +98,10 @@ def load_image_data(
             The teacher's, where it is another one: items hold `teacher_pixel_values` too, of the same view.
         seed (`int`, *optional*, defaults to 0): Seed of the augmentation.
         progress (`bool`, *optional*, defaults to `True`): Whether decoding shows a bar.
+        unlabelled (`str`, `os.PathLike` or `datasets.Dataset`, *optional*):
+            Images without a class to distil on beside the others: a folder, or a dataset with a column of images. They
+            count in no class, no group and no evaluation.
+        eval_digests (`np.ndarray`, *optional*): Of the images to evaluate on, which are left out of `unlabelled`.
 
     Raises:
         `ValueError`: if a split or column is missing, a label or the imbalance factor is not valid, `mean` and `std`
@@ -133,6 +143,14 @@ def load_image_data(
     if len(class_counts(test, args.label_column)) > len(names):
         raise ValueError(f"The {eval_split} split has labels beyond the {len(names)} classes of the training split.")
     train_labels, test_labels = (read_labels(split, args.label_column)[0] for split in (train, test))
+    num_labelled = len(train)
+    if unlabelled is not None:
+        more, said = read_unlabelled(
+            unlabelled, args, train=train, image_column=image_column, eval_digests=eval_digests, progress=progress
+        )
+        sources += said
+        train = concatenate_datasets([train.select_columns([image_column]), more])
+        train_labels = np.concatenate([train_labels, np.full(len(more), -1)])
 
     if processor is not None:
         pixels = pixels_of(processor)
@@ -145,11 +163,16 @@ def load_image_data(
     teacher = None if teacher_processor is None else pixels_of(teacher_processor)
     both = [pixels] if teacher is None else [pixels, teacher]
 
-    augmentation: dict[str, Any] = {"augment": True, "horizontal_flip": args.horizontal_flip, "seed": seed}
+    augment, transform = find_transform(args.augment)
+    augmentation: dict[str, Any] = {"augment": augment, "horizontal_flip": args.horizontal_flip, "seed": seed}
+    augmentation["transform"] = transform
     decoded: list[list[torch.Tensor] | None] = []
     if args.crop == "padded" and len({p.size for p in both}) == 1:
         decoded = [_decode(split, image_column, both, progress=progress) for split in (train, test)]
     arrays = [images for images in decoded if images is not None]
+    # A transform works on RGB, and once for both networks: in memory, where these have the very same bytes.
+    if transform is not None and not (all(p.order == (0, 1, 2) for p in both) and _all_equal(arrays)):
+        arrays = []
     if len(arrays) < 2:
         if args.data_device not in (None, "cpu"):
             raise ValueError(
@@ -164,7 +187,7 @@ def load_image_data(
         test_data: LabelledImages = LazyImageDataset(test, image_column, test_labels, **shared)
     else:
         if processor is None and mean is None:  # the training images' own
-            values = arrays[0][0].double() / 255
+            values = arrays[0][0][:num_labelled].double() / 255
             mean, std = values.mean((0, 2, 3)).tolist(), values.std((0, 2, 3)).tolist()
             pixels = replace(pixels, mean=mean, std=std, processor=make_processor(pixels.size, mean, std))
         train_data, test_data = (
@@ -174,6 +197,10 @@ def load_image_data(
     return ImageData(
         train_data, test_data, list(names), split, list(pixels.mean), list(pixels.std), args, pixels.processor, sources
     )
+
+
+def _all_equal(arrays: list[list[torch.Tensor]]) -> bool:
+    return all(torch.equal(images[0], images[-1]) for images in arrays)
 
 
 def _pixels_without_processor(args: DataArguments, mean: list[float] | None, std: list[float] | None) -> Pixels:

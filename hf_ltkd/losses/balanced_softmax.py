@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import at_least_float32, check_class_counts, check_per_class
+from .checks import as_targets, at_least_float32, check_class_counts, check_per_class
 
 
 def balanced_softmax_loss(logits: Tensor, labels: Tensor, class_counts: Sequence[int] | Tensor) -> Tensor:
@@ -14,7 +14,8 @@ def balanced_softmax_loss(logits: Tensor, labels: Tensor, class_counts: Sequence
 
     Args:
         logits (`torch.Tensor` of shape `[batch, classes]`): fp16 and bf16 are computed in float32.
-        labels (`torch.Tensor` of shape `[batch]`, int64): The class of each example.
+        labels (`torch.Tensor` of shape `[batch]`, int64):
+            The class of each example; or soft labels `[batch, classes]`, probabilities in floating point.
         class_counts (`Sequence[int]` or `torch.Tensor` of shape `[classes]`): `n`, training examples per class.
 
     Returns:
@@ -25,4 +26,4 @@ def balanced_softmax_loss(logits: Tensor, labels: Tensor, class_counts: Sequence
     """
     logits = at_least_float32(logits)
     log_counts = check_per_class("class_counts", check_class_counts(class_counts).log(), logits)
-    return F.cross_entropy(logits + log_counts, labels)  # Theorem 1
+    return F.cross_entropy(logits + log_counts, as_targets(labels, logits))  # Theorem 1

@@ -13,7 +13,18 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from ..groups import ClassGroups
 from .balanced_softmax import balanced_softmax_loss
-from .checks import IGNORED_LABEL, at_least_float32, check_class_counts, check_not_negative, logits_of, select_valid
+from .checks import (
+    as_targets,
+    at_least_float32,
+    check_class_counts,
+    check_class_ids,
+    check_not_negative,
+    check_probabilities,
+    is_example,
+    is_labelled,
+    logits_of,
+    select_valid,
+)
 from .class_balanced import class_balanced_loss, class_balanced_weights
 from .ldam import ldam_loss
 from .logit_adjustment import logit_adjusted_loss
@@ -53,6 +64,8 @@ class DistillationLoss(nn.Module):
 
     Attributes:
         needs_teacher (`bool`): Whether `teacher_outputs` is read at all.
+        needs_labels (`bool`): Whether `distillation_terms` reads the class of each example. Such a loss takes neither
+            soft labels nor examples without a class.
         needs_hidden_states (`bool`): Whether both models have to return their `hidden_states`.
         remembers_steps (`bool`): Whether [`~DistillationLoss.begin_step`] has to see every optimizer step. Otherwise
             it is spared those that are a single batch, whose statistics `distillation_terms` takes by itself.
@@ -65,6 +78,7 @@ class DistillationLoss(nn.Module):
     """
 
     needs_teacher: bool = True
+    needs_labels: bool = False
     needs_hidden_states: bool = False
     remembers_steps: bool = False
     num_classes: int | None = None
@@ -214,7 +228,9 @@ class DistillationLoss(nn.Module):
                 What the models returned, or their logits of shape `[batch, classes]`; of shape
                 `[batch, length, classes]` for token classification.
             labels (`torch.Tensor` of shape `[batch]` or `[batch, length]`, int64):
-                The class of each example or token. Those of -100 count nowhere.
+                The class of each example or token. Those of -100 count nowhere; those of -1 have no class: the
+                method's terms count them, the cross-entropy, a mean over the examples with a class, does not. Or soft
+                labels `[batch, classes]`, probabilities in floating point; a mark fills the whole row.
             epoch (`float`, *optional*):
                 Epochs trained so far, fractions included, for `warmup_epochs` and `drw_epoch`. `None` means after
                 both.
@@ -223,18 +239,27 @@ class DistillationLoss(nn.Module):
                 means that this batch is the whole step.
 
         Returns:
-            `dict[str, torch.Tensor]`: scalars, each weighted and averaged over the valid examples of the batch, that
-            sum to the loss. The first is called as `ce`.
+            `dict[str, torch.Tensor]`: scalars, each weighted and averaged over the valid examples of the batch (the
+            first, called as `ce`, over those with a class), that sum to the loss.
 
         Raises:
-            `ValueError`: if labels and logits do not fit, or a term is called as another or `loss`.
+            `ValueError`: if labels and logits do not fit, soft labels are no probabilities or not for this loss, or a
+                term is called as another or `loss`.
         """
-        valid = labels != IGNORED_LABEL
-        if labels.ndim > 1 or not _all_valid(valid):
+        valid, labelled = is_example(labels), is_labelled(labels)
+        all_labelled = _all(labelled)
+        if self.needs_labels:
+            check_class_ids(type(self).__name__, labels)
+            if not all_labelled and bool((valid & ~labelled).any()):
+                raise ValueError(
+                    f"{type(self).__name__} needs the class of each example, and some have none (label -1): leave "
+                    "them out, or choose another loss, such as KDLoss."
+                )
+        if valid.ndim > 1 or not all_labelled:
             student_outputs = select_valid(student_outputs, valid)
             if self.needs_teacher:
                 teacher_outputs = select_valid(teacher_outputs, valid)
-            labels = labels[valid]
+            labels, labelled = labels[valid], labelled[valid]
         if labels.shape[0] == 0:  # nothing to learn; the sum keeps the student in the graph
             return {self.ce: logits_of(student_outputs).sum()}
         if self.training and epoch is not None:
@@ -244,10 +269,13 @@ class DistillationLoss(nn.Module):
             step_statistics = None if statistics is None else self.begin_step(statistics[None])
         terms: dict[str, Tensor] = {}
         if self.ce_weight:
-            cross_entropy = self._cross_entropy
+            logits, targets, cross_entropy = logits_of(student_outputs), labels, self._cross_entropy
+            if not all_labelled:
+                logits, targets = logits[labelled], labels[labelled]
+            check_probabilities(targets)
             if self.drw_epoch is not None and (epoch is None or epoch + 1e-6 >= self.drw_epoch):
                 cross_entropy = partial(cross_entropy, class_weights=self._class_weights)
-            terms[self.ce] = self.ce_weight * cross_entropy(logits_of(student_outputs), labels)
+            terms[self.ce] = self.ce_weight * (cross_entropy(logits, targets) if len(targets) else logits.sum())
         warmup = 1.0 if epoch is None or epoch >= self.warmup_epochs else epoch / self.warmup_epochs
         for name, term in self.distillation_terms(student_outputs, teacher_outputs, labels, step_statistics).items():
             if name in (self.ce, "loss"):
@@ -287,17 +315,29 @@ def values_of(**arguments: Any) -> dict[str, Any]:
     return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in arguments.items()}
 
 
-def _all_valid(valid: Tensor) -> bool:
-    if not torch.compiler.is_compiling() and not isinstance(valid, FakeTensor):
-        return bool(valid.all())
+def _all(labelled: Tensor) -> bool:
+    if not torch.compiler.is_compiling() and not isinstance(labelled, FakeTensor):
+        return bool(labelled.all())
     # Shapes cannot depend on values here.
-    torch._assert_async(valid.all(), "A compiled loss takes no labels of -100: leave such examples out of the batch.")
+    message = "A compiled loss takes no labels of -100 or -1: leave such examples out of the batch."
+    torch._assert_async(labelled.all(), message)
     return True
 
 
 def plain_cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """The cross-entropy in float32, averaged over the batch."""
-    return F.cross_entropy(at_least_float32(logits), labels, label_smoothing=label_smoothing)
+    """The cross-entropy in float32, averaged over the batch; labels are class ids or soft."""
+    logits = at_least_float32(logits)
+    return F.cross_entropy(logits, as_targets(labels, logits), label_smoothing=label_smoothing)
+
+
+def cross_entropy_of_each(logits: Tensor, labels: Tensor) -> Tensor:
+    """That of each example or token, `[*batch]` for logits `[*batch, classes]`; NaN where there is no class."""
+    logits, labelled = at_least_float32(logits), is_labelled(labels)
+    losses = logits.new_full(labelled.shape, torch.nan)
+    if labelled.any():
+        chosen = logits[labelled]
+        losses[labelled] = F.cross_entropy(chosen, as_targets(labels[labelled], chosen), reduction="none")
+    return losses
 
 
 class CrossEntropyLoss(DistillationLoss):

@@ -10,11 +10,79 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 
 IGNORED_LABEL = -100  # PyTorch's and Transformers' mark for what is not to be learned: padding, for instance
+UNLABELLED = -1  # the mark of `datasets` for an example without a class: distilled, but not in the cross-entropy
 
 
 def logits_of(outputs: Any) -> Tensor:
     """The logits of a model's output; a tensor is taken to be the logits."""
     return outputs if isinstance(outputs, Tensor) else outputs.logits
+
+
+def _marks(labels: Tensor) -> Tensor:
+    """What tells examples apart, `[*batch]`: of soft labels the first number, as a mark fills the whole row."""
+    return labels[..., 0] if labels.is_floating_point() else labels
+
+
+def is_example(labels: Tensor) -> Tensor:
+    """Whether something is learned at all: a mask of shape `[*batch]`, for class ids and for soft labels."""
+    return _marks(labels) != IGNORED_LABEL
+
+
+def is_labelled(labels: Tensor) -> Tensor:
+    """Whether the class is known, too; as [`is_example`]."""
+    marks = _marks(labels)
+    return (marks != IGNORED_LABEL) & (marks != UNLABELLED)
+
+
+def check_probabilities(labels: Tensor) -> None:
+    """
+    Raises:
+        `ValueError`: if soft labels `[batch, classes]` are no probabilities; class ids are not looked at.
+    """
+    if not labels.is_floating_point() or not is_eager(labels):
+        return
+    sums = labels.sum(-1)
+    wrong = ((sums - 1).abs() > 0.01) | (labels < 0).any(-1)
+    if wrong.any():
+        raise ValueError(
+            f"The labels of an example sum to {sums[wrong][0].item():.3g}: soft labels are probabilities that sum to "
+            f"1. {MULTI_LABEL}"
+        )
+
+
+MULTI_LABEL = (
+    "Examples of several classes at once (multi-label) cannot be distilled here, because every loss compares softmax "
+    "probabilities of classes that exclude each other: train one model per class, or give one label per example."
+)
+
+
+def as_targets(labels: Tensor, logits: Tensor) -> Tensor:
+    """
+    Labels as `F.cross_entropy` takes them: class ids as they are, soft labels in the type of the logits.
+
+    Raises:
+        `ValueError`: if soft labels are not of the shape of the logits.
+    """
+    if not labels.is_floating_point():
+        return labels
+    if labels.shape != logits.shape:
+        raise ValueError(
+            f"Soft labels of shape {tuple(labels.shape)} and logits of shape {tuple(logits.shape)} do not fit: give "
+            "one probability per class, or class ids as int64."
+        )
+    return labels.to(logits.dtype)
+
+
+def check_class_ids(name: str, labels: Tensor) -> None:
+    """
+    Raises:
+        `ValueError`: if a method that needs the one class of each example is given soft labels.
+    """
+    if labels.is_floating_point():
+        raise ValueError(
+            f"{name} needs the class of each example and cannot take soft labels of shape {tuple(labels.shape)}: "
+            "leave out mixup_alpha and cutmix_alpha, give class ids (int64), or choose another loss, such as KDLoss."
+        )
 
 
 def select_valid(outputs: Any, valid: Tensor) -> Any:
@@ -23,7 +91,7 @@ def select_valid(outputs: Any, valid: Tensor) -> Any:
 
     Args:
         outputs (`ModelOutput` or `torch.Tensor`): With logits, or logits, of shape `[*batch, classes]`.
-        valid (`torch.Tensor` of shape `[*batch]`, bool): `labels != IGNORED_LABEL`.
+        valid (`torch.Tensor` of shape `[*batch]`, bool): [`is_example`] of the labels.
 
     Returns:
         The same with logits of shape `[valid, classes]`, and with the hidden states of valid examples.
@@ -35,7 +103,8 @@ def select_valid(outputs: Any, valid: Tensor) -> Any:
     if logits.shape[:-1] != valid.shape:
         raise ValueError(
             f"Logits of shape {tuple(logits.shape)} and labels of shape {tuple(valid.shape)} do not fit: for logits "
-            "[..., classes] the labels must be [...], one class id each."
+            "[..., classes] the labels must be [...], one class id each, or soft labels [..., classes] in floating "
+            f"point.{' ' + MULTI_LABEL if logits.shape == valid.shape else ''}"
         )
     logits = logits[valid]
     if isinstance(outputs, Tensor):

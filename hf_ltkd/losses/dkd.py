@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .base import values_of
-from .checks import check_logits, check_not_negative, check_temperature
+from .checks import check_class_ids, check_logits, check_not_negative, check_temperature
 from .on_logits import LogitLoss
 
 
@@ -36,7 +36,8 @@ def dkd_loss(
         `torch.Tensor`: a scalar.
 
     Raises:
-        `ValueError`: if the shapes differ, there is only one class, a weight is negative, or `temperature <= 0`.
+        `ValueError`: if the shapes differ, there is only one class, a weight is negative, `temperature <= 0`, or the
+            labels are soft: there is no one target class then.
     """
     check_not_negative(alpha=alpha, beta=beta)
     target_class, non_target_class = _dkd_terms(student_logits, teacher_logits, labels, temperature)
@@ -54,6 +55,8 @@ class DKDLoss(LogitLoss):
         kwargs: `prior`, `standardize` of [`LogitLoss`], and the rest of [`DistillationLoss`]. The authors warm up
             over 20 epochs on CIFAR-100 ([`~DKDLoss.for_pair`] does).
     """
+
+    needs_labels = True
 
     def __init__(self, *, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0, **kwargs):
         super().__init__(**kwargs)
@@ -75,6 +78,7 @@ def _dkd_terms(
 ) -> tuple[Tensor, Tensor]:
     """TCKD and NCKD, each times `T²` and averaged over the batch."""
     check_temperature(temperature)
+    check_class_ids("DKD", labels)
     student_logits, teacher_logits = check_logits(student_logits, teacher_logits)
     if student_logits.shape[1] < 2:
         raise ValueError("DKD needs two classes or more: with a single one there is nothing beside the target.")

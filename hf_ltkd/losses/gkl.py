@@ -137,7 +137,7 @@ class GKLLoss(LogitLoss):
         self.num_classes = groups.num_classes
         self.alpha, self.beta, self.gamma = alpha, beta, gamma
         self.temperature, self.weight_temperature = temperature, weight_temperature
-        self.class_wise = self.remembers_steps = class_wise
+        self.class_wise = self.remembers_steps = self.needs_labels = class_wise
         if class_wise:
             classes = groups.num_classes
             self.register_buffer("class_probs", torch.zeros(classes, classes))  # of the epoch before

@@ -6,10 +6,9 @@ https://arxiv.org/abs/1906.07413
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import at_least_float32, check_class_counts, check_not_negative, check_per_class
+from .checks import as_targets, at_least_float32, check_class_counts, check_not_negative, check_per_class
 
 
 def ldam_loss(
@@ -30,7 +29,9 @@ def ldam_loss(
 
     Args:
         logits (`torch.Tensor` of shape `[batch, classes]`): fp16 and bf16 are computed in float32.
-        labels (`torch.Tensor` of shape `[batch]`, int64): The class of each example.
+        labels (`torch.Tensor` of shape `[batch]`, int64):
+            The class of each example; or soft labels `[batch, classes]`, probabilities in floating point, which share
+            margin and weight.
         class_counts (`Sequence[int]` or `torch.Tensor` of shape `[classes]`): `n`, training examples per class.
         max_margin (`float`, *optional*, defaults to 0.5): The margin of the rarest class; 0 is none.
         scale (`float`, *optional*, defaults to 30.0): Multiplies the logits, as in the authors' code.
@@ -47,8 +48,9 @@ def ldam_loss(
     logits = at_least_float32(logits)
     margins = check_class_counts(class_counts) ** -0.25
     margins = check_per_class("class_counts", max_margin * margins / margins.max(), logits)
-    is_label = torch.zeros_like(logits).scatter(1, labels[:, None], 1.0)
-    losses = F.cross_entropy(scale * (logits - margins * is_label), labels, reduction="none")
+    is_soft, targets = labels.is_floating_point(), as_targets(labels, logits)
+    share = targets if is_soft else torch.zeros_like(logits).scatter(1, labels[:, None], 1.0)
+    losses = -share * (scale * (logits - margins * share)).log_softmax(1)
     if class_weights is not None:
-        losses = losses * check_per_class("class_weights", class_weights, logits)[labels]
-    return losses.mean()
+        losses = losses * check_per_class("class_weights", class_weights, logits)
+    return losses.sum(1).mean()

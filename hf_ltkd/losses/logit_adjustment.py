@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import at_least_float32, check_class_counts, check_not_negative, check_per_class
+from .checks import as_targets, at_least_float32, check_class_counts, check_not_negative, check_per_class
 
 
 def log_class_prior(class_counts: Sequence[int] | Tensor) -> Tensor:
@@ -32,7 +32,8 @@ def logit_adjusted_loss(
 
     Args:
         logits (`torch.Tensor` of shape `[batch, classes]`): fp16 and bf16 are computed in float32.
-        labels (`torch.Tensor` of shape `[batch]`, int64): The class of each example.
+        labels (`torch.Tensor` of shape `[batch]`, int64):
+            The class of each example; or soft labels `[batch, classes]`, probabilities in floating point.
         class_counts (`Sequence[int]` or `torch.Tensor` of shape `[classes]`): Training examples per class.
         tau (`float`, *optional*, defaults to 1.0): How strongly the prior counts; 0 is the plain cross-entropy.
 
@@ -45,4 +46,4 @@ def logit_adjusted_loss(
     check_not_negative(tau=tau)
     logits = at_least_float32(logits)
     log_prior = check_per_class("class_counts", log_class_prior(class_counts), logits)
-    return F.cross_entropy(logits + tau * log_prior, labels)  # Eq. 10
+    return F.cross_entropy(logits + tau * log_prior, as_targets(labels, logits))  # Eq. 10

@@ -4,9 +4,10 @@ import math
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
 from .checkpoints import load_loss, seal
+from .training_args import DistillationTrainingArguments
 
 
 class SetEpochCallback(TrainerCallback):
@@ -38,3 +39,11 @@ class CheckpointCallback(TrainerCallback):
         self.trainer.accelerator.wait_for_everyone()  # each rank has written its random state
         if args.should_save and folder is not None:
             seal(folder)
+
+
+def callbacks_of(trainer: Any, args: TrainingArguments | None) -> list[TrainerCallback]:
+    """Those that every [`DistillationTrainer`] has, and early stopping where it is asked for."""
+    callbacks = [SetEpochCallback(), CheckpointCallback(trainer)]
+    if isinstance(args, DistillationTrainingArguments) and args.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold))
+    return callbacks

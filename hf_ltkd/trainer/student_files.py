@@ -38,7 +38,7 @@ from ..hub.push import (
     within,
 )
 from ..losses.base import DistillationLoss
-from ..metrics import class_ids, group_accuracy, without_prefix
+from ..metrics import class_ids, group_accuracy, hard_labels, without_prefix
 from ..metrics.group_accuracy.group_accuracy import class_accuracies
 from ..teacher.cache import TeacherCache
 from ..utils import write_json
@@ -290,7 +290,8 @@ def _class_accuracy(output: EvalLoopOutput, groups) -> list[float | None] | None
     if groups is None or not isinstance(output.label_ids, np.ndarray):
         return None
     try:
-        predictions = class_ids(output.predictions, output.label_ids, groups.num_classes)
+        references = hard_labels(output.label_ids)
+        predictions = class_ids(output.predictions, references, groups.num_classes)
     except ValueError:  # whatever else preprocess_logits_for_metrics makes of them
         return None
-    return class_accuracies(predictions, output.label_ids, groups.num_classes)
+    return class_accuracies(predictions, references, groups.num_classes)

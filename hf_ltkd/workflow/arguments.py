@@ -57,8 +57,19 @@ class DistillArguments:
     num_groups: int | None = field(
         default=None, metadata={"help": "Equal groups of classes (default: head, medium, tail)."}
     )
+    unlabelled: str | None = field(
+        default=None,
+        metadata={
+            "help": "A folder of images without a class, to distil on beside the others, without cross-entropy."
+        },
+    )
 
     def __post_init__(self):
+        if self.unlabelled is not None and self.loss in ("ce", "dkd"):
+            raise ValueError(
+                f"--unlabelled {self.unlabelled} does not go with --loss {self.loss}, which learns from the class of "
+                "each image: choose another loss, such as kd, or leave it out."
+            )
         if self.teacher is None and self.loss != "ce":
             raise ValueError(
                 f"--teacher is missing, which --loss {self.loss} needs: give the Hub id or the folder of a "
@@ -236,5 +247,5 @@ def split_settings(settings: Mapping[str, Any], *classes: type) -> list[dict[str
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`", did you mean 'learning_rate'?"`, or nothing where no name is near."""
-    found = difflib.get_close_matches(name, list(known), 1)
+    found = difflib.get_close_matches(name, list(known), 1, cutoff=0.65)
     return f", did you mean {found[0]!r}?" if found else ""

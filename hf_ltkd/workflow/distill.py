@@ -91,6 +91,7 @@ def run(plan: DistillPlan) -> Comparison:
 def train_plain_student(plan: DistillPlan, student: PreTrainedModel) -> dict[str, float | None]:
     """The accuracies of the same student without a teacher; nothing is written."""
     nothing: Any = {"save_strategy": "no", "push_to_hub": False, "load_best_model_at_end": False}
+    nothing["early_stopping_patience"] = None  # it has no best checkpoint to go back to
     trainer = plan.trainer(student, CrossEntropyLoss(), **nothing)
     trainer.train()
     return accuracies(trainer.evaluate(), plan.images.groups)

@@ -127,6 +127,7 @@ def load_images(
     student: Model | None = None,
     seed: int = 0,
     num_groups: int | None = None,
+    unlabelled: Any = None,
 ) -> Images:
     """
     The images as a model's own image processor makes them, and for a teacher and its student as each has it.
@@ -140,6 +141,7 @@ def load_images(
             without an image processor of its own sees what the teacher sees, in `image_size` if that is given.
         seed (`int`, *optional*, defaults to 0): Of the augmentation.
         num_groups (`int`, *optional*): Equal groups of classes; head, medium and tail by default.
+        unlabelled (`str` or `datasets.Dataset`, *optional*): Images without a class, as [`load_image_data`] takes.
 
     Raises:
         `ValueError`: as [`load_or_hold_out`], or if no images are named, or the Hub has no such dataset.
@@ -166,6 +168,7 @@ def load_images(
             teacher_processor=teacher_pixels,
             seed=seed,
             progress=is_main_process(),
+            unlabelled=unlabelled,
         )
     except (ConnectionError, FileNotFoundError) as error:
         if args.dataset_name is None:

@@ -103,7 +103,7 @@ def draw_bias(
     """Fig. 3 from up to 30 batches of evaluation and of training images, and where the losses go."""
     data, groups = images.data, images.groups
     evaluation, training = (
-        teacher_group_mass(teacher, part, groups, max_batches=30) for part in (data.test, data.train)
+        teacher_group_mass(teacher, part, groups, max_batches=30) for part in (data.test, data.train.labelled())
     )
     plot_teacher_bias(evaluation, training, groups, path, loss_shares=loss_shares)
 

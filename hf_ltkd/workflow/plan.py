@@ -16,6 +16,7 @@ from ..data.arguments import DataArguments
 from ..data.holdout import HOLDOUT_NAME, Holdout
 from ..losses import CrossEntropyLoss, DistillationLoss, create_loss
 from ..metrics import group_accuracy
+from ..trainer.mixing import make_mixer
 from ..trainer.trainer import DistillationTrainer
 from ..trainer.training_args import DistillationTrainingArguments
 from ..utils import parse_values
@@ -86,7 +87,7 @@ class TrainingPlan:
             teacher,
             replace(self.args, **changes) if changes else self.args,
             distillation_loss=loss,
-            train_dataset=self.images.data.train,
+            train_dataset=self.images.data.train if loss.needs_teacher else self.images.data.train.labelled(),
             eval_dataset=self.images.data.test,
             compute_metrics=group_accuracy(self.images.groups),
             processing_class=self.images.data.image_processor,
@@ -152,6 +153,7 @@ def make_plan(**settings: Any) -> DistillPlan:
         student=choices.student,
         seed=training.get("seed", 42),
         num_groups=choices.num_groups,
+        unlabelled=choices.unlabelled,
     )
     if teacher is not None:
         check_classes(teacher, images.data)
@@ -169,6 +171,7 @@ def make_plan(**settings: Any) -> DistillPlan:
     loss = create_loss(choices.loss, images.groups, pair=pair, dataset=dataset, **loss_args)
     if isinstance(loss, CrossEntropyLoss) and loss.ce == "cross_entropy":
         choices = replace(choices, plain_student=False)  # it is the student
+    make_mixer(args, student, loss, choices.teacher_cache is not None)  # says what does not go together
     bias = None
     if teacher is not None:
         teacher.to(args.device)  # type: ignore[arg-type]
