@@ -1,5 +1,6 @@
 """What the commands tell the user: the plan, and what came out of it."""
 
+import shlex
 import textwrap
 
 from ..workflow.diagnose import Diagnosis
@@ -29,6 +30,12 @@ def say(title: str, *lines: str) -> None:
             start, margin = f"{'' if row else title:<12}", " " * 12
             wrapper = textwrap.TextWrapper(110, start, margin, break_long_words=False, break_on_hyphens=False)
             print(*wrapper.wrap(line), sep="\n", flush=True)
+
+
+def say_command(text: str, *command: str) -> None:
+    """Prints a command that can be copied: quoted, and on one line however long it is."""
+    if is_main_process():
+        print(f"{'':<12}{text}: {shlex.join(command)}", flush=True)
 
 
 def print_plan(plan: DistillPlan, times: Estimate | None = None) -> None:
@@ -85,8 +92,8 @@ def print_teacher(plan: TrainingPlan, trained: Evaluation) -> None:
     """How good a trained teacher is, and what to do with it."""
     say("Result", *group_table({plan.name: trained.accuracy}))
     say("Files", f"the teacher is in {trained.model!r}")
-    data = data_name(plan.images.data)
-    say("", f"next: hf-ltkd distill --teacher {trained.model} --data {data} --student resnet8x4 --dry_run")
+    command = ["hf-ltkd", "distill", "--teacher", trained.model, "--data", data_name(plan.images.data.args)]
+    say_command("next", *command, "--student", "resnet8x4", "--dry_run")
 
 
 def print_evaluation(evaluation: Evaluation) -> None:

@@ -1,5 +1,6 @@
 """Which images to train on, and the settings of the paper's three benchmarks by name."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -195,6 +196,14 @@ class DataArguments:
         for name in ("label_column", "image_size", "crop", "crop_padding"):
             if getattr(self, name) is None:
                 setattr(self, name, getattr(preset, name))
+        if not 1 <= self.imbalance_factor < math.inf:
+            raise ValueError(
+                f"imbalance_factor={self.imbalance_factor} is not valid: it is the ratio of the largest class to the "
+                "smallest, 1 (balanced) or more."
+            )
+        for name in ("split_seed", "crop_padding"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} is not valid: it must be 0 or more.")
         if self.image_size < 1:
             raise ValueError(f"image_size={self.image_size} is not valid: it must be 1 or more pixels.")
         allowed = {

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from ..utils import listed, write_json
 from .arguments import PRESETS, DataArguments
 from .check import repeated, shared_rows
 from .images import ImageData, load_image_data
-from .long_tail import read_labels
+from .long_tail import class_names, read_labels
 from .prepare import prepare
+from .sources import find_source
 
 
 HOLDOUT_NAME = "holdout.json"
@@ -266,6 +267,7 @@ def load_or_hold_out(
     splits: DatasetDict | None = None,
     eval_fraction: float = 0.2,
     progress: bool = True,
+    check_names: Callable[[list[str]], None] | None = None,
     **pixels: Any,
 ) -> tuple[ImageData, Holdout | None]:
     """
@@ -277,6 +279,7 @@ def load_or_hold_out(
         splits (`datasets.DatasetDict`, *optional*): The splits that `args` names, where they are loaded already.
         eval_fraction (`float`, *optional*, defaults to 0.2): As in [`hold_out`].
         progress (`bool`, *optional*, defaults to `True`): Whether there are bars.
+        check_names (`Callable`, *optional*): Called with the classes' names before any image is opened.
         pixels: Further arguments of [`load_image_data`], such as `mean`, `std`, `processor` and `seed`.
 
     Returns:
@@ -285,19 +288,17 @@ def load_or_hold_out(
     Raises:
         `ValueError`: as [`load_image_data`] and [`hold_out`].
     """
-    source, report = prepare(args, splits=splits, progress=progress)
+    source = find_source(args, splits)
+    if "train" in source.splits and args.rare == "keep":  # other classes are known when the images are looked at
+        if check_names is not None:
+            check_names(class_names(source.splits["train"], args.label_column))
+        if source.eval_split is None and args.eval_split is None:
+            _choose(source.splits["train"], args, eval_fraction)  # raises, if nothing can be held out
+    source, report = prepare(args, source=source, progress=progress)
     splits, holdout = source.splits, None
     if "train" in splits and source.eval_split is None and args.eval_split is None:
         full, digests = splits["train"], None if report is None else report.digests["train"]
-        held_out, holdout = choose(
-            full,
-            label_column=args.label_column,
-            eval_fraction=eval_fraction,
-            seed=args.split_seed,
-            group_column=args.group_column,
-            min_class_images=args.min_class_images or 1,
-            last=None if digests is None else repeated(digests),
-        )
+        held_out, holdout = _choose(full, args, eval_fraction, None if digests is None else repeated(digests))
         both = [] if digests is None else shared_rows(digests[held_out], digests[~held_out])
         if both:
             examples = source.places("train", [np.flatnonzero(held_out)[row] for row, _ in both[:4]])
@@ -310,6 +311,20 @@ def load_or_hold_out(
     data = load_image_data(args, splits=splits, progress=progress, **pixels)
     data.sources = source.said
     return data, holdout
+
+
+def _choose(
+    train: Dataset, args: DataArguments, eval_fraction: float, last: np.ndarray | None = None
+) -> tuple[np.ndarray, Holdout]:
+    return choose(
+        train,
+        label_column=args.label_column,
+        eval_fraction=eval_fraction,
+        seed=args.split_seed,
+        group_column=args.group_column,
+        min_class_images=args.min_class_images or 1,
+        last=last,
+    )
 
 
 def _groups_in_both(splits: DatasetDict, column: str) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Image
+from datasets import Dataset, DatasetDict, Image
 from tqdm.auto import tqdm
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -14,7 +14,7 @@ from ..groups import ClassGroups
 from .arguments import IMAGENET_MEAN, IMAGENET_STD, PRESETS, DataArguments
 from .augment import ImageDataset, LabelledImages
 from .lazy import CROP_FRACTION, LazyImageDataset
-from .long_tail import LongTailSplit, class_counts, read_labels
+from .long_tail import LongTailSplit, class_counts, class_names, read_labels
 from .pixels import Pixels
 from .prepare import prepare
 from .processors import make_processor, pixels_of
@@ -128,8 +128,7 @@ def load_image_data(
         )
     split = LongTailSplit.of(train, args.imbalance_factor, label_column=args.label_column, seed=args.split_seed)
     train = split.apply(train)
-    feature = train.features[args.label_column]
-    names = feature.names if isinstance(feature, ClassLabel) else [str(c) for c in range(len(split.class_counts))]
+    names = class_names(train, args.label_column)
     if len(class_counts(test, args.label_column)) > len(names):
         raise ValueError(f"The {eval_split} split has labels beyond the {len(names)} classes of the training split.")
     train_labels, test_labels = (read_labels(split, args.label_column)[0] for split in (train, test))
@@ -172,7 +171,7 @@ def load_image_data(
             for images, labels, how in zip(arrays, (train_labels, test_labels), (augmentation, {}), strict=True)
         )
     return ImageData(
-        train_data, test_data, list(names), split, list(pixels.mean), list(pixels.std), args, pixels.processor, sources
+        train_data, test_data, names, split, list(pixels.mean), list(pixels.std), args, pixels.processor, sources
     )
 
 

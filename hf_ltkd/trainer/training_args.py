@@ -130,7 +130,24 @@ class DistillationTrainingArguments(TrainingArguments):
             raise ValueError(f"lr_decay={self.lr_decay} is not valid: it must be above 0 and at most 1.")
         if not self.hub_timeout > 0:
             raise ValueError(f"hub_timeout={self.hub_timeout} is not valid: it is a number of seconds above 0.")
+        self._check_numbers()
         super().__post_init__()
+
+    def _check_numbers(self) -> None:
+        if self.max_steps != -1 and self.max_steps < 1:
+            raise ValueError(f"max_steps={self.max_steps} is not valid: it is 1 or more, or -1 to train by epochs.")
+        above_0 = {"num_train_epochs", "learning_rate", "per_device_train_batch_size", "per_device_eval_batch_size"}
+        above_0 |= {"gradient_accumulation_steps"}
+        for name in sorted(above_0):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)} is not valid: it must be above 0.")
+        for name in ("weight_decay", "max_grad_norm", "dataloader_num_workers", "seed"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}={getattr(self, name)} is not valid: it must be 0 or more.")
+        if not 0 <= self.label_smoothing_factor < 1:
+            raise ValueError(
+                f"label_smoothing_factor={self.label_smoothing_factor} is not valid: it is a part below 1."
+            )
 
 
 def check_arguments(args: TrainingArguments, student: Any, compute_metrics: Any) -> None:

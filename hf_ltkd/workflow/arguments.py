@@ -64,10 +64,23 @@ class DistillArguments:
                 f"--teacher is missing, which --loss {self.loss} needs: give the Hub id or the folder of a "
                 "classifier, or train one first: hf-ltkd train-teacher --data FOLDER --output_dir teacher"
             )
+        if self.teacher_cache_views is not None and self.teacher_cache_views < 1:
+            raise ValueError(f"--teacher_cache_views {self.teacher_cache_views} must be 1 or more.")
+        _check_groups(self.num_groups)
         if self.pair is not None and len(self.pair) != 2:
             raise ValueError(f"--pair {' '.join(self.pair)} must be two names, the teacher's and the student's.")
         if self.adjust_teacher and self.loss != "kd":
             raise ValueError("--adjust_teacher goes with --loss kd alone.")
+
+
+def _check_groups(num_groups: int | None) -> None:
+    if num_groups is not None and num_groups < 1:
+        raise ValueError(f"--num_groups {num_groups} must be 1 or more.")
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"--batch_size {batch_size} must be 1 or more.")
 
 
 @dataclass
@@ -97,6 +110,9 @@ class EvaluateArguments:
     model: str = field(metadata={"help": "Hub id or folder of the model."})
     batch_size: int = field(default=128, metadata={"help": "Images that the model is asked for at once."})
 
+    def __post_init__(self):
+        _check_batch_size(self.batch_size)
+
 
 @dataclass
 class DiagnoseArguments:
@@ -111,6 +127,10 @@ class DiagnoseArguments:
     )
     picture: str = field(default="teacher_bias.png", metadata={"help": "Where the picture goes."})
     batch_size: int = field(default=128, metadata={"help": "Images that the teacher is asked for at once."})
+
+    def __post_init__(self):
+        _check_batch_size(self.batch_size)
+        _check_groups(self.num_groups)
 
 
 @dataclass
@@ -186,6 +206,12 @@ class SourceArguments:
             "class."
         },
     )
+
+    def __post_init__(self):
+        if not 0 < self.eval_fraction < 1:
+            raise ValueError(
+                f"eval_fraction={self.eval_fraction} is not valid: it is a part of each class, above 0 and below 1."
+            )
 
 
 OLD_NAMES = {"eval_share": "eval_fraction", "recipe": "preset"}

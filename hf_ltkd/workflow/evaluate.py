@@ -8,7 +8,8 @@ from ..analysis.bias import group_report
 from ..data.arguments import DataArguments
 from ..groups import CLASS_GROUPS_NAME, ClassGroups
 from .arguments import EvaluateArguments, SourceArguments, split_settings
-from .inputs import Images, Model, check_classes, load_classifier, load_images, model_name
+from .beforehand import check_weights
+from .inputs import Images, Model, check_classes, load_classifier, load_images, model_name, name_data
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,11 @@ def evaluate(model: Model, data: Any = None, **settings: Any) -> Evaluation:
     own, source, image_fields = split_settings(
         {"model": model, "data": data, **settings}, EvaluateArguments, SourceArguments, DataArguments
     )
-    args = EvaluateArguments(**own)
+    args, where = EvaluateArguments(**own), SourceArguments(**source)
+    name_data(where, image_fields)
     network = load_classifier(model)
-    images = load_images(SourceArguments(**source), image_fields, network)
+    check_weights(network, "model")
+    images = load_images(where, image_fields, network)
     check_classes(network, images.data)
     if (Path(model_name(model)) / CLASS_GROUPS_NAME).is_file():
         images = Images(images.data, ClassGroups.from_pretrained(model_name(model)), images.holdout)

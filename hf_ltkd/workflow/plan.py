@@ -14,12 +14,14 @@ from transformers import PreTrainedModel, set_seed
 from ..analysis.bias import GroupReport, group_report
 from ..data.arguments import DataArguments
 from ..data.holdout import HOLDOUT_NAME, Holdout
+from ..groups import ClassGroups
 from ..losses import CrossEntropyLoss, DistillationLoss, create_loss, log_class_prior
 from ..metrics import group_accuracy
 from ..trainer.trainer import DistillationTrainer
 from ..trainer.training_args import DistillationTrainingArguments
 from ..utils import parse_values
 from .arguments import DistillArguments, SourceArguments, TrainingChoices, TrainTeacherArguments, split_settings
+from .beforehand import check_apart, check_hub_id, check_network, check_training, check_weights
 from .inputs import (
     Images,
     Model,
@@ -28,6 +30,7 @@ from .inputs import (
     load_classifier,
     load_images,
     model_name,
+    name_data,
     new_classifier,
 )
 from .recommend import Recommendation, epochs_of, recommend_training, recommend_weights, training_arguments
@@ -131,15 +134,25 @@ def make_plan(**settings: Any) -> DistillPlan:
         settings, DistillArguments, SourceArguments, DataArguments, TrainingChoices, DistillationTrainingArguments
     )
     choices, recommend = DistillArguments(**own), TrainingChoices(**choice).recommend
-    _prepare(training, "student")
+    where = SourceArguments(**source)
+    loss_args = _loss_arguments(choices.loss_args)
+    new_loss(choices, ClassGroups([0, 0], class_counts=[1, 1]), loss_args, image_fields.get("benchmark"))
+    read = {"data": name_data(where, image_fields)[1].get("data_dir"), "teacher": choices.teacher}
+    _prepare(training, "student", {**read, "student": choices.student})
+    if choices.teacher_cache is not None:
+        check_apart("teacher_cache", choices.teacher_cache, read)
     if choices.push is not None:
+        check_hub_id("push", choices.push)
         if get_token() is None and training.get("hub_token") is None:
             raise ValueError(f"--push {choices.push} needs a login: run `hf auth login`, or set HF_TOKEN.")
         training["hub_model_id"] = choices.push
-    loss_args = _loss_arguments(choices.loss_args)
+    check_training(training, choices.student, recommend)
+    check_network("student", choices.student, image_fields.get("image_size"))
     teacher = None if choices.teacher is None else load_classifier(choices.teacher)
+    if teacher is not None:
+        check_weights(teacher, "teacher")
     images = load_images(
-        SourceArguments(**source),
+        where,
         image_fields,
         teacher,
         student=choices.student,
@@ -157,9 +170,7 @@ def make_plan(**settings: Any) -> DistillPlan:
         loss_args, loss_reason = {**weights.values, **loss_args}, weights.reason
     if choices.adjust_teacher:
         loss_args["teacher_log_prior"] = log_class_prior(images.data.split.class_counts)
-    dataset = (images.data.args.benchmark or "cifar100_lt").removesuffix("_lt")
-    pair: Any = choices.pair and tuple(choices.pair)
-    loss = create_loss(choices.loss, images.groups, pair=pair, dataset=dataset, **loss_args)
+    loss = new_loss(choices, images.groups, loss_args, images.data.args.benchmark)
     if isinstance(loss, CrossEntropyLoss) and loss.ce == "cross_entropy":
         choices = replace(choices, plain_student=False)  # it is the student
     bias = None
@@ -195,24 +206,39 @@ def plan_teacher(**settings: Any) -> TrainingPlan:
     own, source, image_fields, choice, training = split_settings(
         settings, TrainTeacherArguments, SourceArguments, DataArguments, TrainingChoices, DistillationTrainingArguments
     )
-    model = TrainTeacherArguments(**own).model
-    _prepare(training, "teacher")
-    images = load_images(SourceArguments(**source), image_fields, model, seed=training.get("seed", 42))
-    args, reason = _training(model, images, training, TrainingChoices(**choice).recommend)
+    model, recommend = TrainTeacherArguments(**own).model, TrainingChoices(**choice).recommend
+    where = SourceArguments(**source)
+    _prepare(training, "teacher", {"data": name_data(where, image_fields)[1].get("data_dir"), "model": model})
+    check_training(training, model, recommend)
+    check_network("model", model, image_fields.get("image_size"))
+    images = load_images(where, image_fields, model, seed=training.get("seed", 42))
+    args, reason = _training(model, images, training, recommend)
     network = new_classifier(model, images.data)
     name = model_name(model)
     return TrainingPlan(name=name, network=network, loss=CrossEntropyLoss(), images=images, args=args, reason=reason)
 
 
-def _prepare(training: dict[str, Any], output_dir: str) -> None:
+def new_loss(
+    choices: DistillArguments, groups: ClassGroups, loss_args: Mapping[str, Any], benchmark: str | None
+) -> DistillationLoss:
+    """The loss that was asked for."""
+    dataset = (benchmark or "cifar100_lt").removesuffix("_lt")
+    pair: Any = choices.pair and tuple(choices.pair)
+    return create_loss(choices.loss, groups, pair=pair, dataset=dataset, **loss_args)
+
+
+def _prepare(training: dict[str, Any], output_dir: str, read: Mapping[str, Any]) -> None:
     """
     Raises:
-        `ValueError`: if a model or a training is there already that would be overwritten.
+        `ValueError`: if a model or a training is there already that would be overwritten, or what is read.
     """
     resume = training.get("resume_from_checkpoint")
     if str(resume).lower() in ("true", "false"):  # from the command line it comes as a word
         resume = training["resume_from_checkpoint"] = str(resume).lower() == "true"
     folder = Path(training.setdefault("output_dir", output_dir))
+    check_apart("output_dir", folder, read)
+    if training.get("hub_model_id") is not None:
+        check_hub_id("hub_model_id", training["hub_model_id"])
     if not resume and ((folder / "config.json").exists() or any(folder.glob("checkpoint-*"))):
         raise ValueError(
             f"{str(folder)!r} holds a model or an unfinished training already: choose another --output_dir, go on "

@@ -18,6 +18,7 @@ from ..hub.push import add_code, explained, published_files, push_folder, time_l
 from ..hub.readme import read_readme, take_over
 from ..teacher.live import load_teacher
 from ..utils import read_json, write_json
+from .beforehand import check_hub_id
 from .outputs import Comparison
 
 
@@ -69,6 +70,9 @@ def push(
         `OSError`: if the Hub cannot be reached or refuses; it says what to do.
     """
     folder = Path(model)
+    check_hub_id("to", to)
+    if not timeout > 0:
+        raise ValueError(f"--timeout {timeout} is not valid: it is a number of seconds above 0.")
     published_files(folder)
     network = load_teacher(str(folder))  # loads any classifier
     compared = (folder / COMPARISON_NAME).is_file()

@@ -143,9 +143,9 @@ def test_errors_are_one_sentence(home, tmp_path, monkeypatch, capsys, arguments,
     assert home.files() == before and not list(tmp_path.iterdir())
 
 
-def test_traceback_on_request(monkeypatch):
+def test_traceback_on_request(home, monkeypatch):
     with pytest.raises(ValueError, match="There is no image classifier"):
-        main(["diagnose", "--teacher", "./x", "--traceback"])
+        main(["diagnose", "--teacher", "./x", "--data", home.photos, "--traceback"])
     monkeypatch.setenv("HF_LTKD_TRACEBACK", "1")
     with pytest.raises(ValueError, match="no command"):
         main(["nothing"])
