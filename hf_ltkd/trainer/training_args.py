@@ -145,9 +145,7 @@ class DistillationTrainingArguments(TrainingArguments):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}={getattr(self, name)} is not valid: it must be 0 or more.")
         if not 0 <= self.label_smoothing_factor < 1:
-            raise ValueError(
-                f"label_smoothing_factor={self.label_smoothing_factor} is not valid: it is a part below 1."
-            )
+            raise ValueError(f"label_smoothing_factor={self.label_smoothing_factor} is not valid: it is below 1.")
 
 
 def check_arguments(args: TrainingArguments, student: Any, compute_metrics: Any) -> None:

@@ -49,7 +49,7 @@ def _are(available: list[str]) -> str:
 def check_network(flag: str, model: Model, image_size: int | None) -> None:
     """
     Raises:
-        `ValueError`: if there is no network of this name and none in a folder or on the Hub, or its weights are broken.
+        `ValueError`: if there is no such network, or its weights are broken.
     """
     if is_pretrained(model) or not isinstance(model, str):
         check_weights(load_classifier(model, fresh_head=True), flag)
@@ -97,7 +97,7 @@ def check_apart(flag: str, path: str | os.PathLike, others: Mapping[str, Any]) -
         others (`Mapping[str, Any]`): By flag what is read; all but folders here are passed over.
 
     Raises:
-        `ValueError`: if `path` is one of the `others` or inside, where what is written would be taken for a part of it;
+        `ValueError`: if `path` is one of the `others` or inside, which would change it;
             or if nothing can be written there.
     """
     place = Path(path).expanduser().resolve()

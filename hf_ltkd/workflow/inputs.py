@@ -121,8 +121,8 @@ def load_classifier(model: Model, *, fresh_head: bool = False, **kwargs: Any) ->
         raise ValueError(f"There is no image classifier {os.fspath(model)!r} {where}: {reason}") from error
     if report["missing_keys"] and not fresh_head:
         raise ValueError(
-            f"{os.fspath(model)!r} is no trained classifier: it lacks {listed(sorted(report['missing_keys']), 3)}, which "
-            "would be random numbers; train it on your classes first: hf-ltkd train-teacher --model "
+            f"{os.fspath(model)!r} is no trained classifier: it lacks {listed(sorted(report['missing_keys']), 3)}, "
+            "which would be random numbers; train it on your classes first: hf-ltkd train-teacher --model "
             f"{shlex.quote(os.fspath(model))} --data FOLDER"
         )
     return network
