@@ -140,10 +140,10 @@ class DistillationTrainingArguments(TrainingArguments):
         above_0 |= {"gradient_accumulation_steps"}
         for name in sorted(above_0):
             if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)} is not valid: it must be above 0.")
+                raise ValueError(f"{name}={getattr(self, name)} is not valid: it must be a finite number above 0.")
         for name in ("weight_decay", "max_grad_norm", "dataloader_num_workers", "seed"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}={getattr(self, name)} is not valid: it must be 0 or more.")
+            if not getattr(self, name) >= 0:  # a norm to clip to may be infinite
+                raise ValueError(f"{name}={getattr(self, name)} is not valid: it must be a finite number, 0 or more.")
         if not 0 <= self.label_smoothing_factor < 1:
             raise ValueError(f"label_smoothing_factor={self.label_smoothing_factor} is not valid: it is below 1.")
 

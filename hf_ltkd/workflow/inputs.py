@@ -180,7 +180,14 @@ def load_images(
         config = AutoConfig.from_pretrained(model_name(model))
     pixels, teacher_pixels = choose_pixels(_pixels_of(model), _pixels_of(student), given.get("image_size"))
     args = DataArguments(**{**recommend_images(pixels, config, given.get("image_size"), teacher_pixels), **given})
-    classifiers = [m for m in (model, student) if isinstance(m, PreTrainedModel)]
+
+    def check_names(names: list[str]) -> None:
+        if num_groups is not None:
+            ClassGroups.from_counts([1] * len(names), num_groups)
+        for classifier in (model, student):
+            if isinstance(classifier, PreTrainedModel):
+                _check_names(classifier, names, args)
+
     try:
         images, holdout = load_or_hold_out(
             args,
@@ -190,7 +197,7 @@ def load_images(
             teacher_processor=teacher_pixels,
             seed=seed,
             progress=is_main_process(),
-            check_names=lambda names: [_check_names(m, names, args) for m in classifiers],
+            check_names=check_names,
         )
     except (ConnectionError, FileNotFoundError) as error:
         if args.dataset_name is None:
