@@ -118,10 +118,8 @@ def describe_start(recommendation: Recommendation) -> str:
 
 
 def describe_loss(loss: DistillationLoss) -> str:
-    """The values in force; those of a cross-entropy with class counts only where it is one."""
-    values = loss.hyper_parameters()
-    hidden = {"ce", "tau", "effective_number_beta"} if loss.ce == "cross_entropy" else set()
-    return ", ".join(f"{name} {value}" for name, value in values.items() if name not in hidden)
+    """The values in force."""
+    return ", ".join(f"{name} {value}" for name, value in loss.used_hyper_parameters().items())
 
 
 def describe_training(plan: TrainingPlan) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from inspect import signature
 from typing import Any, Literal, get_args
 
 import torch
@@ -152,6 +153,15 @@ class DistillationLoss(nn.Module):
             "effective_number_beta": self.effective_number_beta,
             "warmup_epochs": self.warmup_epochs,
         }
+
+    def used_hyper_parameters(self) -> dict[str, Any]:
+        """Those of [`~DistillationLoss.hyper_parameters`] that have an effect: `tau` only where `ce` has one."""
+        unused = {"logit_adjusted": "tau", "class_balanced": "effective_number_beta"}
+        hidden = {name for ce, name in unused.items() if ce != self.ce or not self.ce_weight}
+        hidden |= {"ce"} if not self.ce_weight else set()
+        hidden |= {"warmup_epochs"} if not self.needs_teacher else set()
+        own = signature(type(self)).parameters  # an argument of the method's own may be called the same
+        return {n: v for n, v in self.hyper_parameters().items() if v is not None and (n in own or n not in hidden)}
 
     def prepare(self, student: nn.Module, teacher: nn.Module, pixel_values: Tensor | None = None) -> None:
         """

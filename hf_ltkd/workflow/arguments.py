@@ -28,6 +28,9 @@ class DistillArguments:
     push: str | None = field(
         default=None, metadata={"help": "Hub id to push the student to at the end; without it nothing is pushed."}
     )
+    push_anyway: bool = field(
+        default=False, metadata={"help": "Push a student, too, that is worse than the plain one."}
+    )
     plain_student: bool = field(
         default=True, metadata={"help": "Also train the student without the teacher, to compare with."}
     )
@@ -109,6 +112,10 @@ class EvaluateArguments:
 
     model: str = field(metadata={"help": "Hub id or folder of the model."})
     batch_size: int = field(default=128, metadata={"help": "Images that the model is asked for at once."})
+    output_dir: str | None = field(
+        default=None,
+        metadata={"help": "A folder for class_report.json and confusion.png; without it nothing is written."},
+    )
 
     def __post_init__(self):
         _check_batch_size(self.batch_size)
@@ -139,6 +146,9 @@ class PushArguments:
 
     model: str = field(metadata={"help": "The student's folder."})
     to: str = field(metadata={"help": "Its place on the Hub, as owner/name; made if it does not exist."})
+    push_anyway: bool = field(
+        default=False, metadata={"help": "Push a student, too, that is worse than the plain one."}
+    )
     private: bool = field(default=False, metadata={"help": "Make a new repository private."})
     dataset: str | None = field(
         default=None, metadata={"help": "The full dataset's name, best its Hub id; the card's metrics need it."}
