@@ -97,6 +97,8 @@ def describe_bias(report: GroupReport, groups: ClassGroups) -> list[str]:
         lines.append(
             f"{name:<8}gets {share:>6.1%} of its probability for {images / total:>6.1%} of the images, {said}"
         )
+    if report.answers is not None and report.answers.at_chance:
+        return [*lines, f"{report.answers.describe()} Whether it is biased cannot be told: use another teacher."]
     first, last = report.favour[0], report.favour[-1]
     if first is None or last is None:
         missing = groups.names[0] if first is None else groups.names[-1]

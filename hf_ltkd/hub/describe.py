@@ -28,7 +28,8 @@ def describe_model(model: nn.Module, input_shape: Sequence[int] | None = None) -
     """
     What a card says of a network: `class`, `parameters` and `weight_bytes` of what is saved, `name` if it came from
     the Hub, and for a network on images `macs`, the multiply-adds of its convolutions and matrix products for one
-    image of shape `input`: `input_shape`, or what the config says. They are counted on a copy without weights; a network that does not run that way has none.
+    image of shape `input`: `input_shape`, else what the config says. They are counted on a copy without weights; a
+    network that does not run that way has none.
     """
     network = network_class(model)
     description: dict[str, Any] = {"class": network.__name__}

@@ -41,7 +41,16 @@ class Answers:
         """Whether the accuracy may be chance: a binomial test against `chance` gives more than 5 %."""
         from scipy.stats import binomtest
 
-        return binomtest(int(self.correct.sum()), len(self.labels), self.chance, "greater").pvalue > 1 - LEVEL
+        test = binomtest(int(self.correct.sum()), len(self.labels), self.chance, "greater")
+        return bool(test.pvalue > 1 - LEVEL)
+
+    def describe(self) -> str:
+        """How right it is; said where that may be chance."""
+        what = "no better" if self.at_chance else "better"
+        return (
+            f"It is {what} than chance: {self.correct.mean():.1%} of its answers are right, {self.chance:.1%} would "
+            "be if they were drawn at random."
+        )
 
     def masks(self, groups: ClassGroups) -> dict[str, np.ndarray]:
         """The examples behind each accuracy: `accuracy` and `{group}_accuracy`."""

@@ -138,7 +138,7 @@ class StudentFilesMixin(Trainer):
         return {"step": step, "epoch": epoch, "chosen_by": chosen_by, "chosen_apart": evaluation["apart"]}
 
     def evaluate(self, eval_dataset: Any = None, *args, **kwargs) -> dict[str, float]:
-        """As `Trainer.evaluate`; images of another set than the one that checkpoints are chosen on are noted as such."""
+        """As `Trainer.evaluate`, and notes whether the images are others than those that checkpoints are chosen on."""
         self._evaluates_apart = eval_dataset is not None and eval_dataset is not self.eval_dataset
         return super().evaluate(eval_dataset, *args, **kwargs)
 

@@ -87,6 +87,7 @@ def run(plan: DistillPlan) -> Comparison:
             for model, given in answers.items()
             if given is not our_answers
         },
+        classes=our_answers.class_report(groups, images.data.class_names),
         output_dir=plan.output_dir,
     )
     if trainer.is_world_process_zero():

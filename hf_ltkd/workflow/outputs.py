@@ -38,6 +38,8 @@ class Comparison:
         intervals (`dict`): By model the 95 % interval of each accuracy, `[low, high]`.
         differences (`dict`): By other model how far this student's accuracies are above its own, on the same images:
             `[difference, low, high]` with the 95 % interval.
+        classes (`list[dict]`): This student's precision, recall, F1 and support by class; not a part of the file, but
+            of `class_report.json`.
         output_dir (`Path`): Where the student is; not a part of the file.
         pushed (`str`, *optional*): The address of the commit on the Hub; not a part of the file.
     """
@@ -49,12 +51,13 @@ class Comparison:
     accuracy: dict[str, dict[str, float | None]]
     intervals: dict[str, dict[str, list[float] | None]] = field(default_factory=dict)
     differences: dict[str, dict[str, list[float] | None]] = field(default_factory=dict)
+    classes: list[dict[str, Any]] = field(default_factory=list)
     output_dir: Path
     pushed: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """What `comparison.json` holds."""
-        names = [f.name for f in fields(self) if f.name not in ("output_dir", "pushed")]
+        names = [f.name for f in fields(self) if f.name not in ("classes", "output_dir", "pushed")]
         return {name: getattr(self, name) for name in names}
 
     def save_pretrained(self, directory: str | os.PathLike) -> None:
@@ -80,7 +83,6 @@ class Comparison:
             "teacher_name": self.teacher_name,
             "teacher_metrics": self.accuracy.get("teacher"),
             "plain_student_metrics": self.accuracy.get("plain student"),
-            "intervals": self.intervals,
             "differences": self.differences,
         }
 
@@ -89,7 +91,7 @@ class Comparison:
         Raises:
             `ValueError`: if the student is worse than the plain one, over all images and in the mean over the groups.
         """
-        ours, plain = self.accuracy["this student"], self.accuracy.get("plain student", {})
+        ours, plain = (self.accuracy.get(model, {}) for model in ("this student", "plain student"))
         both = {name: (value, plain.get(name)) for name, value in ours.items()}
         measured = {name: (a, b) for name, (a, b) in both.items() if a is not None and b is not None}
         changes = {name: a - b for name, (a, b) in measured.items()}

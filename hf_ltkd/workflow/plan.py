@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -178,6 +179,11 @@ def make_plan(**settings: Any) -> DistillPlan:
         teacher.to(args.device)  # type: ignore[arg-type]
         batch_size = args.per_device_eval_batch_size
         bias = group_report(teacher, images.data.test, images.groups, batch_size=batch_size)
+        if bias.answers is not None and bias.answers.at_chance:
+            warnings.warn(
+                f"The teacher {model_name(teacher)!r} can hardly teach. {bias.answers.describe()}",
+                stacklevel=2,
+            )
     return DistillPlan(
         name=model_name(choices.student),
         network=student,
