@@ -49,6 +49,8 @@ def say_chance(answers: Answers) -> None:
 
 def say_classes(classes: Sequence[Mapping[str, Any]], everything: bool = False) -> None:
     """The report of each class; of more than 20 the ten hardest, if not everything is wanted."""
+    if not classes:
+        return
     if everything or len(classes) <= 20:
         say("Classes", *class_table(classes))
     else:

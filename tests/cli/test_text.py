@@ -43,8 +43,8 @@ def test_tables():
     intervals = {"x": {"accuracy": [0.4, 0.6], "tail_accuracy": [0.1, 0.5]}}
     assert group_table({"x": {"accuracy": 0.5, "tail_accuracy": 0.25, "head_accuracy": None}}, intervals) == [
         "accuracy (%), and its 95 % interval",
-        "                       tail          head           all",
-        "x              25.0 (10–50)  not measured  50.0 (40–60)",
+        "                        tail          head           all",
+        "x               25.0 (10–50)  not measured  50.0 (40–60)",
     ]
     differences = {"head_accuracy": [-0.05, -0.1, 0.0], "tail_accuracy": [0.125, 0.05, 0.2], "medium_accuracy": None}
     assert changes(STUDENT, differences) == "+12.5 tail (+5.0 to +20.0); too few test images to tell: head"
