@@ -133,7 +133,11 @@ def describe_training(plan: TrainingPlan) -> list[str]:
         f"{length} in batches of {batch}, {OptimizerNames(args.optim).value}, learning rate {args.learning_rate:g}, "
         f"weight decay {args.weight_decay:g}"
     )
-    return [line, f"(recommended: {plan.reason}; what you set wins)"] if plan.reason else [line]
+    lines = [line, f"(recommended: {plan.reason}; what you set wins)"] if plan.reason else [line]
+    if args.load_best_model_at_end:
+        where = "the images that are reported, which flatters it" if plan.validation is None else "validation images"
+        lines.append(f"Of the checkpoints the best by {args.metric_for_best_model} is kept, chosen on {where}.")
+    return lines
 
 
 def describe_estimate(times: Estimate, plain_student: bool, cache_bytes: int | None, views: int) -> list[str]:

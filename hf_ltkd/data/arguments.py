@@ -158,6 +158,8 @@ class DataArguments:
         if self.benchmark not in PRESETS:
             raise ValueError(f"benchmark={self.benchmark!r} is not known: use one of {[*PRESETS][1:]}.")
         preset = PRESETS[self.benchmark]
+        # Where nobody has named a column, one of another usual name will do.
+        self.find_labels = self.label_column is None and preset.label_column == "label"
         if self.dataset_name is None and self.data_dir is None:
             self.dataset_name = preset.dataset_name
         if (self.dataset_name is None) == (self.data_dir is None):

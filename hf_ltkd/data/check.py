@@ -72,7 +72,7 @@ class ImageReport:
     @property
     def eval_split(self) -> str:
         """The name of the split to evaluate on; the training split, if there is no other."""
-        return [*self.class_counts][-1]
+        return [*self.class_counts][:2][-1]
 
     def damaged_places(self) -> list[str]:
         """`"photos/cat/3.png (image file is truncated)"` and so on."""
@@ -133,7 +133,7 @@ def inspect(source: Source, label_column: str, *, progress: bool = True) -> Imag
             for rows in copies(report.digests[name]):
                 places = source.places(name, rows)
                 (report.repeated if len(set(labels[rows].tolist())) == 1 else report.relabelled).append(places)
-        elif "train" in report.digests:
+        elif "train" in report.digests and name == report.eval_split:
             both = shared_rows(report.digests[name], report.digests["train"])
             of_each = (source.places(split, [rows[i] for rows in both]) for i, split in enumerate((name, "train")))
             report.shared = list(zip(*of_each, strict=True))

@@ -307,7 +307,7 @@ def load_or_hold_out(
         rows = (held_out, ~held_out)
         splits = DatasetDict({name: full.select(np.flatnonzero(r)) for name, r in zip(names, rows, strict=True)})
     elif args.group_column is not None and "train" in splits:
-        source.said += _groups_in_both(splits, args.group_column)
+        source.said += _groups_in_both({n: splits[n] for n in ("train", source.eval_split)}, args.group_column)
     data = load_image_data(args, splits=splits, progress=progress, **pixels)
     data.sources = source.said
     return data, holdout
@@ -327,7 +327,7 @@ def _choose(
     )
 
 
-def _groups_in_both(splits: DatasetDict, column: str) -> list[str]:
+def _groups_in_both(splits: dict[str, Dataset], column: str) -> list[str]:
     """A caution, if images to evaluate on are of the same group as training images."""
     for name, dataset in splits.items():
         if column not in dataset.column_names:

@@ -166,7 +166,7 @@ def _files_and_labels(table: Path, args: DataArguments) -> list[tuple[str, str]]
     """The image files and the labels that a table lists; empty if it does not list both."""
     columns = read_table(table)
     paths = path_column([*columns], args.image_column)
-    labels = find_label_name([name for name in columns if name != paths], args.label_column)
+    labels = find_label_name([name for name in columns if name != paths], args.label_column, args.find_labels)
     if paths is None or labels is None:
         return []
     return [

@@ -129,7 +129,7 @@ def evaluate_trained(
     trainer: DistillationTrainer, images: Images, save: bool = False
 ) -> tuple[dict[str, float | None], Answers]:
     """The accuracies and the answers of a network as it is in its trainer now."""
-    metrics = trainer.evaluate()
+    metrics = trainer.evaluate(images.data.test)
     if save:
         trainer.save_metrics("eval", metrics)
     evaluation: Any = trainer.evaluation

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, set_seed
 
 from ..analysis.bias import GroupReport, group_report
 from ..data.arguments import DataArguments
+from ..data.augment import LabelledImages
 from ..data.holdout import HOLDOUT_NAME, Holdout
 from ..groups import ClassGroups
 from ..losses import CrossEntropyLoss, DistillationLoss, create_loss, log_class_prior
@@ -67,6 +68,11 @@ class TrainingPlan:
         """Also where `max_steps` sets the length."""
         return epochs_of(self.args, len(self.images.data.train))
 
+    @property
+    def validation(self) -> LabelledImages | None:
+        """The images that checkpoints are chosen on, where these are others than those that are reported."""
+        return self.images.data.validation
+
     def trainer(
         self,
         network: PreTrainedModel,
@@ -82,7 +88,7 @@ class TrainingPlan:
             replace(self.args, **changes) if changes else self.args,
             distillation_loss=loss,
             train_dataset=self.images.data.train,
-            eval_dataset=self.images.data.test,
+            eval_dataset=self.images.data.test if self.validation is None else self.validation,
             compute_metrics=group_accuracy(self.images.groups),
             processing_class=self.images.data.image_processor,
         )
@@ -260,6 +266,12 @@ def _training(
     if recommend:
         recommended = recommend_training(len(data.train), model_name(model), is_pretrained(model))
     args = training_arguments(given, recommended, data.args.crop)
+    if args.load_best_model_at_end and data.validation is None:
+        warnings.warn(
+            f"The checkpoint is chosen by {args.metric_for_best_model} on the images that are reported, which "
+            "flatters it: add a validation/ beside test/ to choose on.",
+            stacklevel=4,
+        )
     set_seed(args.seed)
     return args, recommended.reason
 

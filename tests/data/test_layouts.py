@@ -296,7 +296,7 @@ def said(root: Path, **arguments) -> str:
         ("extra/ant/7.png", "not used: extra/"),
         ("old.parquet", "not used: old.parquet"),
         ("train.csv", "not used: train.csv"),
-        ("val/ant/7.png", "val/: not used, since test/ is there"),
+        ("val/ant/7.png", "val/: 1 images to choose checkpoints on"),
         ("val/7.png", "not used: val/"),
         ("train/ant/2024/7.png", "train/: images in folders inside those of ant belong to these classes"),
     ],
