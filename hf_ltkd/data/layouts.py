@@ -147,6 +147,13 @@ def _training_images(
         )
     if parts:
         return []
+    if len(classes) == 1 and not split_of(classes[0], is_folder=True):
+        inner_files, inner = visible(folder / classes[0])
+        if len(inner) > 1 and not any(map(is_image, inner_files)):
+            raise ValueError(
+                f"{str(folder)!r} holds {listed([name for name in files if is_image(name)], 3)} beside one folder, "
+                f"{classes[0]}/, with folders in it: if these are the classes, give {str(folder / classes[0])!r}."
+            )
     if are_classes or len(classes) == 1 and not split_of(classes[0], is_folder=True):
         return [read_class_part(folder, "train", args, said, f"{folder.name}/")]
     flat = [f"{name}/" for name in classes] or [f"{folder.name}/"] * any(map(is_image, files))
