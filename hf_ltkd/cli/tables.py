@@ -42,10 +42,11 @@ def class_table(classes: Sequence[Mapping[str, Any]]) -> list[str]:
     """Precision, recall and F1 in percent, and test images, one class a row."""
     scores = ("precision", "recall", "f1")
     width = 2 + max(len("class"), *(len(row["class"]) for row in classes))
-    rows = [f"{'class':<{width}}{'group':<9}{'train':>7}{'test':>7}{'precision':>14}{'recall':>14}{'F1':>14}"]
+    rows = [f"{'class':<{width}}{'group':<9}{'train':>7}{'test':>7}{'precision':>16}{'recall':>16}{'F1':>16}"]
     for row in classes:
         train = "" if row["training_images"] is None else f"{row['training_images']:,}"
-        cells = "".join(f"{_percent(row[score]):>14}" for score in scores)
+        missing = "never answered" if row["support"] else "not measured"
+        cells = "".join(f"{missing if row[score] is None else _percent(row[score]):>16}" for score in scores)
         rows.append(f"{row['class']:<{width}}{row['group']:<9}{train:>7}{row['support']:>7,}{cells}")
     return rows
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..groups import ClassGroups
-from ..metrics.answers import is_settled, unpaired, wilson
+from ..metrics.answers import is_settled, newcombe, wilson
 
 
 Results = Mapping[str, Mapping[str, Any]]
@@ -69,7 +69,7 @@ def sentences_on_changes(
             if paired is not None:
                 found[name] = paired
             elif examples.get(name):
-                found[name] = unpaired(*both, examples[name])
+                found[name] = newcombe(*both, examples[name])
         settled = [
             f"{100 * d:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f}) on {name_of[name]}"
             for name, (d, low, high) in found.items()

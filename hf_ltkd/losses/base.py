@@ -160,7 +160,8 @@ class DistillationLoss(nn.Module):
         hidden = {name for ce, name in unused.items() if ce != self.ce or not self.ce_weight}
         hidden |= {"ce"} if not self.ce_weight else set()
         hidden |= {"warmup_epochs"} if not self.needs_teacher else set()
-        own = signature(type(self)).parameters  # an argument of the method's own may be called the same
+        init = type(self).__init__
+        own = {} if init is DistillationLoss.__init__ else signature(init).parameters  # which may be called the same
         return {n: v for n, v in self.hyper_parameters().items() if v is not None and (n in own or n not in hidden)}
 
     def prepare(self, student: nn.Module, teacher: nn.Module, pixel_values: Tensor | None = None) -> None:

@@ -66,7 +66,7 @@ class Answers:
     def differences(self, other: "Answers", groups: ClassGroups) -> dict[str, list[float] | None]:
         """
         By how much each accuracy is above that of `other`, who answered the same examples: `[difference, low, high]`
-        with the 95 % interval that leaves 0 out where McNemar's exact test finds a difference; `None` without an
+        with a 95 % interval that leaves 0 out only where McNemar's exact test finds a difference; `None` without an
         example.
 
         Raises:
@@ -114,21 +114,31 @@ def wilson(correct: int, examples: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def unpaired(ours: float, theirs: float, examples: int) -> list[float]:
+def newcombe(ours: float, theirs: float, examples: int, correlation: float = 0.0) -> list[float]:
     """
-    `[difference, low, high]` of two accuracies on `examples` examples each, which need not be the same: Newcombe's
-    interval of 95 %, from Wilson's of both (Statistics in Medicine 17, 1998, method 10).
+    `[difference, low, high]` of two accuracies on `examples` examples each: Newcombe's interval of 95 %, from Wilson's
+    of both (Statistics in Medicine 17, 1998: page 873, method 10; on the same examples page 2635, method 8).
+
+    Args:
+        correlation (`float`, *optional*, defaults to 0.0): Of what is right on the same examples.
     """
     (low, high), (low2, high2) = (wilson(round(p * examples), examples) for p in (ours, theirs))
     difference = ours - theirs
-    below, above = np.hypot(ours - low, high2 - theirs), np.hypot(high - ours, theirs - low2)
-    return [difference, float(difference - below), float(difference + above)]
+
+    def length(a: float, b: float) -> float:
+        return float(np.sqrt(max(0.0, a**2 - 2 * correlation * a * b + b**2)))
+
+    return [
+        difference,
+        difference - length(ours - low, high2 - theirs),
+        difference + length(high - ours, theirs - low2),
+    ]
 
 
 def _paired(ours: np.ndarray, theirs: np.ndarray) -> list[float] | None:
     """
-    The difference of two accuracies, from the examples that one has right and the other wrong: of these, ours is right
-    in a part whose interval is Clopper and Pearson's.
+    The difference of two accuracies on the same examples, with the wider of two intervals: Newcombe's, and that which
+    follows from Clopper and Pearson's for how often ours is right where one alone is, as in McNemar's exact test.
     """
     from scipy.stats import binomtest
 
@@ -137,8 +147,12 @@ def _paired(ours: np.ndarray, theirs: np.ndarray) -> list[float] | None:
     better, either = int((ours & ~theirs).sum()), int((ours != theirs).sum())
     if not either:
         return [0.0, 0.0, 0.0]
+    constant = ours.all() or theirs.all() or not (ours.any() and theirs.any())
+    correlation = 0.0 if constant else float(np.corrcoef(ours, theirs)[0, 1])
+    difference, low, high = newcombe(ours.mean(), theirs.mean(), len(ours), correlation)
     part = binomtest(better, either).proportion_ci(LEVEL, "exact")
-    return [(2 * p - 1) * either / len(ours) for p in (better / either, float(part.low), float(part.high))]
+    exact = [(2 * float(p) - 1) * either / len(ours) for p in (part.low, part.high)]
+    return [float(difference), min(float(low), exact[0]), max(float(high), exact[1])]
 
 
 def is_settled(difference: Sequence[float] | None) -> bool:

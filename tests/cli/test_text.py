@@ -50,8 +50,8 @@ def test_tables():
     assert changes(STUDENT, differences) == "+12.5 tail (+5.0 to +20.0); too few test images to tell: head"
     row = {"class": "cat", "group": "head", "training_images": 1200, "precision": None, "recall": 0.5, "f1": 0.0}
     assert class_table([{**row, "support": 12}]) == [
-        "class  group      train   test     precision        recall            F1",
-        "cat    head       1,200     12  not measured          50.0           0.0",
+        "class  group      train   test       precision          recall              F1",
+        "cat    head       1,200     12  never answered            50.0             0.0",
     ]
     assert share_table({"KD": [0.5, 0.25, 0.15, 0.1]}, GROUPS) == [
         "part of the loss    between groups  within head  within medium  within tail",

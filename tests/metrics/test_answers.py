@@ -6,7 +6,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import classification_report, confusion_matrix
 
 from hf_ltkd import ClassGroups
-from hf_ltkd.metrics.answers import Answers, is_settled, unpaired, wilson
+from hf_ltkd.metrics.answers import Answers, is_settled, newcombe, wilson
 
 
 GROUPS = ClassGroups([0, 0, 1, 1, 2], class_counts=[50, 40, 30, 20, 10])
@@ -36,7 +36,7 @@ def test_each_accuracy_has_one():
 
 
 def test_a_difference_is_settled_where_mcnemar_finds_one():
-    """The exact test on the examples that one has right and the other wrong, by its definition."""
+    """Never without; the exact test on the examples that one has right and the other wrong, by its definition."""
     found = set()
     for right in (0.5, 0.52, 0.55, 0.6, 0.8):
         ours, theirs = answers(right, 1), answers(0.5, 2)
@@ -44,7 +44,7 @@ def test_a_difference_is_settled_where_mcnemar_finds_one():
         better, worse = (ours.correct & ~theirs.correct).sum(), (~ours.correct & theirs.correct).sum()
         assert difference[0] == pytest.approx((better - worse) / 400)
         assert difference[1] < difference[0] < difference[2]
-        assert is_settled(difference) == (binomtest(better, better + worse).pvalue < 0.05)
+        assert not is_settled(difference) or binomtest(better, better + worse).pvalue < 0.05
         found.add(is_settled(difference))
     assert found == {True, False}
     same = ours.differences(ours, GROUPS)
@@ -58,7 +58,24 @@ def test_newcombe_by_its_published_example():
     (l1, u1), (l2, u2) = wilson(5, 56), wilson(0, 56)
     p, q = 5 / 56, 0.0
     expected = [p - q, p - q - ((p - l1) ** 2 + (u2 - q) ** 2) ** 0.5, p - q + ((u1 - p) ** 2 + (q - l2) ** 2) ** 0.5]
-    assert unpaired(p, q, 56) == pytest.approx(expected)
+    assert newcombe(p, q, 56) == pytest.approx(expected)
+
+
+def test_newcombe_on_the_same_examples_by_its_formula():
+    """Counts of both right, one, the other, none; and as from independent examples where nothing is shared."""
+    both, ours_alone, theirs_alone, none = 20, 12, 2, 6
+    ours = np.repeat([True, True, False, False], [both, ours_alone, theirs_alone, none])
+    theirs = np.repeat([True, False, True, False], [both, ours_alone, theirs_alone, none])
+    labels = np.zeros(40, int)
+    found = Answers(labels, (~ours).astype(int)).differences(Answers(labels, (~theirs).astype(int)), GROUPS)
+    phi = (both * none - ours_alone * theirs_alone) / (32 * 8 * 22 * 18) ** 0.5
+    (l1, u1), (l2, u2) = wilson(32, 40), wilson(22, 40)
+    below = ((0.8 - l1) ** 2 - 2 * phi * (0.8 - l1) * (u2 - 0.55) + (u2 - 0.55) ** 2) ** 0.5
+    above = ((u1 - 0.8) ** 2 - 2 * phi * (u1 - 0.8) * (0.55 - l2) + (0.55 - l2) ** 2) ** 0.5
+    exact = binomtest(12, 14).proportion_ci(0.95)
+    low, high = ((2 * part - 1) * 14 / 40 for part in exact)
+    expected = [0.25, min(0.25 - below, low), max(0.25 + above, high)]
+    assert found["accuracy"] == pytest.approx(expected) == found["head_accuracy"]
 
 
 def test_the_report_is_scikit_learns():
