@@ -179,7 +179,7 @@ def write_model_card(
         teacher=teacher,
         file_bytes=sum(path.stat().st_size for path in folder.glob("model*.safetensors")),
         networks=[
-            (n, d) for n, d in (("teacher", teacher), ("student", run.get("student"))) if d and "parameters" in d
+            (n, d) for n, d in (("teacher", teacher), (ours.split()[1], run.get("student"))) if d and "parameters" in d
         ],
         loss=run.get("loss"),
         training=run.get("training") or {},

@@ -46,10 +46,10 @@ class Answers:
 
     def describe(self) -> str:
         """How right it is; said where that may be chance."""
-        what = "no better" if self.at_chance else "better"
+        told = "cannot be told from chance" if self.at_chance else "is better than chance"
         return (
-            f"It is {what} than chance: {self.correct.mean():.1%} of its answers are right, {self.chance:.1%} would "
-            "be if they were drawn at random."
+            f"It {told}: {self.correct.mean():.1%} of its {len(self.labels):,} answers are right, {self.chance:.1%} "
+            "would be if they were drawn at random."
         )
 
     def masks(self, groups: ClassGroups) -> dict[str, np.ndarray]:

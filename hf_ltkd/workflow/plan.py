@@ -187,7 +187,7 @@ def make_plan(**settings: Any) -> DistillPlan:
         bias = group_report(teacher, images.data.test, images.groups, batch_size=batch_size)
         if bias.answers is not None and bias.answers.at_chance:
             warnings.warn(
-                f"The teacher {model_name(teacher)!r} can hardly teach. {bias.answers.describe()}",
+                f"The teacher {model_name(teacher)!r} may have nothing to teach. {bias.answers.describe()}",
                 stacklevel=2,
             )
     return DistillPlan(

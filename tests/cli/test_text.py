@@ -82,7 +82,7 @@ def test_of_a_teacher_at_chance_nothing_is_said_of_its_bias():
         report = GroupReport(TEACHER, [0.3, 0.3, 0.4], [20, 20, 20], Answers(labels, predictions))
         *_, last = describe.describe_bias(report, GROUPS)
         assert (
-            "no better than chance: 33.3% of its answers are right, 33.3% would be" in last
+            "cannot be told from chance: 33.3% of its 60 answers are right, 33.3% would be" in last
             and "biased against" not in last
         )
     *_, last = describe.describe_bias(GroupReport(TEACHER, [0.3] * 3, [20] * 3, Answers(labels, labels)), GROUPS)
