@@ -97,12 +97,12 @@ def describe_bias(report: GroupReport, groups: ClassGroups) -> list[str]:
         lines.append(
             f"{name:<8}gets {share:>6.1%} of its probability for {images / total:>6.1%} of the images, {said}"
         )
-    if report.answers is not None and report.answers.at_chance:
-        return [*lines, f"{report.answers.describe()} Whether it is biased cannot be told: use another teacher."]
     first, last = report.favour[0], report.favour[-1]
     if first is None or last is None:
         missing = groups.names[0] if first is None else groups.names[-1]
         return [*lines, f"Whether it is biased is not known: there is no test image of the {missing}."]
+    if report.answers is not None and report.answers.at_chance:
+        return [*lines, f"{report.answers.describe()} Whether it is biased cannot be told: use another teacher."]
     due = f"the {groups.names[-1]} gets {last:.0%} of its due, the {groups.names[0]} {first:.0%}."
     if last >= 0.95:
         verdict = f"It is not biased against the {groups.names[-1]}: LTKD has little to correct."
@@ -121,7 +121,8 @@ def describe_start(recommendation: Recommendation) -> str:
 
 def describe_loss(loss: DistillationLoss) -> str:
     """The values in force."""
-    return ", ".join(f"{name} {value}" for name, value in loss.used_hyper_parameters().items())
+    values = loss.used_hyper_parameters()
+    return ", ".join(f"{name} {value}" for name, value in values.items() if value != "cross_entropy")
 
 
 def describe_training(plan: TrainingPlan) -> list[str]:

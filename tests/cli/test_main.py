@@ -1,5 +1,6 @@
 """The console command as a user calls it, on made-up images of three colours."""
 
+import re
 import shutil
 
 import pytest
@@ -73,7 +74,10 @@ def test_training_a_teacher(home, tmp_path, capsys):
 
 def test_evaluation(home, capsys):
     assert main(["evaluate", "--model", home.student, "--data", home.photos]) == 0
-    shown = capsys.readouterr().out.splitlines()[-1].split()
+    out = capsys.readouterr().out
+    row = next(line for line in out.splitlines() if line.split()[:1] == ["student"])
+    shown = ["student", *re.findall(r"(\d+\.\d) \(", row)]
+    assert "blue" in out and "precision" in out and "go where --output_dir FOLDER says" in " ".join(out.split())
     written = home.comparison.accuracy["this student"]
     expected = [written[name] for name in ("head_accuracy", "medium_accuracy", "tail_accuracy", "accuracy")]
     assert shown[0] == "student" and [float(x) / 100 for x in shown[1:]] == pytest.approx(expected, abs=6e-4)
