@@ -128,7 +128,7 @@ TEACHER = ["distill", "--teacher", "{folder}/teacher", "--data", "{folder}/photo
         (["distill", "--teacher", "{folder}/teacher"], "--data is missing"),
         (["evaluate", "--data", "{folder}/photos"], "required: --model"),
         (["distill", "--teacher", "{folder}/photos", "--data", "{folder}/photos"], "no image classifier"),
-        (["evaluate", "--model", "{folder}/teacher", "--data", "{folder}"], "has no image"),
+        (["evaluate", "--model", "{folder}/teacher", "--data", "{folder}"], "Class 0 is 'blue' for the model"),
         ([*TEACHER, "--colour", "red"], "unrecognized arguments: --colour red"),
         ([*TEACHER, "--loss_args", "alpha"], "must have the form name=value"),
         ([*TEACHER, "--output_dir", "{folder}/student"], "holds a model or an unfinished training already"),

@@ -48,5 +48,5 @@ def test_errors(home):
         evaluate(home.photos, home.photos)
     with pytest.raises(ValueError, match="no setting 'batchsize', did you mean 'batch_size'"):
         evaluate(home.student, home.photos, batchsize=1)
-    with pytest.raises(ValueError, match="has no image"):
+    with pytest.raises(ValueError, match="Class 0 is 'blue' for the model"):
         evaluate(home.student, str(home.folder))
