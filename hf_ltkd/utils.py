@@ -6,12 +6,16 @@ import os
 import platform
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
+
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -48,6 +52,22 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
     """What `path` holds; an empty dict if there is no such file."""
     path = Path(path)
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def on_main_process(function: Callable[[], T]) -> T:
+    """What `function` returns on the first of several ranks, which alone calls it; its error is raised on all."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return function()
+    answer: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            answer[0] = function()
+        except Exception as error:
+            answer[1] = error
+    dist.broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise answer[1]
+    return answer[0]
 
 
 def file_crc32(path: str | os.PathLike) -> int:

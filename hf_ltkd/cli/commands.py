@@ -33,7 +33,7 @@ def run_distill(dry_run: bool = False, **settings: Any) -> None:
     if address is not None:
         text.say("Pushed", address)
     elif to is None:
-        text.say("", f"to publish them: hf-ltkd push --model {plan.output_dir} --to OWNER/NAME")
+        text.say_command("to publish them", "hf-ltkd", "push", "--model", str(plan.output_dir), "--to", "OWNER/NAME")
 
 
 def run_train_teacher(dry_run: bool = False, **settings: Any) -> None:

@@ -101,6 +101,8 @@ def describe_bias(report: GroupReport, groups: ClassGroups) -> list[str]:
     if first is None or last is None:
         missing = groups.names[0] if first is None else groups.names[-1]
         return [*lines, f"Whether it is biased is not known: there is no test image of the {missing}."]
+    if report.answers is not None and report.answers.at_chance:
+        return [*lines, f"{report.answers.describe()} Whether it is biased cannot be told: use another teacher."]
     due = f"the {groups.names[-1]} gets {last:.0%} of its due, the {groups.names[0]} {first:.0%}."
     if last >= 0.95:
         verdict = f"It is not biased against the {groups.names[-1]}: LTKD has little to correct."
@@ -118,16 +120,9 @@ def describe_start(recommendation: Recommendation) -> str:
 
 
 def describe_loss(loss: DistillationLoss) -> str:
-    """The values in force: those of a form of the cross-entropy where it is that one, and nothing that is left out."""
-    values = loss.hyper_parameters()
-    uses_tau = loss.ce == "logit_adjusted" or values.get("prior") is not None
-    weighs = loss.ce == "class_balanced" or loss.drw_epoch is not None or "bkd_weight" in values
-    hidden = set() if uses_tau else {"tau"}
-    hidden |= set() if weighs else {"effective_number_beta"}
-    hidden |= set() if loss.ce == "ldam" else {"max_margin", "ldam_scale"}
-    hidden |= {"ce"} if loss.ce == "cross_entropy" else set()
-    hidden |= {"standardize"} if not values.get("standardize") else set()
-    return ", ".join(f"{n} {value}" for n, value in values.items() if n not in hidden and value is not None)
+    """The values in force."""
+    values = loss.used_hyper_parameters()
+    return ", ".join(f"{name} {value}" for name, value in values.items() if value != "cross_entropy")
 
 
 def describe_training(plan: TrainingPlan) -> list[str]:
@@ -139,7 +134,11 @@ def describe_training(plan: TrainingPlan) -> list[str]:
         f"{length} in batches of {batch}, {OptimizerNames(args.optim).value}, learning rate {args.learning_rate:g}, "
         f"weight decay {args.weight_decay:g}"
     )
-    return [line, f"(recommended: {plan.reason}; what you set wins)"] if plan.reason else [line]
+    lines = [line, f"(recommended: {plan.reason}; what you set wins)"] if plan.reason else [line]
+    if args.load_best_model_at_end:
+        where = "the images that are reported, which flatters it" if plan.validation is None else "validation images"
+        lines.append(f"Of the checkpoints the best by {args.metric_for_best_model} is kept, chosen on {where}.")
+    return lines
 
 
 def describe_estimate(times: Estimate, plain_student: bool, cache_bytes: int | None, views: int) -> list[str]:

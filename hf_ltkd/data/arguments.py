@@ -1,6 +1,7 @@
 """Which images to train on, and the settings of the paper's three benchmarks by name."""
 
 import importlib.util
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -174,6 +175,8 @@ class DataArguments:
         if self.benchmark not in PRESETS:
             raise ValueError(f"benchmark={self.benchmark!r} is not known: use one of {[*PRESETS][1:]}.")
         preset = PRESETS[self.benchmark]
+        # Where nobody has named a column, one of another usual name will do.
+        self.find_labels = self.label_column is None and preset.label_column == "label"
         if self.dataset_name is None and self.data_dir is None:
             self.dataset_name = preset.dataset_name
         if (self.dataset_name is None) == (self.data_dir is None):
@@ -212,6 +215,14 @@ class DataArguments:
         for name in ("label_column", "image_size", "crop", "crop_padding"):
             if getattr(self, name) is None:
                 setattr(self, name, getattr(preset, name))
+        if not 1 <= self.imbalance_factor < math.inf:
+            raise ValueError(
+                f"imbalance_factor={self.imbalance_factor} is not valid: it is the ratio of the largest class to the "
+                "smallest, 1 (balanced) or more."
+            )
+        for name in ("split_seed", "crop_padding"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} is not valid: it must be 0 or more.")
         if self.image_size < 1:
             raise ValueError(f"image_size={self.image_size} is not valid: it must be 1 or more pixels.")
         allowed = {

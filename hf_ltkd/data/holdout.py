@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from ..utils import listed, write_json
 from .arguments import PRESETS, DataArguments
 from .check import repeated, shared_rows
 from .images import ImageData, load_image_data
-from .long_tail import read_labels
+from .long_tail import class_names, read_labels
 from .prepare import prepare
+from .sources import find_source
 
 
 HOLDOUT_NAME = "holdout.json"
@@ -266,6 +267,7 @@ def load_or_hold_out(
     splits: DatasetDict | None = None,
     eval_fraction: float = 0.2,
     progress: bool = True,
+    check_names: Callable[[list[str]], None] | None = None,
     **options: Any,
 ) -> tuple[ImageData, Holdout | None]:
     """
@@ -277,6 +279,7 @@ def load_or_hold_out(
         splits (`datasets.DatasetDict`, *optional*): The splits that `args` names, where they are loaded already.
         eval_fraction (`float`, *optional*, defaults to 0.2): As in [`hold_out`].
         progress (`bool`, *optional*, defaults to `True`): Whether there are bars.
+        check_names (`Callable`, *optional*): Called with the classes' names before any image is opened.
         options: Further arguments of [`load_image_data`], such as `mean`, `std`, `processor`, `seed` and `unlabelled`.
 
     Returns:
@@ -285,20 +288,19 @@ def load_or_hold_out(
     Raises:
         `ValueError`: as [`load_image_data`] and [`hold_out`].
     """
-    source, report = prepare(args, splits=splits, progress=progress)
+    source = find_source(args, splits)
+    if "train" in source.splits and args.rare == "keep":  # other classes are known when the images are looked at
+        if check_names is not None:
+            check_names(class_names(source.splits["train"], args.label_column))
+        if source.eval_split is None and args.eval_split is None:
+            _choose(source.splits["train"], args, eval_fraction)  # raises, if nothing can be held out
+    source, report = prepare(args, source=source, progress=progress)
     splits, holdout = source.splits, None
-    seen = None if report is None else report.digests.get(source.eval_split or "")
+    evaluated = [] if report is None else [report.digests[n] for n in (source.eval_split, "validation") if n in splits]
+    seen = np.concatenate(evaluated) if evaluated else None
     if "train" in splits and source.eval_split is None and args.eval_split is None:
         full, digests = splits["train"], None if report is None else report.digests["train"]
-        held_out, holdout = choose(
-            full,
-            label_column=args.label_column,
-            eval_fraction=eval_fraction,
-            seed=args.split_seed,
-            group_column=args.group_column,
-            min_class_images=args.min_class_images or 1,
-            last=None if digests is None else repeated(digests),
-        )
+        held_out, holdout = _choose(full, args, eval_fraction, None if digests is None else repeated(digests))
         seen = None if digests is None else digests[held_out]
         both = [] if digests is None else shared_rows(digests[held_out], digests[~held_out])
         if both:
@@ -308,13 +310,27 @@ def load_or_hold_out(
         rows = (held_out, ~held_out)
         splits = DatasetDict({name: full.select(np.flatnonzero(r)) for name, r in zip(names, rows, strict=True)})
     elif args.group_column is not None and "train" in splits:
-        source.said += _groups_in_both(splits, args.group_column)
+        source.said += _groups_in_both({n: splits[n] for n in ("train", source.eval_split)}, args.group_column)
     data = load_image_data(args, splits=splits, progress=progress, eval_digests=seen, **options)
     data.sources = source.said + data.sources
     return data, holdout
 
 
-def _groups_in_both(splits: DatasetDict, column: str) -> list[str]:
+def _choose(
+    train: Dataset, args: DataArguments, eval_fraction: float, last: np.ndarray | None = None
+) -> tuple[np.ndarray, Holdout]:
+    return choose(
+        train,
+        label_column=args.label_column,
+        eval_fraction=eval_fraction,
+        seed=args.split_seed,
+        group_column=args.group_column,
+        min_class_images=args.min_class_images or 1,
+        last=last,
+    )
+
+
+def _groups_in_both(splits: dict[str, Dataset], column: str) -> list[str]:
     """A caution, if images to evaluate on are of the same group as training images."""
     for name, dataset in splits.items():
         if column not in dataset.column_names:

@@ -1,7 +1,9 @@
 """Every method in a file of its own: the pure function first, the module for the trainer below."""
 
+from collections.abc import Mapping
 from importlib import import_module
 from inspect import signature
+from math import isfinite
 from typing import Any
 
 from ..groups import ClassGroups
@@ -55,6 +57,7 @@ def create_loss(
         `ValueError`: if there is no such loss, it does not take an argument, or nothing is published for `pair`.
     """
     loss_class = find_loss(name)
+    _check_values(loss_class, arguments)
     published = published_values(loss_class, dataset, *pair) if pair else PublishedValues({}, "")
     try:
         loss = loss_class.from_groups(groups, **{**published.arguments, **arguments})
@@ -66,6 +69,23 @@ def create_loss(
         ) from error
     loss.source = published.source
     return loss
+
+
+def _check_values(loss_class: type[DistillationLoss], arguments: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        `ValueError`: if an argument is a word or a switch where the loss has a number, or the other way round.
+    """
+    defaults = loss_arguments(loss_class)
+    for name, value in arguments.items():
+        default = defaults.get(name)
+        if isinstance(default, bool):
+            wrong, expected = not isinstance(value, bool), "true or false"
+        else:
+            wrong = isinstance(value, str | bool) or isinstance(value, float) and not isfinite(value)
+            wrong, expected = wrong and isinstance(default, int | float), f"a number, such as {default}"
+        if wrong:
+            raise ValueError(f"{name}={value!r} of {loss_class.__name__} is not valid: it must be {expected}.")
 
 
 def find_loss(name: str) -> type[DistillationLoss]:

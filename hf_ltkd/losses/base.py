@@ -202,6 +202,18 @@ class DistillationLoss(nn.Module):
             "warmup_epochs": self.warmup_epochs,
         }
 
+    def used_hyper_parameters(self) -> dict[str, Any]:
+        """Those of [`~DistillationLoss.hyper_parameters`] that have an effect: `tau` only where `ce` has one."""
+        is_ldam, weighs = self.ce == "ldam", self.ce == "class_balanced" or self.drw_epoch is not None
+        of_ce = {"tau": self.ce == "logit_adjusted", "effective_number_beta": weighs, "drw_epoch": True}
+        of_ce |= {"max_margin": is_ldam, "ldam_scale": is_ldam}
+        hidden = {name for name, has_effect in of_ce.items() if not (has_effect and self.ce_weight)}
+        hidden |= {"ce"} if not self.ce_weight else set()
+        hidden |= {"warmup_epochs"} if not self.needs_teacher else set()
+        init = type(self).__init__
+        own = {} if init is DistillationLoss.__init__ else signature(init).parameters  # which may be called the same
+        return {n: v for n, v in self.hyper_parameters().items() if v is not None and (n in own or n not in hidden)}
+
     def prepare(self, student: nn.Module, teacher: nn.Module, pixel_values: Tensor | None = None) -> None:
         """
         Looks at both models and makes what the method trains besides the student. [`DistillationTrainer`] calls it; a

@@ -66,6 +66,10 @@ class LogitLoss(DistillationLoss):
     def hyper_parameters(self) -> dict[str, Any]:
         return {"prior": self.prior, "standardize": self.standardize, **super().hyper_parameters()}
 
+    def used_hyper_parameters(self) -> dict[str, Any]:
+        used = super().used_hyper_parameters() | ({} if self.prior is None else {"tau": self.tau})
+        return {name: value for name, value in used.items() if name != "standardize" or value}
+
     def both(self, student_outputs: Any, teacher_outputs: Any) -> tuple[Tensor, Tensor]:
         """The logits that are compared, `[batch, classes]` each."""
         return self.compared(student_outputs, "student"), self.compared(teacher_outputs, "teacher")

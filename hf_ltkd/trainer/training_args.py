@@ -151,6 +151,7 @@ class DistillationTrainingArguments(TrainingArguments):
         for name in ("mixup_alpha", "cutmix_alpha"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}={getattr(self, name)} is not valid: it must be 0 (off) or more.")
+        self._check_numbers()
         super().__post_init__()
         if self.early_stopping_patience is not None:
             self._check_early_stopping()
@@ -170,6 +171,20 @@ class DistillationTrainingArguments(TrainingArguments):
         steps = [round(milestone * num_training_steps) for milestone in self.lr_milestones or []]
         warmup_steps = self.get_warmup_steps(num_training_steps)
         return lambda step: min(1.0, (step + 1) / (warmup_steps + 1)) * self.lr_decay ** sum(step >= s for s in steps)
+
+    def _check_numbers(self) -> None:
+        if self.max_steps != -1 and self.max_steps < 1:
+            raise ValueError(f"max_steps={self.max_steps} is not valid: it is 1 or more, or -1 to train by epochs.")
+        above_0 = {"num_train_epochs", "learning_rate", "per_device_train_batch_size", "per_device_eval_batch_size"}
+        above_0 |= {"gradient_accumulation_steps"}
+        for name in sorted(above_0):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)} is not valid: it must be a finite number above 0.")
+        for name in ("weight_decay", "max_grad_norm", "dataloader_num_workers", "seed"):
+            if not getattr(self, name) >= 0:  # a norm to clip to may be infinite
+                raise ValueError(f"{name}={getattr(self, name)} is not valid: it must be a finite number, 0 or more.")
+        if not 0 <= self.label_smoothing_factor < 1:
+            raise ValueError(f"label_smoothing_factor={self.label_smoothing_factor} is not valid: it is below 1.")
 
 
 def check_arguments(args: TrainingArguments, student: Any, compute_metrics: Any) -> None:

@@ -28,6 +28,9 @@ class DistillArguments:
     push: str | None = field(
         default=None, metadata={"help": "Hub id to push the student to at the end; without it nothing is pushed."}
     )
+    push_anyway: bool = field(
+        default=False, metadata={"help": "Push a student, too, that is worse than the plain one."}
+    )
     plain_student: bool = field(
         default=True, metadata={"help": "Also train the student without the teacher, to compare with."}
     )
@@ -75,10 +78,23 @@ class DistillArguments:
                 f"--teacher is missing, which --loss {self.loss} needs: give the Hub id or the folder of a "
                 "classifier, or train one first: hf-ltkd train-teacher --data FOLDER --output_dir teacher"
             )
+        if self.teacher_cache_views is not None and self.teacher_cache_views < 1:
+            raise ValueError(f"--teacher_cache_views {self.teacher_cache_views} must be 1 or more.")
+        _check_groups(self.num_groups)
         if self.pair is not None and len(self.pair) != 2:
             raise ValueError(f"--pair {' '.join(self.pair)} must be two names, the teacher's and the student's.")
         if self.adjust_teacher and self.loss in ("reviewkd", "catkd", "ce"):
             raise ValueError(f"--adjust_teacher goes with losses that compare logits, not with --loss {self.loss}.")
+
+
+def _check_groups(num_groups: int | None) -> None:
+    if num_groups is not None and num_groups < 1:
+        raise ValueError(f"--num_groups {num_groups} must be 1 or more.")
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"--batch_size {batch_size} must be 1 or more.")
 
 
 @dataclass
@@ -115,6 +131,13 @@ class EvaluateArguments:
 
     model: str = field(metadata={"help": "Hub id or folder of the model."})
     batch_size: int = field(default=128, metadata={"help": "Images that the model is asked for at once."})
+    output_dir: str | None = field(
+        default=None,
+        metadata={"help": "A folder for class_report.json and confusion.png; without it nothing is written."},
+    )
+
+    def __post_init__(self):
+        _check_batch_size(self.batch_size)
 
 
 @dataclass
@@ -145,6 +168,10 @@ class DiagnoseArguments:
     picture: str = field(default="teacher_bias.png", metadata={"help": "Where the picture goes."})
     batch_size: int = field(default=128, metadata={"help": "Images that the teacher is asked for at once."})
 
+    def __post_init__(self):
+        _check_batch_size(self.batch_size)
+        _check_groups(self.num_groups)
+
 
 @dataclass
 class PushArguments:
@@ -152,6 +179,9 @@ class PushArguments:
 
     model: str = field(metadata={"help": "The student's folder."})
     to: str = field(metadata={"help": "Its place on the Hub, as owner/name; made if it does not exist."})
+    push_anyway: bool = field(
+        default=False, metadata={"help": "Push a student, too, that is worse than the plain one."}
+    )
     private: bool = field(default=False, metadata={"help": "Make a new repository private."})
     dataset: str | None = field(
         default=None, metadata={"help": "The full dataset's name, best its Hub id; the card's metrics need it."}
@@ -219,6 +249,12 @@ class SourceArguments:
             "class."
         },
     )
+
+    def __post_init__(self):
+        if not 0 < self.eval_fraction < 1:
+            raise ValueError(
+                f"eval_fraction={self.eval_fraction} is not valid: it is a part of each class, above 0 and below 1."
+            )
 
 
 OLD_NAMES = {"eval_share": "eval_fraction", "recipe": "preset"}

@@ -7,7 +7,8 @@ from typing import Any
 from ..analysis.bias import GroupReport, group_report, loss_parts
 from ..data.arguments import DataArguments
 from .arguments import DiagnoseArguments, SourceArguments, split_settings
-from .inputs import Images, Model, check_classes, load_classifier, load_images, model_name
+from .beforehand import check_apart, check_weights
+from .inputs import Images, Model, check_classes, load_classifier, load_images, model_name, name_data
 from .outputs import draw_bias
 from .recommend import Recommendation, recommend_num_groups, recommend_weights
 
@@ -50,10 +51,14 @@ def diagnose(teacher: Model, data: Any = None, **settings: Any) -> Diagnosis:
     own, source, image_fields = split_settings(
         {"teacher": teacher, "data": data, **settings}, DiagnoseArguments, SourceArguments, DataArguments
     )
-    args = DiagnoseArguments(**own)
+    args, where = DiagnoseArguments(**own), SourceArguments(**source)
+    read = {"data": name_data(where, image_fields)[1].get("data_dir"), "teacher": teacher, "student": args.student}
+    check_apart("picture", args.picture, read)
     network = load_classifier(teacher)
     student = None if args.student is None else load_classifier(args.student)
-    where = SourceArguments(**source)
+    for model, role in ((network, "teacher"), (student, "student")):
+        if model is not None:
+            check_weights(model, role)
     images = load_images(where, image_fields, network, student=student, num_groups=args.num_groups)
     for model in (network, student):
         if model is not None:

@@ -33,6 +33,7 @@ from ..hub.names import ONNX_FILES
 from ..teacher.live import check_same_classes
 from ..utils import cpu_name, write_json
 from .arguments import ExportArguments
+from .beforehand import check_apart, check_weights
 from .inputs import load_classifier, load_processor
 
 
@@ -81,8 +82,12 @@ def export(
     ExportArguments(str(model), output_dir=None if output_dir is None else str(output_dir), threads=threads, runs=runs)
     folder = Path(output_dir or model)
     files = find_images(images) if images else []
+    if output_dir is not None:
+        check_apart("output_dir", output_dir, {"teacher": teacher, **{f"images {path}": path for path in images}})
     names = {"student": str(model), **({"teacher": str(teacher)} if teacher else {})}
     models = {who: load_classifier(name, dtype=torch.float32).eval() for who, name in names.items()}
+    for who, network in models.items():
+        check_weights(network, who)
     if teacher:
         check_same_classes(models["student"], models["teacher"])
     digests = weights_digests(Path(cached_file(names["student"], "config.json")).parent)  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """Models and images by the names that a user gives, or as they are in memory."""
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from ..data.pixels import Pixels
 from ..data.processors import choose_pixels, pixels_of
 from ..groups import ClassGroups
 from ..models import create_model
-from ..utils import read_json
+from ..utils import listed, read_json
 from .arguments import SourceArguments
 from .recommend import recommend_images
 
@@ -67,6 +68,25 @@ def find_data(name: str | os.PathLike) -> dict[str, str]:
     )
 
 
+def name_data(source: SourceArguments, given: Mapping[str, Any]) -> tuple[DatasetDict | None, dict[str, Any]]:
+    """
+    The splits, where they are in memory, and all fields of `DataArguments` that the user set.
+
+    Raises:
+        `ValueError`: if no images are named, or they can't be these, or a field is not valid.
+    """
+    data: Any = source.data  # the fields of the class name what a command line can hold
+    splits = DatasetDict(train=data) if isinstance(data, Dataset) else data if isinstance(data, DatasetDict) else None
+    if splits:
+        given = {"dataset_name": next(iter(splits.values())).info.dataset_name or "dataset in memory", **given}
+    elif data is not None:
+        given = {**given, **find_data(data)}
+    elif not {"data_dir", "dataset_name", "benchmark"} & set(given):
+        raise ValueError("--data is missing: give a folder of images, a benchmark's name or a dataset of the Hub.")
+    DataArguments(**given)
+    return splits, dict(given)
+
+
 def model_name(model: Model) -> str:
     """The name, folder or Hub id of a model; its class where it has none."""
     return model.name_or_path or type(model).__name__ if isinstance(model, PreTrainedModel) else os.fspath(model)
@@ -79,23 +99,33 @@ def is_pretrained(model: Model) -> bool:
     return "/" in model_name(model) or os.path.isdir(model)
 
 
-def load_classifier(model: Model, **kwargs: Any) -> PreTrainedModel:
+def load_classifier(model: Model, *, fresh_head: bool = False, **kwargs: Any) -> PreTrainedModel:
     """
     A trained image classifier; one that is loaded already is returned as it is.
 
+    Args:
+        fresh_head (`bool`, *optional*, defaults to `False`): Whether weights may be missing, because they are trained.
+
     Raises:
-        `ValueError`: if there is none in the folder or on the Hub.
+        `ValueError`: if there is none in the folder or on the Hub, or it lacks weights.
     """
     if isinstance(model, PreTrainedModel):
         return model
     if isinstance(model, nn.Module):
         raise ValueError(f"The model is a {type(model).__name__}: give a PreTrainedModel, a folder or a Hub id.")
     try:
-        return AutoModelForImageClassification.from_pretrained(model, **kwargs)
+        network, report = AutoModelForImageClassification.from_pretrained(model, output_loading_info=True, **kwargs)
     except (OSError, ValueError) as error:
         where = "in this folder" if os.path.isdir(model) else "as a folder here or on the Hub"
         reason = str(error).splitlines()[0]
         raise ValueError(f"There is no image classifier {os.fspath(model)!r} {where}: {reason}") from error
+    if report["missing_keys"] and not fresh_head:
+        raise ValueError(
+            f"{os.fspath(model)!r} is no trained classifier: it lacks {listed(sorted(report['missing_keys']), 3)}, "
+            "which would be random numbers; train it on your classes first: hf-ltkd train-teacher --model "
+            f"{shlex.quote(os.fspath(model))} --data FOLDER"
+        )
+    return network
 
 
 def load_processor(name: str | os.PathLike) -> BaseImageProcessor | None:
@@ -146,19 +176,20 @@ def load_images(
     Raises:
         `ValueError`: as [`load_or_hold_out`], or if no images are named, or the Hub has no such dataset.
     """
-    data: Any = source.data  # the fields of the class name what a command line can hold
-    splits = DatasetDict(train=data) if isinstance(data, Dataset) else data if isinstance(data, DatasetDict) else None
-    if splits:
-        given = {"dataset_name": next(iter(splits.values())).info.dataset_name or "dataset in memory", **given}
-    elif data is not None:
-        given = {**given, **find_data(data)}
-    elif not {"data_dir", "dataset_name", "benchmark"} & set(given):
-        raise ValueError("--data is missing: give a folder of images, a benchmark's name or a dataset of the Hub.")
+    splits, given = name_data(source, given)
     config = model.config if isinstance(model, PreTrainedModel) else None
     if model is not None and config is None and is_pretrained(model):
         config = AutoConfig.from_pretrained(model_name(model))
     pixels, teacher_pixels = choose_pixels(_pixels_of(model), _pixels_of(student), given.get("image_size"))
     args = DataArguments(**{**recommend_images(pixels, config, given.get("image_size"), teacher_pixels), **given})
+
+    def check_names(names: list[str]) -> None:
+        if num_groups is not None:
+            ClassGroups.from_counts([1] * len(names), num_groups)
+        for classifier in (model, student):
+            if isinstance(classifier, PreTrainedModel):
+                _check_names(classifier, names, args)
+
     try:
         images, holdout = load_or_hold_out(
             args,
@@ -169,6 +200,7 @@ def load_images(
             seed=seed,
             progress=is_main_process(),
             unlabelled=unlabelled,
+            check_names=check_names,
         )
     except (ConnectionError, FileNotFoundError) as error:
         if args.dataset_name is None:
@@ -199,13 +231,13 @@ def new_classifier(model: Model, data: ImageData) -> PreTrainedModel:
     names = dict(enumerate(data.class_names))
     labels = {"id2label": names, "label2id": {label: class_id for class_id, label in names.items()}}
     if is_pretrained(model):
-        return load_classifier(model, ignore_mismatched_sizes=True, **labels)
+        return load_classifier(model, fresh_head=True, ignore_mismatched_sizes=True, **labels)
     return create_model(model_name(model), len(names), data.args.image_size, **labels)
 
 
-def data_name(data: ImageData) -> str:
+def data_name(args: DataArguments) -> str:
     """What `--data` was."""
-    return str(data.args.data_dir or data.args.benchmark or data.args.dataset_name)
+    return str(args.data_dir or args.benchmark or args.dataset_name)
 
 
 def check_classes(model: PreTrainedModel, data: ImageData) -> None:
@@ -213,14 +245,17 @@ def check_classes(model: PreTrainedModel, data: ImageData) -> None:
     Raises:
         `ValueError`: if the model does not tell apart exactly the classes of the data, in their order.
     """
+    _check_names(model, data.class_names, data.args)
+
+
+def _check_names(model: PreTrainedModel, names: list[str], args: DataArguments) -> None:
     name = model_name(model)
-    advice = f"train one on them first: hf-ltkd train-teacher --model {name} --data {data_name(data)}"
-    if model.config.num_labels != len(data.class_names):
-        raise ValueError(
-            f"The model {name!r} has {model.config.num_labels} classes, the data {len(data.class_names)}: {advice}"
-        )
+    command = shlex.join(["hf-ltkd", "train-teacher", "--model", name, "--data", data_name(args)])
+    advice = f"train one on them first: {command}"
+    if model.config.num_labels != len(names):
+        raise ValueError(f"The model {name!r} has {model.config.num_labels} classes, the data {len(names)}: {advice}")
     model_names = dict(model.config.id2label or {})
-    for class_id, class_name in enumerate(data.class_names):
+    for class_id, class_name in enumerate(names):
         model_class = model_names[class_id]  # type: ignore[index]
         if model_class not in (class_name, f"LABEL_{class_id}") and not class_name.isdecimal():
             raise ValueError(

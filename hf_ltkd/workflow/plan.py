@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,9 @@ from transformers import PreTrainedModel, set_seed
 
 from ..analysis.bias import GroupReport, group_report
 from ..data.arguments import DataArguments
+from ..data.augment import LabelledImages
 from ..data.holdout import HOLDOUT_NAME, Holdout
+from ..groups import ClassGroups
 from ..losses import CrossEntropyLoss, DistillationLoss, create_loss
 from ..metrics import group_accuracy
 from ..trainer.mixing import make_mixer
@@ -21,6 +24,7 @@ from ..trainer.trainer import DistillationTrainer
 from ..trainer.training_args import DistillationTrainingArguments
 from ..utils import parse_values
 from .arguments import DistillArguments, SourceArguments, TrainingChoices, TrainTeacherArguments, split_settings
+from .beforehand import check_apart, check_hub_id, check_network, check_training, check_weights
 from .inputs import (
     Images,
     Model,
@@ -29,6 +33,7 @@ from .inputs import (
     load_classifier,
     load_images,
     model_name,
+    name_data,
     new_classifier,
 )
 from .recommend import (
@@ -73,6 +78,11 @@ class TrainingPlan:
         """Also where `max_steps` sets the length."""
         return epochs_of(self.args, len(self.images.data.train))
 
+    @property
+    def validation(self) -> LabelledImages | None:
+        """The images that checkpoints are chosen on, where these are others than those that are reported."""
+        return self.images.data.validation
+
     def trainer(
         self,
         network: PreTrainedModel,
@@ -88,7 +98,7 @@ class TrainingPlan:
             replace(self.args, **changes) if changes else self.args,
             distillation_loss=loss,
             train_dataset=self.images.data.train if loss.needs_teacher else self.images.data.train.labelled(),
-            eval_dataset=self.images.data.test,
+            eval_dataset=self.images.data.test if self.validation is None else self.validation,
             compute_metrics=group_accuracy(self.images.groups),
             processing_class=self.images.data.image_processor,
         )
@@ -139,15 +149,25 @@ def make_plan(**settings: Any) -> DistillPlan:
         settings, DistillArguments, SourceArguments, DataArguments, TrainingChoices, DistillationTrainingArguments
     )
     choices, recommend = DistillArguments(**own), TrainingChoices(**choice).recommend
-    _prepare(training, "student")
+    where = SourceArguments(**source)
+    loss_args = _loss_arguments(choices.loss_args)
+    new_loss(choices, ClassGroups([0, 0], class_counts=[1, 1]), loss_args, image_fields.get("benchmark"))
+    read = {"data": name_data(where, image_fields)[1].get("data_dir"), "teacher": choices.teacher}
+    _prepare(training, "student", {**read, "student": choices.student})
+    if choices.teacher_cache is not None:
+        check_apart("teacher_cache", choices.teacher_cache, read)
     if choices.push is not None:
+        check_hub_id("push", choices.push)
         if get_token() is None and training.get("hub_token") is None:
             raise ValueError(f"--push {choices.push} needs a login: run `hf auth login`, or set HF_TOKEN.")
         training["hub_model_id"] = choices.push
-    loss_args = _loss_arguments(choices.loss_args)
+    check_training(training, choices.student, recommend)
+    check_network("student", choices.student, image_fields.get("image_size"))
     teacher = None if choices.teacher is None else load_classifier(choices.teacher)
+    if teacher is not None:
+        check_weights(teacher, "teacher")
     images = load_images(
-        SourceArguments(**source),
+        where,
         image_fields,
         teacher,
         student=choices.student,
@@ -166,9 +186,7 @@ def make_plan(**settings: Any) -> DistillPlan:
         loss_args, loss_reason = {**weights.values, **loss_args}, weights.reason
     if choices.adjust_teacher:
         loss_args["prior"] = "teacher"
-    dataset = (images.data.args.benchmark or "cifar100_lt").removesuffix("_lt")
-    pair: Any = choices.pair and tuple(choices.pair)
-    loss = create_loss(choices.loss, images.groups, pair=pair, dataset=dataset, **loss_args)
+    loss = new_loss(choices, images.groups, loss_args, images.data.args.benchmark)
     if isinstance(loss, CrossEntropyLoss) and loss.ce == "cross_entropy":
         choices = replace(choices, plain_student=False)  # it is the student
     make_mixer(args, student, loss, choices.teacher_cache is not None)  # says what does not go together
@@ -177,6 +195,11 @@ def make_plan(**settings: Any) -> DistillPlan:
         teacher.to(args.device)  # type: ignore[arg-type]
         batch_size = args.per_device_eval_batch_size
         bias = group_report(teacher, images.data.test, images.groups, batch_size=batch_size)
+        if bias.answers is not None and bias.answers.at_chance:
+            warnings.warn(
+                f"The teacher {model_name(teacher)!r} may have nothing to teach. {bias.answers.describe()}",
+                stacklevel=2,
+            )
     return DistillPlan(
         name=model_name(choices.student),
         network=student,
@@ -206,9 +229,11 @@ def plan_teacher(**settings: Any) -> TrainingPlan:
         settings, TrainTeacherArguments, SourceArguments, DataArguments, TrainingChoices, DistillationTrainingArguments
     )
     chosen, recommend = TrainTeacherArguments(**own), TrainingChoices(**choice).recommend
-    model = chosen.model
-    _prepare(training, "teacher")
-    images = load_images(SourceArguments(**source), image_fields, model, seed=training.get("seed", 42))
+    model, where = chosen.model, SourceArguments(**source)
+    _prepare(training, "teacher", {"data": name_data(where, image_fields)[1].get("data_dir"), "model": model})
+    check_training(training, model, recommend)
+    check_network("model", model, image_fields.get("image_size"))
+    images = load_images(where, image_fields, model, seed=training.get("seed", 42))
     args, reason = _training(model, images, training, recommend)
     network = new_classifier(model, images.data)
     loss_args, loss_reason = _loss_arguments(chosen.loss_args), ""
@@ -228,15 +253,27 @@ def plan_teacher(**settings: Any) -> TrainingPlan:
     )
 
 
-def _prepare(training: dict[str, Any], output_dir: str) -> None:
+def new_loss(
+    choices: DistillArguments, groups: ClassGroups, loss_args: Mapping[str, Any], benchmark: str | None
+) -> DistillationLoss:
+    """The loss that was asked for."""
+    dataset = (benchmark or "cifar100_lt").removesuffix("_lt")
+    pair: Any = choices.pair and tuple(choices.pair)
+    return create_loss(choices.loss, groups, pair=pair, dataset=dataset, **loss_args)
+
+
+def _prepare(training: dict[str, Any], output_dir: str, read: Mapping[str, Any]) -> None:
     """
     Raises:
-        `ValueError`: if a model or a training is there already that would be overwritten.
+        `ValueError`: if a model or a training is there already that would be overwritten, or what is read.
     """
     resume = training.get("resume_from_checkpoint")
     if str(resume).lower() in ("true", "false"):  # from the command line it comes as a word
         resume = training["resume_from_checkpoint"] = str(resume).lower() == "true"
     folder = Path(training.setdefault("output_dir", output_dir))
+    check_apart("output_dir", folder, read)
+    if training.get("hub_model_id") is not None:
+        check_hub_id("hub_model_id", training["hub_model_id"])
     if not resume and ((folder / "config.json").exists() or any(folder.glob("checkpoint-*"))):
         raise ValueError(
             f"{str(folder)!r} holds a model or an unfinished training already: choose another --output_dir, go on "
@@ -252,6 +289,12 @@ def _training(
     if recommend:
         recommended = recommend_training(len(data.train), model_name(model), is_pretrained(model))
     args = training_arguments(given, recommended, data.args.crop)
+    if args.load_best_model_at_end and data.validation is None:
+        warnings.warn(
+            f"The checkpoint is chosen by {args.metric_for_best_model} on the images that are reported, which "
+            "flatters it: add a validation/ beside test/ to choose on.",
+            stacklevel=4,
+        )
     set_seed(args.seed)
     return args, recommended.reason
 

@@ -4,6 +4,7 @@ import json
 import os
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from huggingface_hub import CommitInfo
 from huggingface_hub.errors import EntryNotFoundError
 from transformers.utils.hub import hf_api
 
+from ..data.processors import pixels_of
 from ..hub.card import write_model_card
 from ..hub.describe import describe_model
 from ..hub.names import ARGUMENTS_NAME, CARD_NAME, COMPARISON_NAME, RUN_NAME
@@ -18,6 +20,8 @@ from ..hub.push import add_code, explained, published_files, push_folder, time_l
 from ..hub.readme import read_readme, take_over
 from ..teacher.live import load_teacher
 from ..utils import read_json, write_json
+from .beforehand import check_hub_id
+from .inputs import load_processor
 from .outputs import Comparison
 
 
@@ -25,6 +29,7 @@ def push(
     model: str | os.PathLike,
     to: str,
     *,
+    push_anyway: bool = False,
     private: bool | None = None,
     dataset: str | None = None,
     dataset_split: str | None = None,
@@ -46,6 +51,8 @@ def push(
     Args:
         model (`str` or `os.PathLike`): The folder, of `hf-ltkd distill` or of [`~DistillationTrainer.save_model`].
         to (`str`): `"owner/name"`, or `"name"` for a repository of one's own; made if it does not exist.
+        push_anyway (`bool`, *optional*, defaults to `False`):
+            Whether a student is sent that is worse than the plain one by `comparison.json`.
         private (`bool`, *optional*): Whether a new repository is private.
         dataset (`str`, *optional*, defaults to that of `comparison.json`):
             The full dataset's name, best its Hub id; without it the card has no metrics in its front matter.
@@ -65,14 +72,22 @@ def push(
         `huggingface_hub.CommitInfo`: The commit, with its `commit_url`.
 
     Raises:
-        `ValueError`: if the folder holds no classifier, or a file of results or `README.md` cannot be read.
+        `ValueError`: if the folder holds no classifier, or one that is worse than without a teacher, or if a file of
+            results or `README.md` cannot be read.
         `OSError`: if the Hub cannot be reached or refuses; it says what to do.
     """
     folder = Path(model)
+    check_hub_id("to", to)
+    if not timeout > 0:
+        raise ValueError(f"--timeout {timeout} is not valid: it is a number of seconds above 0.")
     published_files(folder)
     network = load_teacher(str(folder))  # loads any classifier
-    compared = (folder / COMPARISON_NAME).is_file()
-    card: dict[str, Any] = Comparison.from_pretrained(folder).card_arguments() if compared else {}
+    card: dict[str, Any] = {}
+    if (folder / COMPARISON_NAME).is_file():
+        comparison = Comparison.from_pretrained(folder)
+        card = comparison.card_arguments()
+        if not push_anyway:
+            comparison.check_is_better()
     given = {
         "dataset": dataset,
         "dataset_split": dataset_split,
@@ -93,13 +108,21 @@ def push(
     def write_files(repo_id: str) -> None:
         add_code(folder, network, model_code)
         if not (folder / RUN_NAME).is_file():
-            write_json(folder / RUN_NAME, {"student": describe_model(network)})
+            write_json(folder / RUN_NAME, {"student": describe_model(network, _input_shape(folder, network))})
         if not keep_card:
             with explained(folder, repo_id, timeout):
                 within(time_limit(timeout), _take_over_card, folder, repo_id, revision)
             write_model_card(folder, repo_id=repo_id, **card)
 
     return push_folder(folder, to, private=private, revision=revision, timeout=timeout, prepare=write_files)
+
+
+def _input_shape(folder: Path, network: Any) -> list[int] | None:
+    """That of the image processor, where there is one that says it."""
+    processor = load_processor(folder)
+    with suppress(ValueError):  # its pixels have no fixed size
+        return processor and [getattr(network.config, "num_channels", 3), *pixels_of(processor).size]
+    return None
 
 
 def _take_over_card(folder: Path, repo_id: str, revision: str | None) -> None:

@@ -29,7 +29,7 @@ def train_teacher(model: Model = "resnet32x4", data: Any = None, **settings: Any
 def run(plan: TrainingPlan) -> Evaluation:
     """Trains, saves and evaluates what was planned."""
     trainer = plan.trainer(plan.network, plan.loss)
-    accuracy = train_and_save(trainer, plan)
+    accuracy, answers = train_and_save(trainer, plan)
     if plan.args.push_to_hub:
         trainer.push_to_hub(dataset=name_dataset(plan.images.data))  # now the card has the accuracies
-    return Evaluation(model=str(plan.output_dir), accuracy=accuracy, images=plan.images)
+    return Evaluation(model=str(plan.output_dir), accuracy=accuracy, images=plan.images, answers=answers)

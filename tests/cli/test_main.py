@@ -1,5 +1,6 @@
 """The console command as a user calls it, on made-up images of three colours."""
 
+import re
 import shutil
 
 import pytest
@@ -86,7 +87,10 @@ def test_adjusting(home, tmp_path, capsys):
 
 def test_evaluation(home, capsys):
     assert main(["evaluate", "--model", home.student, "--data", home.photos]) == 0
-    shown = capsys.readouterr().out.splitlines()[-1].split()
+    out = capsys.readouterr().out
+    row = next(line for line in out.splitlines() if line.split()[:1] == ["student"])
+    shown = ["student", *re.findall(r"(\d+\.\d) \(", row)]
+    assert "blue" in out and "precision" in out and "go where --output_dir FOLDER says" in " ".join(out.split())
     written = home.comparison.accuracy["this student"]
     expected = [written[name] for name in ("head_accuracy", "medium_accuracy", "tail_accuracy", "accuracy")]
     assert shown[0] == "student" and [float(x) / 100 for x in shown[1:]] == pytest.approx(expected, abs=6e-4)
@@ -137,7 +141,7 @@ TEACHER = ["distill", "--teacher", "{folder}/teacher", "--data", "{folder}/photo
         (["distill", "--teacher", "{folder}/teacher"], "--data is missing"),
         (["evaluate", "--data", "{folder}/photos"], "required: --model"),
         (["distill", "--teacher", "{folder}/photos", "--data", "{folder}/photos"], "no image classifier"),
-        (["evaluate", "--model", "{folder}/teacher", "--data", "{folder}"], "has no image"),
+        (["evaluate", "--model", "{folder}/teacher", "--data", "{folder}"], "Class 0 is 'blue' for the model"),
         ([*TEACHER, "--colour", "red"], "unrecognized arguments: --colour red"),
         ([*TEACHER, "--loss_args", "alpha"], "must have the form name=value"),
         ([*TEACHER, "--output_dir", "{folder}/student"], "holds a model or an unfinished training already"),
@@ -156,9 +160,9 @@ def test_errors_are_one_sentence(home, tmp_path, monkeypatch, capsys, arguments,
     assert home.files() == before and not list(tmp_path.iterdir())
 
 
-def test_traceback_on_request(monkeypatch):
+def test_traceback_on_request(home, monkeypatch):
     with pytest.raises(ValueError, match="There is no image classifier"):
-        main(["diagnose", "--teacher", "./x", "--traceback"])
+        main(["diagnose", "--teacher", "./x", "--data", home.photos, "--traceback"])
     monkeypatch.setenv("HF_LTKD_TRACEBACK", "1")
     with pytest.raises(ValueError, match="no command"):
         main(["nothing"])

@@ -146,7 +146,7 @@ def test_marks_split_as_a_step_is(case):
     whole = loss(student_model(student), teacher_model(teacher), labels)
     parts = list(zip(student.split(2), teacher.split(2), labels.split(2), strict=True))
     valid = [(y != -100) for _, _, y in parts]
-    statistics = [loss.batch_statistics(teacher_model(t[v])) for (_, t, _), v in zip(parts, valid, strict=True)]
+    statistics = [loss.batch_statistics(teacher_model(t[v]), y[v]) for (_, t, y), v in zip(parts, valid, strict=True)]
     statistics = None if statistics[0] is None else loss.begin_step(torch.stack(statistics))
     summed = dict.fromkeys(whole, 0.0)
     for (s, t, y), v in zip(parts, valid, strict=True):

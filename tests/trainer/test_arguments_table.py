@@ -177,8 +177,8 @@ def test_it_is_refused(tmp_path, name, plain_arguments):
     kind = TrainingArguments if plain_arguments else DistillationTrainingArguments
     if name not in {f.name for f in fields(kind)}:
         pytest.skip(f"{kind.__name__} has no {name}")
-    arguments = kind(tmp_path, max_steps=1, **{**QUIET, name: value})
     with pytest.raises(ValueError, match=message):
+        arguments = kind(tmp_path, max_steps=1, **{**QUIET, name: value})
         DistillationTrainer(
             network(1), network(2), arguments, distillation_loss=KDLoss(), train_dataset=images()
         ).train()
