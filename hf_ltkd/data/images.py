@@ -34,6 +34,7 @@ class ImageData:
         args ([`DataArguments`]): What was loaded, with the benchmark's values filled in.
         image_processor (`BaseImageProcessor`):
             Makes the pixels of `test`, up to rounding, from an image file; to be saved with the model.
+        named (`bool`): Whether the data names its classes; where it has numbers alone, they are called so.
         sources (`list[str]`): Which files are used for what, and what is left out, in plain sentences.
     """
 
@@ -46,6 +47,7 @@ class ImageData:
     args: DataArguments
     image_processor: BaseImageProcessor
     sources: list[str] = field(default_factory=list)
+    named: bool = True
 
     @property
     def recipe(self) -> LongTailSplit:
@@ -172,7 +174,16 @@ def load_image_data(
             for images, labels, how in zip(arrays, (train_labels, test_labels), (augmentation, {}), strict=True)
         )
     return ImageData(
-        train_data, test_data, list(names), split, list(pixels.mean), list(pixels.std), args, pixels.processor, sources
+        train_data,
+        test_data,
+        list(names),
+        split,
+        list(pixels.mean),
+        list(pixels.std),
+        args,
+        pixels.processor,
+        sources,
+        named=isinstance(feature, ClassLabel),
     )
 
 

@@ -54,6 +54,12 @@ class DistillArguments:
     teacher_cache_dtype: Literal["float32", "float16"] = field(
         default="float32", metadata={"help": "float16 halves the cache."}
     )
+    match_labels: bool = field(
+        default=False,
+        metadata={
+            "help": "Match the teacher's classes to the data's by name: it may have more of them, or another order."
+        },
+    )
     num_groups: int | None = field(
         default=None, metadata={"help": "Equal groups of classes (default: head, medium, tail)."}
     )
@@ -78,6 +84,27 @@ class TrainTeacherArguments:
         default="resnet32x4",
         metadata={"help": "A network of the paper (resnet32x4, vgg13, ...), or the Hub id or folder of any other."},
     )
+    peft: Literal["lora"] | None = field(
+        default=None,
+        metadata={
+            "help": "lora: train small matrices beside the linear layers of a big pretrained model, and its head; "
+            "needs hf_ltkd[peft]."
+        },
+    )
+
+    def __post_init__(self):
+        if self.peft not in (None, "lora"):
+            raise ValueError(f"peft={self.peft!r} is not known: use 'lora'.")
+
+
+@dataclass
+class ModelArguments:
+    """How models are loaded."""
+
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={"help": "Run the code that a model comes with; read it first, it can do whatever you can."},
+    )
 
 
 @dataclass
@@ -95,6 +122,12 @@ class EvaluateArguments:
     """Which model is evaluated."""
 
     model: str = field(metadata={"help": "Hub id or folder of the model."})
+    match_labels: bool = field(
+        default=False,
+        metadata={
+            "help": "Match the model's classes to the data's by name: it may have more of them, or another order."
+        },
+    )
     batch_size: int = field(default=128, metadata={"help": "Images that the model is asked for at once."})
 
 
@@ -108,6 +141,12 @@ class DiagnoseArguments:
     )
     num_groups: int | None = field(
         default=None, metadata={"help": "Equal groups of classes (default: head, medium, tail)."}
+    )
+    match_labels: bool = field(
+        default=False,
+        metadata={
+            "help": "Match the teacher's classes to the data's by name: it may have more of them, or another order."
+        },
     )
     picture: str = field(default="teacher_bias.png", metadata={"help": "Where the picture goes."})
     batch_size: int = field(default=128, metadata={"help": "Images that the teacher is asked for at once."})

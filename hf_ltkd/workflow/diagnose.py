@@ -6,8 +6,8 @@ from typing import Any
 
 from ..analysis.bias import GroupReport, group_report, loss_parts
 from ..data.arguments import DataArguments
-from .arguments import DiagnoseArguments, SourceArguments, split_settings
-from .inputs import Images, Model, check_classes, load_classifier, load_images, model_name
+from .arguments import DiagnoseArguments, ModelArguments, SourceArguments, split_settings
+from .inputs import Images, Model, fit_classes, load_classifier, load_images, model_name
 from .outputs import draw_bias
 from .recommend import Recommendation, recommend_num_groups, recommend_weights
 
@@ -42,22 +42,23 @@ def diagnose(teacher: Model, data: Any = None, **settings: Any) -> Diagnosis:
         teacher (`str`, `os.PathLike` or `PreTrainedModel`): A folder, a Hub id, or a model in memory.
         data (`str`, `os.PathLike` or `datasets.DatasetDict`): As in [`distill`].
         settings: `student` (whose loss it is; one that knows nothing by default), `num_groups`, `picture`,
-            `batch_size`, `eval_fraction`, and any field of `DataArguments`.
+            `batch_size`, `match_labels`, `trust_remote_code`, `eval_fraction`, and any field of `DataArguments`.
 
     Raises:
         `ValueError`: if teacher or student are not for these classes, or a setting is not known.
     """
-    own, source, image_fields = split_settings(
-        {"teacher": teacher, "data": data, **settings}, DiagnoseArguments, SourceArguments, DataArguments
+    own, source, image_fields, trust = split_settings(
+        {"teacher": teacher, "data": data, **settings},
+        *(DiagnoseArguments, SourceArguments, DataArguments, ModelArguments),
     )
     args = DiagnoseArguments(**own)
-    network = load_classifier(teacher)
-    student = None if args.student is None else load_classifier(args.student)
+    network = load_classifier(teacher, **trust)
+    student = None if args.student is None else load_classifier(args.student, **trust)
     where = SourceArguments(**source)
-    images = load_images(where, image_fields, network, student=student, num_groups=args.num_groups)
-    for model in (network, student):
-        if model is not None:
-            check_classes(model, images.data)
+    images = load_images(where, image_fields, network, student=student, num_groups=args.num_groups, **trust)
+    network = fit_classes(network, images.data, args.match_labels)
+    if student is not None:
+        student = fit_classes(student, images.data, args.match_labels, images.data.test.for_student())
     groups = images.groups
     report = group_report(network, images.data.test, groups, batch_size=args.batch_size)
     weights = recommend_weights(groups.num_classes)

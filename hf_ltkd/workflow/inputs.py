@@ -1,24 +1,31 @@
 """Models and images by the names that a user gives, or as they are in memory."""
 
 import os
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from datasets import Dataset, DatasetDict
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data.arguments import PRESETS, DataArguments
+from ..data.augment import LabelledImages
 from ..data.holdout import Holdout, load_or_hold_out
+from ..data.image_files import class_name
 from ..data.images import ImageData
 from ..data.pixels import Pixels
 from ..data.processors import choose_pixels, pixels_of
 from ..groups import ClassGroups
 from ..models import create_model
+from ..teacher.live import class_names_of
+from ..teacher.loading import base_of, explained, load_config, load_model
 from ..utils import read_json
 from .arguments import SourceArguments
+from .classes import check_answer, order_by_name, with_classes
 from .recommend import recommend_images
 
 
@@ -79,44 +86,45 @@ def is_pretrained(model: Model) -> bool:
     return "/" in model_name(model) or os.path.isdir(model)
 
 
-def load_classifier(model: Model, **kwargs: Any) -> PreTrainedModel:
+def load_classifier(
+    model: Model,
+    *,
+    class_names: Sequence[str] | None = None,
+    dtype: torch.dtype | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
     """
-    A trained image classifier; one that is loaded already is returned as it is.
+    A trained image classifier; one that is loaded already is returned as it is. Arguments as in [`load_model`].
 
     Raises:
-        `ValueError`: if there is none in the folder or on the Hub.
+        `ValueError`: if there is none in the folder or on the Hub, or it cannot be loaded.
     """
     if isinstance(model, PreTrainedModel):
         return model
     if isinstance(model, nn.Module):
         raise ValueError(f"The model is a {type(model).__name__}: give a PreTrainedModel, a folder or a Hub id.")
-    try:
-        return AutoModelForImageClassification.from_pretrained(model, **kwargs)
-    except (OSError, ValueError) as error:
-        where = "in this folder" if os.path.isdir(model) else "as a folder here or on the Hub"
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"There is no image classifier {os.fspath(model)!r} {where}: {reason}") from error
+    how: dict[str, Any] = {"class_names": class_names, "dtype": dtype, "trust_remote_code": trust_remote_code}
+    return load_model(model, AutoModelForImageClassification, **how)
 
 
-def load_processor(name: str | os.PathLike) -> BaseImageProcessor | None:
+def load_processor(name: str | os.PathLike, trust_remote_code: bool = False) -> BaseImageProcessor | None:
     """
-    The image processor saved with a model, if there is one; models of timm have theirs in `config.json`.
+    The image processor saved with a model, if there is one; models of timm have theirs in `config.json`, and that of
+    an adapter may lie with its base.
 
     Raises:
-        `ValueError`: if a library is missing that it needs.
+        `ValueError`: if a library is missing that it needs, or code that is not trusted.
     """
     files = ("preprocessor_config.json", "processor_config.json")
     if os.path.isdir(name) and not any(os.path.exists(os.path.join(name, file)) for file in files):
-        config = read_json(os.path.join(name, "config.json"))
-        if "pretrained_cfg" not in config:
+        with explained(name):
+            base = base_of(name)
+        if base is not None:
+            return load_processor(base, trust_remote_code)
+        if "pretrained_cfg" not in read_json(os.path.join(name, "config.json")):
             return None
-    try:
-        return AutoImageProcessor.from_pretrained(name)
-    except ImportError as error:
-        reason = str(error).strip().split(". ")[0]
-        raise ValueError(
-            f"The image processor of {name!r} cannot be loaded ({reason}): pip install timm torchvision"
-        ) from error
+    with explained(name, "image processor"):
+        return AutoImageProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
 
 
 def load_images(
@@ -127,6 +135,7 @@ def load_images(
     student: Model | None = None,
     seed: int = 0,
     num_groups: int | None = None,
+    trust_remote_code: bool = False,
 ) -> Images:
     """
     The images as a model's own image processor makes them, and for a teacher and its student as each has it.
@@ -140,6 +149,7 @@ def load_images(
             without an image processor of its own sees what the teacher sees, in `image_size` if that is given.
         seed (`int`, *optional*, defaults to 0): Of the augmentation.
         num_groups (`int`, *optional*): Equal groups of classes; head, medium and tail by default.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether code may be run that models come with.
 
     Raises:
         `ValueError`: as [`load_or_hold_out`], or if no images are named, or the Hub has no such dataset.
@@ -154,8 +164,9 @@ def load_images(
         raise ValueError("--data is missing: give a folder of images, a benchmark's name or a dataset of the Hub.")
     config = model.config if isinstance(model, PreTrainedModel) else None
     if model is not None and config is None and is_pretrained(model):
-        config = AutoConfig.from_pretrained(model_name(model))
-    pixels, teacher_pixels = choose_pixels(_pixels_of(model), _pixels_of(student), given.get("image_size"))
+        config = load_config(model_name(model), trust_remote_code=trust_remote_code)
+    own, students = (_pixels_of(network, trust_remote_code) for network in (model, student))
+    pixels, teacher_pixels = choose_pixels(own, students, given.get("image_size"))
     args = DataArguments(**{**recommend_images(pixels, config, given.get("image_size"), teacher_pixels), **given})
     try:
         images, holdout = load_or_hold_out(
@@ -175,9 +186,11 @@ def load_images(
     return Images(images, make_groups(images, num_groups), holdout)
 
 
-def _pixels_of(model: Model | None) -> Pixels | None:
+def _pixels_of(model: Model | None, trust_remote_code: bool) -> Pixels | None:
     """What a trained model sees, where it was saved with an image processor."""
-    processor = None if model is None or not is_pretrained(model) else load_processor(model_name(model))
+    if model is None or not is_pretrained(model):
+        return None
+    processor = load_processor(model_name(model), trust_remote_code)
     return None if processor is None else pixels_of(processor)
 
 
@@ -188,16 +201,19 @@ def make_groups(data: ImageData, num_groups: int | None = None) -> ClassGroups:
     return ClassGroups.from_counts(data.split.class_counts, num_groups or len(data.class_names))
 
 
-def new_classifier(model: Model, data: ImageData) -> PreTrainedModel:
-    """A network of [`create_model`], or a trained one with a new head, for the classes of `data`."""
+def new_classifier(model: Model, data: ImageData, trust_remote_code: bool = False) -> PreTrainedModel:
+    """A network of [`create_model`], or a trained one with a new head, for the classes of `data`; in float32."""
     if isinstance(model, PreTrainedModel):
         check_classes(model, data)
         return model
-    names = dict(enumerate(data.class_names))
-    labels = {"id2label": names, "label2id": {label: class_id for class_id, label in names.items()}}
+    names = data.class_names
     if is_pretrained(model):
-        return load_classifier(model, ignore_mismatched_sizes=True, **labels)
-    return create_model(model_name(model), len(names), data.args.image_size, **labels)
+        how: dict[str, Any] = {"class_names": names, "dtype": torch.float32, "trust_remote_code": trust_remote_code}
+        network = load_classifier(model, **how)
+    else:
+        network = create_model(model_name(model), len(names), data.args.image_size, id2label=dict(enumerate(names)))
+    check_answer(model_name(model), network, data.test.for_student())
+    return network
 
 
 def data_name(data: ImageData) -> str:
@@ -211,16 +227,40 @@ def check_classes(model: PreTrainedModel, data: ImageData) -> None:
         `ValueError`: if the model does not tell apart exactly the classes of the data, in their order.
     """
     name = model_name(model)
-    advice = f"train one on them first: hf-ltkd train-teacher --model {name} --data {data_name(data)}"
+    advice = (
+        "match them by name, if it knows them all (--match_labels true), or train a model on them: hf-ltkd "
+        f"train-teacher --model {shlex.quote(name)} --data {shlex.quote(data_name(data))}"
+    )
     if model.config.num_labels != len(data.class_names):
         raise ValueError(
             f"The model {name!r} has {model.config.num_labels} classes, the data {len(data.class_names)}: {advice}"
         )
-    model_names = dict(model.config.id2label or {})
-    for class_id, class_name in enumerate(data.class_names):
-        model_class = model_names[class_id]  # type: ignore[index]
-        if model_class not in (class_name, f"LABEL_{class_id}") and not class_name.isdecimal():
-            raise ValueError(
-                f"Class {class_id} is {model_class!r} for the model {name!r} and {class_name!r} in the data: rename "
-                f"the class folders so that both have the same order, or {advice}"
-            )
+    if not data.named:
+        return  # its labels are class ids
+    for class_id, (own, given) in enumerate(zip(class_names_of(model), data.class_names, strict=True)):
+        if own not in (None, class_name(given)):
+            raise ValueError(f"Class {class_id} is {own!r} for the model {name!r} and {given!r} in the data: {advice}")
+
+
+def fit_classes(
+    model: PreTrainedModel, data: ImageData, match_labels: bool, images: LabelledImages | None = None
+) -> PreTrainedModel:
+    """
+    A trained model whose logits are those of the data's classes: as it is, or matched by the names of the classes.
+
+    Args:
+        model (`PreTrainedModel`): It stays as it is.
+        data ([`ImageData`]): Its classes, and an image to ask the model for.
+        match_labels (`bool`): Whether the model may have more classes, or another order.
+        images ([`LabelledImages`], *optional*, defaults to what a teacher sees): What the model sees.
+
+    Raises:
+        `ValueError`: if the model is not for these classes, or not for images of this size.
+    """
+    check_answer(model_name(model), model, images or data.test.for_teacher())
+    if not match_labels:
+        check_classes(model, data)
+        return model
+    order = order_by_name(model, data.class_names)
+    same = order == list(range(model.config.num_labels))  # type: ignore[arg-type]
+    return model if same else with_classes(model, order, data.class_names)

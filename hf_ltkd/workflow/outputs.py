@@ -17,6 +17,7 @@ from ..groups import ClassGroups
 from ..hub.names import COMPARISON_NAME
 from ..trainer.trainer import DistillationTrainer
 from ..utils import write_json
+from .adapters import merge_adapters
 from .inputs import Images
 from .plan import TrainingPlan
 
@@ -79,6 +80,7 @@ class Comparison:
 def train_and_save(trainer: DistillationTrainer, plan: TrainingPlan) -> dict[str, float | None]:
     """Trains, writes the model, its split and its metrics, and returns its accuracies."""
     result = trainer.train(resume_from_checkpoint=plan.args.resume_from_checkpoint)
+    merge_adapters(trainer)
     trainer.save_model()  # first of all
     if trainer.is_world_process_zero():
         plan.images.data.split.save_pretrained(plan.output_dir)

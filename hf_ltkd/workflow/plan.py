@@ -16,14 +16,23 @@ from ..data.arguments import DataArguments
 from ..data.holdout import HOLDOUT_NAME, Holdout
 from ..losses import CrossEntropyLoss, DistillationLoss, create_loss, log_class_prior
 from ..metrics import group_accuracy
+from ..teacher.live import place_teacher
 from ..trainer.trainer import DistillationTrainer
 from ..trainer.training_args import DistillationTrainingArguments
 from ..utils import parse_values
-from .arguments import DistillArguments, SourceArguments, TrainingChoices, TrainTeacherArguments, split_settings
+from .adapters import add_lora
+from .arguments import (
+    DistillArguments,
+    ModelArguments,
+    SourceArguments,
+    TrainingChoices,
+    TrainTeacherArguments,
+    split_settings,
+)
 from .inputs import (
     Images,
     Model,
-    check_classes,
+    fit_classes,
     is_pretrained,
     load_classifier,
     load_images,
@@ -127,8 +136,10 @@ def make_plan(**settings: Any) -> DistillPlan:
     Raises:
         `ValueError`: if teacher, student, images and settings do not fit each other.
     """
-    own, source, image_fields, choice, training = split_settings(
-        settings, DistillArguments, SourceArguments, DataArguments, TrainingChoices, DistillationTrainingArguments
+    own, trust, source, image_fields, choice, training = split_settings(
+        settings,
+        *(DistillArguments, ModelArguments, SourceArguments, DataArguments, TrainingChoices),
+        DistillationTrainingArguments,
     )
     choices, recommend = DistillArguments(**own), TrainingChoices(**choice).recommend
     _prepare(training, "student")
@@ -137,7 +148,7 @@ def make_plan(**settings: Any) -> DistillPlan:
             raise ValueError(f"--push {choices.push} needs a login: run `hf auth login`, or set HF_TOKEN.")
         training["hub_model_id"] = choices.push
     loss_args = _loss_arguments(choices.loss_args)
-    teacher = None if choices.teacher is None else load_classifier(choices.teacher)
+    teacher = None if choices.teacher is None else load_classifier(choices.teacher, **trust)
     images = load_images(
         SourceArguments(**source),
         image_fields,
@@ -145,11 +156,12 @@ def make_plan(**settings: Any) -> DistillPlan:
         student=choices.student,
         seed=training.get("seed", 42),
         num_groups=choices.num_groups,
+        **trust,
     )
     if teacher is not None:
-        check_classes(teacher, images.data)
+        teacher = fit_classes(teacher, images.data, choices.match_labels)
     args, reason = _training(choices.student, images, training, recommend)
-    student = new_classifier(choices.student, images.data)
+    student = new_classifier(choices.student, images.data, **trust)
 
     loss_reason = "the method's values where --loss_args says nothing"
     if choices.loss == "ltkd" and choices.pair is None and recommend:
@@ -164,7 +176,7 @@ def make_plan(**settings: Any) -> DistillPlan:
         choices = replace(choices, plain_student=False)  # it is the student
     bias = None
     if teacher is not None:
-        teacher.to(args.device)  # type: ignore[arg-type]
+        place_teacher(teacher, args.device)
         batch_size = args.per_device_eval_batch_size
         bias = group_report(teacher, images.data.test, images.groups, batch_size=batch_size)
     return DistillPlan(
@@ -192,14 +204,19 @@ def plan_teacher(**settings: Any) -> TrainingPlan:
     Raises:
         `ValueError`: if model, images and settings do not fit each other.
     """
-    own, source, image_fields, choice, training = split_settings(
-        settings, TrainTeacherArguments, SourceArguments, DataArguments, TrainingChoices, DistillationTrainingArguments
+    own, trust, source, image_fields, choice, training = split_settings(
+        settings,
+        *(TrainTeacherArguments, ModelArguments, SourceArguments, DataArguments, TrainingChoices),
+        DistillationTrainingArguments,
     )
-    model = TrainTeacherArguments(**own).model
+    asked = TrainTeacherArguments(**own)
+    model = asked.model
     _prepare(training, "teacher")
-    images = load_images(SourceArguments(**source), image_fields, model, seed=training.get("seed", 42))
+    images = load_images(SourceArguments(**source), image_fields, model, seed=training.get("seed", 42), **trust)
     args, reason = _training(model, images, training, TrainingChoices(**choice).recommend)
-    network = new_classifier(model, images.data)
+    network: Any = new_classifier(model, images.data, **trust)
+    if asked.peft is not None:
+        network = add_lora(network, model_name(model))
     name = model_name(model)
     return TrainingPlan(name=name, network=network, loss=CrossEntropyLoss(), images=images, args=args, reason=reason)
 

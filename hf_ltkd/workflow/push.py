@@ -38,6 +38,7 @@ def push(
     model_code: bool | None = None,
     keep_card: bool = False,
     timeout: float = 60.0,
+    trust_remote_code: bool = False,
 ) -> CommitInfo:
     """
     Sends a student's folder to the Hub, with its model card; again, it sends only what is missing. Nothing in the
@@ -60,6 +61,7 @@ def push(
         keep_card (`bool`, *optional*, defaults to `False`): Whether a `README.md` is sent as it is.
         timeout (`float`, *optional*, defaults to 60.0):
             Seconds that the Hub may stay silent; the whole push may take five times that and 10 seconds a megabyte.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether code in the folder may be run.
 
     Returns:
         `huggingface_hub.CommitInfo`: The commit, with its `commit_url`.
@@ -70,7 +72,7 @@ def push(
     """
     folder = Path(model)
     published_files(folder)
-    network = load_teacher(str(folder))  # loads any classifier
+    network = load_teacher(str(folder), trust_remote_code)  # loads any classifier
     compared = (folder / COMPARISON_NAME).is_file()
     card: dict[str, Any] = Comparison.from_pretrained(folder).card_arguments() if compared else {}
     given = {
