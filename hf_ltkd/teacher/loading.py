@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -15,7 +16,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from ..utils import one_line, read_json
+from ..utils import listed, one_line, read_json
 
 
 # The last words of a saved model's class name, and the class that loads it.
@@ -60,6 +61,7 @@ def load_model(
     *,
     class_names: Sequence[str] | None = None,
     dtype: torch.dtype | None = None,
+    fresh_head: bool = False,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """
@@ -70,9 +72,11 @@ def load_model(
         auto_class (*optional*): The class of transformers that loads it; by default that of its architecture.
         class_names, trust_remote_code: As in [`load_config`].
         dtype (`torch.dtype`, *optional*): Of the weights; as they were saved by default.
+        fresh_head (`bool`, *optional*, defaults to `False`): Whether weights may be missing, as they are for a new
+            head.
 
     Raises:
-        `ValueError`: as [`load_config`], or if it is no classifier.
+        `ValueError`: as [`load_config`], or if it is no classifier, or lacks weights.
     """
     what = "classifier" if auto_class is None else "image classifier"
     with explained(name, what):
@@ -80,12 +84,20 @@ def load_model(
         config = _config(base or name, class_names, trust_remote_code)
     auto_class = auto_class or _auto_class(name, config)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code} | ({} if dtype is None else {"dtype": dtype})
+    new_head = class_names is not None
     with explained(name, what):
         if base is None:
-            new_head = class_names is not None
-            model = auto_class.from_pretrained(name, config=config, ignore_mismatched_sizes=new_head, **options)
+            options |= {"config": config, "ignore_mismatched_sizes": new_head, "output_loading_info": True}
+            model, report = auto_class.from_pretrained(name, **options)
+            missing = sorted(report["missing_keys"])
         else:
-            model = _with_adapter(os.fspath(name), base, auto_class, config, class_names, options)
+            model, missing = _with_adapter(os.fspath(name), base, auto_class, config, new_head, options)
+    if missing and not (fresh_head or new_head):
+        raise ValueError(
+            f"{os.fspath(name)!r} is no trained classifier: it lacks {listed(missing, 3)}, which would be random "
+            f"numbers; train it on your classes first: hf-ltkd train-teacher --model {shlex.quote(os.fspath(name))} "
+            "--data FOLDER"
+        )
     return model
 
 
@@ -148,24 +160,26 @@ def base_of(name: str | os.PathLike) -> str | None:
 
 
 def _with_adapter(
-    name: str, base: str, auto_class: Any, config: PreTrainedConfig, class_names: Any, options: dict[str, Any]
-) -> PreTrainedModel:
+    name: str, base: str, auto_class: Any, config: PreTrainedConfig, new_head: bool, options: dict[str, Any]
+) -> tuple[PreTrainedModel, list[str]]:
+    """The model, and the tensors that neither adapter nor base has."""
     from peft import PeftModel
     from peft.utils import load_peft_weights
 
-    if class_names is None:  # as many classes as the adapter's own head has
-        weights = load_peft_weights(name, device="cpu")
+    weights = {key.removeprefix("base_model.model."): w for key, w in load_peft_weights(name, device="cpu").items()}
+    if not new_head:  # as many classes as the adapter's own head has
         make = partial(auto_class.from_config, trust_remote_code=options["trust_remote_code"])
-        for tensor, dim in head_tensors(config, make).items():
-            saved = next((w for key, w in weights.items() if key.removeprefix("base_model.model.") == tensor), None)
-            if saved is not None and saved.shape[dim] != config.num_labels:
-                config.num_labels = saved.shape[dim]
-    model = auto_class.from_pretrained(base, config=config, ignore_mismatched_sizes=True, **options)
-    adapted: Any = PeftModel.from_pretrained(model, name, ignore_mismatched_sizes=class_names is not None)
+        sizes = {weights[key].shape[dim] for key, dim in head_tensors(config, make).items() if key in weights}
+        if sizes and sizes != {config.num_labels}:
+            config.num_labels = sizes.pop()
+    options |= {"config": config, "ignore_mismatched_sizes": True, "output_loading_info": True}
+    model, report = auto_class.from_pretrained(base, **options)
+    missing = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])} - set(weights)
+    adapted: Any = PeftModel.from_pretrained(model, name, ignore_mismatched_sizes=new_head)
     # Merged into 4 or 8 bits it would be rounded.
-    model = adapted.get_base_model() if is_quantised(model) else adapted.merge_and_unload()
+    model = adapted.get_base_model() if is_quantised(model) else adapted.merge_and_unload().requires_grad_()
     model.name_or_path = model.config.name_or_path = name
-    return model
+    return model, sorted(missing)
 
 
 def head_tensors(config: PreTrainedConfig, make: Callable[[PreTrainedConfig], nn.Module]) -> dict[str, int]:

@@ -72,6 +72,8 @@ class DistillArguments:
             )
         if self.pair is not None and len(self.pair) != 2:
             raise ValueError(f"--pair {' '.join(self.pair)} must be two names, the teacher's and the student's.")
+        if self.match_labels and self.teacher is None:
+            raise ValueError("--match_labels needs a --teacher, whose classes are matched.")
         if self.adjust_teacher and self.loss != "kd":
             raise ValueError("--adjust_teacher goes with --loss kd alone.")
 

@@ -1,5 +1,6 @@
 """Models and images by the names that a user gives, or as they are in memory."""
 
+import logging
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ from .classes import check_answer, order_by_name, with_classes
 from .recommend import recommend_images
 
 
+logger = logging.getLogger(__name__)
 Model = str | os.PathLike | PreTrainedModel
 
 
@@ -91,6 +93,7 @@ def load_classifier(
     *,
     class_names: Sequence[str] | None = None,
     dtype: torch.dtype | None = None,
+    fresh_head: bool = False,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """
@@ -103,8 +106,14 @@ def load_classifier(
         return model
     if isinstance(model, nn.Module):
         raise ValueError(f"The model is a {type(model).__name__}: give a PreTrainedModel, a folder or a Hub id.")
-    how: dict[str, Any] = {"class_names": class_names, "dtype": dtype, "trust_remote_code": trust_remote_code}
-    return load_model(model, AutoModelForImageClassification, **how)
+    return load_model(
+        model,
+        AutoModelForImageClassification,
+        class_names=class_names,
+        dtype=dtype,
+        fresh_head=fresh_head,
+        trust_remote_code=trust_remote_code,
+    )
 
 
 def load_processor(name: str | os.PathLike, trust_remote_code: bool = False) -> BaseImageProcessor | None:
@@ -202,13 +211,24 @@ def make_groups(data: ImageData, num_groups: int | None = None) -> ClassGroups:
 
 
 def new_classifier(model: Model, data: ImageData, trust_remote_code: bool = False) -> PreTrainedModel:
-    """A network of [`create_model`], or a trained one with a new head, for the classes of `data`; in float32."""
+    """
+    A network of [`create_model`], or a trained one with a new head, for the classes of `data`; in float32.
+
+    Raises:
+        `ValueError`: if it cannot be loaded, or not trained on these images.
+    """
     if isinstance(model, PreTrainedModel):
         check_classes(model, data)
         return model
     names = data.class_names
     if is_pretrained(model):
         how: dict[str, Any] = {"class_names": names, "dtype": torch.float32, "trust_remote_code": trust_remote_code}
+        config = load_config(model, trust_remote_code=trust_remote_code)
+        if getattr(config, "quantization_config", None) is not None:
+            raise ValueError(
+                f"The model {model_name(model)!r} is quantised, and weights of 4 or 8 bits cannot be trained: give "
+                "the model that it was made from."
+            )
         network = load_classifier(model, **how)
     else:
         network = create_model(model_name(model), len(names), data.args.image_size, id2label=dict(enumerate(names)))
@@ -258,9 +278,19 @@ def fit_classes(
         `ValueError`: if the model is not for these classes, or not for images of this size.
     """
     check_answer(model_name(model), model, images or data.test.for_teacher())
+    if model.config.problem_type == "multi_label_classification":
+        logger.warning(
+            "%s was trained for several classes an image: its logits are taken as those of a softmax over one.",
+            model_name(model),
+        )
     if not match_labels:
         check_classes(model, data)
         return model
     order = order_by_name(model, data.class_names)
-    same = order == list(range(model.config.num_labels))  # type: ignore[arg-type]
-    return model if same else with_classes(model, order, data.class_names)
+    if order == list(range(model.config.num_labels)):  # type: ignore[arg-type]
+        return model
+    logger.warning(
+        "Matched by name: the %d classes of the data among the %d of %s.",
+        *(len(order), model.config.num_labels, model_name(model)),
+    )
+    return with_classes(model, order, data.class_names)

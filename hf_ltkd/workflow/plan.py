@@ -159,7 +159,9 @@ def make_plan(**settings: Any) -> DistillPlan:
         **trust,
     )
     if teacher is not None:
-        teacher = fit_classes(teacher, images.data, choices.match_labels)
+        loaded, teacher = teacher, fit_classes(teacher, images.data, choices.match_labels)
+        if teacher is not loaded and choices.loss == "catkd":
+            raise ValueError("--match_labels does not go with --loss catkd, which reads the teacher's head: use kd.")
     args, reason = _training(choices.student, images, training, recommend)
     student = new_classifier(choices.student, images.data, **trust)
 
