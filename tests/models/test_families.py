@@ -17,6 +17,7 @@ from hf_ltkd.workflow.inputs import load_classifier, load_processor
 
 SIDE = 32
 NAMES = ["a", "b", "c"]
+SHORT = {"size": {"shortest_edge": SIDE}}
 SQUARE = {"size": {"height": SIDE, "width": SIDE}}
 CROPPED = {"size": {"shortest_edge": 36}, "crop_size": {"height": SIDE, "width": SIDE}}
 TOKENS = {
@@ -36,13 +37,14 @@ TEXT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "int
 STAGES = {"hidden_sizes": [8] * 4, "depths": [1] * 4}
 MOBILEVIT = {"image_size": SIDE, "hidden_sizes": [8] * 3, "neck_hidden_sizes": [8] * 7, "num_attention_heads": 1}
 LEVIT = {
-    "image_size": SIDE, "hidden_sizes": [16] * 3, "num_attention_heads": [1] * 3, "depths": [1] * 3, "key_dim": [8] * 3,
-    "attention_ratio": [1] * 3, "mlp_ratio": [1] * 3, "down_ops": [["Subsample", 8, 2, 1, 1, 2]] * 2,
+    "image_size": SIDE, "hidden_sizes": [16] * 3, "num_attention_heads": [1] * 3, "depths": [1] * 3,
+    "key_dim": [8] * 3, "attention_ratio": [1] * 3, "mlp_ratio": [1] * 3,
+    "down_ops": [["Subsample", 8, 2, 1, 1, 2]] * 2,
 }  # fmt: skip
 # The config's class and fields, and the image processor's.
 FAMILIES = {
-    "convnext": ("ConvNextConfig", STAGES, "ConvNextImageProcessor", {"size": {"shortest_edge": SIDE}}),
-    "convnextv2": ("ConvNextV2Config", STAGES, "ConvNextImageProcessor", {"size": {"shortest_edge": SIDE}}),
+    "convnext": ("ConvNextConfig", STAGES, "ConvNextImageProcessor", SHORT),
+    "convnextv2": ("ConvNextV2Config", STAGES, "ConvNextImageProcessor", SHORT),
     "swin": ("SwinConfig", WINDOWS, "ViTImageProcessor", SQUARE),
     "swinv2": ("Swinv2Config", WINDOWS, "ViTImageProcessor", SQUARE),
     "dinov2": ("Dinov2Config", DINO, "BitImageProcessor", CROPPED),
@@ -60,7 +62,7 @@ FAMILIES = {
         "MobileNetV2ImageProcessor",
         CROPPED,
     ),
-    "regnet": ("RegNetConfig", {"embedding_size": 8, "groups_width": 8, **STAGES}, "ConvNextImageProcessor", SQUARE),
+    "regnet": ("RegNetConfig", {"embedding_size": 8, "groups_width": 8, **STAGES}, "ConvNextImageProcessor", SHORT),
     "levit": ("LevitConfig", LEVIT, "LevitImageProcessor", CROPPED),
     "beit": ("BeitConfig", {**TOKENS, "num_hidden_layers": 4}, "BeitImageProcessor", SQUARE),
     "siglip": (
@@ -76,7 +78,7 @@ FAMILIES = {
         {**CROPPED, "size": {"shortest_edge": SIDE}},
     ),
     "vit": ("ViTConfig", TOKENS, "ViTImageProcessor", SQUARE),
-    "resnet": ("ResNetConfig", {"embedding_size": 8, **STAGES}, "ConvNextImageProcessor", SQUARE),
+    "resnet": ("ResNetConfig", {"embedding_size": 8, **STAGES}, "ConvNextImageProcessor", SHORT),
     "deit": ("DeiTConfig", TOKENS, "DeiTImageProcessor", {**CROPPED, "size": {"height": 36, "width": 36}}),
 }
 
