@@ -102,15 +102,12 @@ def load_model(
 
 
 def _config(name: str | os.PathLike, class_names: Sequence[str] | None, trust_remote_code: bool) -> PreTrainedConfig:
-    labels: dict[str, Any] = {}
-    if class_names is not None:
-        # timm's wrapper takes the number of classes from num_labels alone.
-        labels = {"num_labels": len(class_names), "id2label": dict(enumerate(class_names))}
-        labels["label2id"] = {label: class_id for class_id, label in enumerate(class_names)}
-    config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code, **labels)
+    config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
     config.architectures = config.architectures or []  # transformers iterates over them where there are two heads
     config.return_dict = True
     if class_names is not None:
+        config.id2label = dict(enumerate(class_names))
+        config.label2id = {label: class_id for class_id, label in enumerate(class_names)}
         config.problem_type = "single_label_classification"  # a pipeline would show the sigmoid of several labels
     if config.model_type == "timm_wrapper" and config.model_args:
         # timm writes it beside num_classes, and the wrapper would give it to timm twice.

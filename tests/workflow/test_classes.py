@@ -92,7 +92,7 @@ def test_refused_unless_asked_for(home, teacher):
         (
             ["a", "b", "x"],
             ["a", "b", "c", "d"],
-            r"the model has no c, d of the data \(beside the common ones it has x\)",
+            r"has no c, d of the data \(beside the common ones it has x\)",
         ),
         (["a", "b"], ["a", "b", "c"], r"no c of the data \(it has no others\)"),
         (["a", "b", "a"], ["a", "b"], "the model has a more than once"),
@@ -124,18 +124,14 @@ def test_one_unicode_form():
 
 def test_a_model_is_asked_before_work_starts(home, tmp_path):
     model(None).save_pretrained(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"cannot be asked for pixel_values of shape \[1, 3, 12, 12\]: Input image size"
-    ):
+    with pytest.raises(ValueError, match=r"asked for pixel_values of shape \[1, 3, 12, 12\]: Input image size"):
         new_classifier(tmp_path, _with_images(12))
     network = model(None)
     network.forward = lambda pixel_values: (torch.zeros(1, 3),)
     with pytest.raises(ValueError, match="returns a tuple without logits"):
         check_answer("x", network, _with_images(8).test)
     network.forward = lambda pixel_values: torch.zeros(1, 16, 3)
-    with pytest.raises(
-        ValueError, match=r"logits of shape \[1, 16, 3\] for one image, where its config says 3 classes"
-    ):
+    with pytest.raises(ValueError, match=r"of shape \[1, 16, 3\] for one image, where its config says 3 classes"):
         check_answer("x", network, _with_images(8).test)
 
 
