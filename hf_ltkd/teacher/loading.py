@@ -190,7 +190,7 @@ def head_tensors(config: PreTrainedConfig, make: Callable[[PreTrainedConfig], nn
     shapes = []
     for more in (0, 1):
         changed = copy.deepcopy(config)
-        changed.num_labels = config.num_labels + more
+        changed.num_labels = int(config.num_labels) + more  # type: ignore[arg-type]
         with torch.device("meta"):
             shapes.append({name: tensor.shape for name, tensor in make(changed).state_dict().items()})
     before, after = shapes

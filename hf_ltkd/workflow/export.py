@@ -84,7 +84,7 @@ def export(
     folder = Path(output_dir or model)
     files = find_images(images) if images else []
     names = {"student": str(model), **({"teacher": str(teacher)} if teacher else {})}
-    trust = {"trust_remote_code": trust_remote_code}
+    trust: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     models = {who: load_classifier(name, dtype=torch.float32, **trust).eval() for who, name in names.items()}
     if teacher:
         check_same_classes(models["student"], models["teacher"])

@@ -248,8 +248,8 @@ def check_classes(model: PreTrainedModel, data: ImageData) -> None:
     """
     name = model_name(model)
     advice = (
-        "match them by name, if it knows them all (--match_labels true), or train a model on them: hf-ltkd "
-        f"train-teacher --model {shlex.quote(name)} --data {shlex.quote(data_name(data))}"
+        f"train one on them first: hf-ltkd train-teacher --model {shlex.quote(name)} --data "
+        f"{shlex.quote(data_name(data))}, or take its classes by name, if it knows all of them: --match_labels true"
     )
     if model.config.num_labels != len(data.class_names):
         raise ValueError(
