@@ -43,12 +43,14 @@ EXPERIMENTS = ["MarkupSafe", "optuna"]  # examples/experiments
 ONNX = ["onnx", "onnxruntime", "onnxscript"]  # hf-ltkd export
 DEMO = ["gradio>=6.0", "pandas"]  # examples/app.py
 TIMM = ["timm", "torchvision"]  # teachers and image processors of timm
+PEFT = ["peft"]  # adapters as teachers, hf-ltkd train-teacher --peft lora
 EXTRAS_REQUIRE = {
     "examples": EXAMPLES,
     "experiments": EXPERIMENTS,
     "onnx": ONNX,
     "demo": DEMO,
     "timm": TIMM,
+    "peft": PEFT,
     "dev": [
         "pytest",
         "pytest-timeout",

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 
 T = TypeVar("T")
@@ -117,6 +118,17 @@ def teacher_inputs(batch: dict[str, Any]) -> dict[str, Any]:
     """What of a batch the teacher sees: `teacher_pixel_values` instead of the student's `pixel_values`, and so on."""
     own = {name.removeprefix("teacher_"): value for name, value in batch.items() if name.startswith("teacher_")}
     return {**student_inputs(batch), **own}
+
+
+def placed_for(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Inputs on a model's device, floating-point ones in the type of its weights, which may be bfloat16."""
+    weights: list[torch.Tensor] = [p for p in model.parameters() if p.is_floating_point()] or [torch.empty(0)]
+    return {
+        name: value.to(weights[0].device, weights[0].dtype if value.is_floating_point() else None)
+        if isinstance(value, torch.Tensor)
+        else value
+        for name, value in inputs.items()
+    }
 
 
 def cpu_name() -> str:

@@ -11,11 +11,11 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import default_data_collator
 
 from ..groups import ClassGroups
-from ..losses.checks import logits_of
+from ..losses.checks import at_least_float32, logits_of
 from ..losses.ltkd import kl_decomposition, ltkd_loss
 from ..metrics.answers import Answers
 from ..metrics.group_accuracy.group_accuracy import group_accuracies
-from ..utils import student_inputs, teacher_inputs
+from ..utils import placed_for, student_inputs, teacher_inputs
 
 
 @dataclass(frozen=True)
@@ -191,6 +191,5 @@ def _answers(models: Sequence[nn.Module], loader: DataLoader) -> Iterator[tuple[
         labels = batch.pop("labels")
         logits = []
         for model, seen in zip(models, (teacher_inputs(batch), student_inputs(batch)), strict=False):
-            device = next(model.parameters()).device
-            logits.append(logits_of(model(**{name: value.to(device) for name, value in seen.items()})))
+            logits.append(at_least_float32(logits_of(model(**placed_for(model, seen)))))
         yield labels, logits

@@ -267,7 +267,7 @@ def load_or_hold_out(
     splits: DatasetDict | None = None,
     eval_fraction: float = 0.2,
     progress: bool = True,
-    check_names: Callable[[list[str]], None] | None = None,
+    check_names: Callable[[list[str], bool], None] | None = None,
     **options: Any,
 ) -> tuple[ImageData, Holdout | None]:
     """
@@ -279,7 +279,8 @@ def load_or_hold_out(
         splits (`datasets.DatasetDict`, *optional*): The splits that `args` names, where they are loaded already.
         eval_fraction (`float`, *optional*, defaults to 0.2): As in [`hold_out`].
         progress (`bool`, *optional*, defaults to `True`): Whether there are bars.
-        check_names (`Callable`, *optional*): Called with the classes' names before any image is opened.
+        check_names (`Callable`, *optional*):
+            Called before any image is opened, with the classes' names, and whether the data names them.
         options: Further arguments of [`load_image_data`], such as `mean`, `std`, `processor`, `seed` and `unlabelled`.
 
     Returns:
@@ -291,7 +292,9 @@ def load_or_hold_out(
     source = find_source(args, splits)
     if "train" in source.splits and args.rare == "keep":  # other classes are known when the images are looked at
         if check_names is not None:
-            check_names(class_names(source.splits["train"], args.label_column))
+            train = source.splits["train"]
+            named = isinstance(train.features[args.label_column], ClassLabel)
+            check_names(class_names(train, args.label_column), named)
         if source.eval_split is None and args.eval_split is None:
             _choose(source.splits["train"], args, eval_fraction)  # raises, if nothing can be held out
     source, report = prepare(args, source=source, progress=progress)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, DatasetDict, Image, concatenate_datasets
+from datasets import ClassLabel, Dataset, DatasetDict, Image, concatenate_datasets
 from tqdm.auto import tqdm
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -38,6 +38,7 @@ class ImageData:
         args ([`DataArguments`]): What was loaded, with the benchmark's values filled in.
         image_processor (`BaseImageProcessor`):
             Makes the pixels of `test`, up to rounding, from an image file; to be saved with the model.
+        named (`bool`): Whether the data names its classes; where it has numbers alone, they are called so.
         sources (`list[str]`): Which files are used for what, and what is left out, in plain sentences.
         validation ([`ImageDataset`] or [`LazyImageDataset`], *optional*):
             Images to choose checkpoints on, not augmented, where the data has such beside test images.
@@ -53,6 +54,7 @@ class ImageData:
     image_processor: BaseImageProcessor
     sources: list[str] = field(default_factory=list)
     validation: LabelledImages | None = None
+    named: bool = True
 
     @property
     def recipe(self) -> LongTailSplit:
@@ -212,6 +214,7 @@ def load_image_data(
         image_processor=pixels.processor,
         sources=sources,
         validation=made[2] if len(made) > 2 else None,
+        named=isinstance(train.features[args.label_column], ClassLabel),
     )
 
 

@@ -170,9 +170,8 @@ def write_model_card(
         on_hub=repo_id is not None,
         task=task,
         auto_class=f"AutoModel{kind}",
-        prepares_input=any(
-            (folder / name).is_file() for name in ("preprocessor_config.json", "tokenizer_config.json")
-        ),
+        prepares_input=any((folder / name).is_file() for name in ("preprocessor_config.json", "tokenizer_config.json"))
+        or "pretrained_cfg" in config,  # of timm
         remote_code=bool(config.get("auto_map")),
         needs_package=not config.get("auto_map") and str(config.get("model_type")).startswith("cifar_"),
         run=run,

@@ -14,8 +14,20 @@ UNLABELLED = -1  # the mark of `datasets` for an example without a class: distil
 
 
 def logits_of(outputs: Any) -> Tensor:
-    """The logits of a model's output; a tensor is taken to be the logits."""
-    return outputs if isinstance(outputs, Tensor) else outputs.logits
+    """
+    The logits of a model's output; a tensor is taken to be the logits.
+
+    Raises:
+        `ValueError`: if there are none.
+    """
+    if isinstance(outputs, Tensor):
+        return outputs
+    if not isinstance(getattr(outputs, "logits", None), Tensor):
+        raise ValueError(
+            f"The model returns a {type(outputs).__name__} without logits: let its forward return a tensor of them, "
+            "or a ModelOutput whose logits are [batch, classes]."
+        )
+    return outputs.logits
 
 
 def _marks(labels: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from ..losses.base import DistillationLoss, cross_entropy_of_each
 from ..losses.checks import UNLABELLED, is_example, is_labelled, logits_of, select_valid
 from ..metrics import group_accuracy
 from ..teacher.cache import CachedTeacherDataset, TeacherCache
-from ..teacher.live import ask_teacher, hand_over, load_teacher
+from ..teacher.live import ask_teacher, hand_over, load_teacher, place_teacher
 from ..utils import listed, student_inputs, teacher_inputs
 from .callbacks import callbacks_of
 from .checkpoints import CheckpointMixin
@@ -154,7 +154,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         columns = [*names, *(f"teacher_{name}" for name in names), *self.label_names, "label", "label_ids"]
         self._signature_columns = [*dict.fromkeys([*columns, CACHED_LOGITS])]  # type: ignore[assignment]
         if self.teacher_model is not None:
-            self.teacher_model.to(self.args.device)
+            place_teacher(self.teacher_model, self.args.device)
             if self.args.torch_compile:
                 self.teacher_model.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
         self.teacher_stream = None

@@ -57,6 +57,12 @@ class DistillArguments:
     teacher_cache_dtype: Literal["float32", "float16"] = field(
         default="float32", metadata={"help": "float16 halves the cache."}
     )
+    match_labels: bool = field(
+        default=False,
+        metadata={
+            "help": "Match the teacher's classes to the data's by name: it may have more of them, or another order."
+        },
+    )
     num_groups: int | None = field(
         default=None, metadata={"help": "Equal groups of classes (default: head, medium, tail)."}
     )
@@ -83,6 +89,8 @@ class DistillArguments:
         _check_groups(self.num_groups)
         if self.pair is not None and len(self.pair) != 2:
             raise ValueError(f"--pair {' '.join(self.pair)} must be two names, the teacher's and the student's.")
+        if self.match_labels and self.teacher is None:
+            raise ValueError("--match_labels needs a --teacher, whose classes are matched.")
         if self.adjust_teacher and self.loss in ("reviewkd", "catkd", "ce"):
             raise ValueError(f"--adjust_teacher goes with losses that compare logits, not with --loss {self.loss}.")
 
@@ -113,6 +121,27 @@ class TrainTeacherArguments:
         default_factory=list,
         metadata={"help": "Its arguments as name=value, e.g. tau=1.5, or drw_epoch=160 for ldam."},
     )
+    peft: Literal["lora"] | None = field(
+        default=None,
+        metadata={
+            "help": "lora: train small matrices beside the linear layers of a big pretrained model, and its head; "
+            "needs hf_ltkd[peft]."
+        },
+    )
+
+    def __post_init__(self):
+        if self.peft not in (None, "lora"):
+            raise ValueError(f"peft={self.peft!r} is not known: use 'lora'.")
+
+
+@dataclass
+class ModelArguments:
+    """How models are loaded."""
+
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={"help": "Run the code that a model comes with; read it first, it can do whatever you can."},
+    )
 
 
 @dataclass
@@ -130,6 +159,12 @@ class EvaluateArguments:
     """Which model is evaluated."""
 
     model: str = field(metadata={"help": "Hub id or folder of the model."})
+    match_labels: bool = field(
+        default=False,
+        metadata={
+            "help": "Match the model's classes to the data's by name: it may have more of them, or another order."
+        },
+    )
     batch_size: int = field(default=128, metadata={"help": "Images that the model is asked for at once."})
     output_dir: str | None = field(
         default=None,
@@ -164,6 +199,12 @@ class DiagnoseArguments:
     )
     num_groups: int | None = field(
         default=None, metadata={"help": "Equal groups of classes (default: head, medium, tail)."}
+    )
+    match_labels: bool = field(
+        default=False,
+        metadata={
+            "help": "Match the teacher's classes to the data's by name: it may have more of them, or another order."
+        },
     )
     picture: str = field(default="teacher_bias.png", metadata={"help": "Where the picture goes."})
     batch_size: int = field(default=128, metadata={"help": "Images that the teacher is asked for at once."})

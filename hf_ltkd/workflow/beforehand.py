@@ -46,13 +46,13 @@ def _are(available: list[str]) -> str:
     return f"are {', '.join(available)}" if available else "is none"
 
 
-def check_network(flag: str, model: Model, image_size: int | None) -> None:
+def check_network(flag: str, model: Model, image_size: int | None, trust_remote_code: bool = False) -> None:
     """
     Raises:
         `ValueError`: if there is no such network, or its weights are broken.
     """
     if is_pretrained(model) or not isinstance(model, str):
-        check_weights(load_classifier(model, fresh_head=True), flag)
+        check_weights(load_classifier(model, fresh_head=True, trust_remote_code=trust_remote_code), flag)
         return
     try:
         with torch.device("meta"):

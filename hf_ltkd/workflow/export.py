@@ -50,6 +50,7 @@ def export(
     output_dir: str | os.PathLike | None = None,
     threads: int = 1,
     runs: int = 100,
+    trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """
     Writes `onnx/model.onnx` and `onnx/measurements.json` into a student's folder; the next push sends them and puts
@@ -64,6 +65,7 @@ def export(
         output_dir (`str` or `os.PathLike`, *optional*, defaults to `model`): The folder that gets `onnx/`.
         threads (`int`, *optional*, defaults to 1): CPU threads that a network runs on while it is measured.
         runs (`int`, *optional*, defaults to 100): Runs of each network that are measured, one image each.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether code may be run that models come with.
 
     Returns:
         `dict`: The measurements, and `path` of the ONNX file: `max_difference` from PyTorch's logits, `max_logit`, and
@@ -85,7 +87,8 @@ def export(
     if output_dir is not None:
         check_apart("output_dir", output_dir, {"teacher": teacher, **{f"images {path}": path for path in images}})
     names = {"student": str(model), **({"teacher": str(teacher)} if teacher else {})}
-    models = {who: load_classifier(name, dtype=torch.float32).eval() for who, name in names.items()}
+    trust: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    models = {who: load_classifier(name, dtype=torch.float32, **trust).eval() for who, name in names.items()}
     for who, network in models.items():
         check_weights(network, who)
     if teacher:
@@ -93,7 +96,7 @@ def export(
     digests = weights_digests(Path(cached_file(names["student"], "config.json")).parent)  # type: ignore[arg-type]
     if not digests:
         raise ValueError(f"{names['student']!r} holds no model.safetensors: save it again with model.save_pretrained.")
-    pixels = {who: prepare(names[who], network, files) for who, network in models.items()}
+    pixels = {who: prepare(names[who], network, files, **trust) for who, network in models.items()}
 
     exported, differences, networks = {}, {}, {}
     with (
@@ -178,9 +181,9 @@ def find_images(paths: Sequence[str]) -> list[Path]:
     return files[:: max(1, len(files) // EXAMPLES)][:EXAMPLES]
 
 
-def prepare(name: str, model: PreTrainedModel, files: list[Path]) -> torch.Tensor:
+def prepare(name: str, model: PreTrainedModel, files: list[Path], trust_remote_code: bool = False) -> torch.Tensor:
     """The examples as the network wants them, `[examples, channels, height, width]`; random pixels without `files`."""
-    processor, shape = load_processor(name), describe_model(model)["input"]
+    processor, shape = load_processor(name, trust_remote_code), describe_model(model)["input"]
     random = np.random.default_rng(0)
     if processor is None and files:
         raise ValueError(

@@ -18,6 +18,7 @@ from ..hub.names import COMPARISON_NAME
 from ..metrics.answers import Answers, is_settled
 from ..trainer.trainer import DistillationTrainer
 from ..utils import write_json
+from .adapters import merge_adapters
 from .inputs import Images
 from .plan import TrainingPlan
 from .report import write_report
@@ -113,6 +114,7 @@ class Comparison:
 def train_and_save(trainer: DistillationTrainer, plan: TrainingPlan) -> tuple[dict[str, float | None], Answers]:
     """Trains, writes the model, its split, its metrics and its report, and returns its accuracies and its answers."""
     result = trainer.train(resume_from_checkpoint=plan.args.resume_from_checkpoint)
+    merge_adapters(trainer)
     trainer.save_model()  # first of all
     if trainer.is_world_process_zero():
         plan.images.data.split.save_pretrained(plan.output_dir)

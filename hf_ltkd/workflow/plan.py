@@ -19,16 +19,25 @@ from ..data.holdout import HOLDOUT_NAME, Holdout
 from ..groups import ClassGroups
 from ..losses import CrossEntropyLoss, DistillationLoss, create_loss
 from ..metrics import group_accuracy
+from ..teacher.live import place_teacher
 from ..trainer.mixing import make_mixer
 from ..trainer.trainer import DistillationTrainer
 from ..trainer.training_args import DistillationTrainingArguments
 from ..utils import parse_values
-from .arguments import DistillArguments, SourceArguments, TrainingChoices, TrainTeacherArguments, split_settings
+from .adapters import add_lora
+from .arguments import (
+    DistillArguments,
+    ModelArguments,
+    SourceArguments,
+    TrainingChoices,
+    TrainTeacherArguments,
+    split_settings,
+)
 from .beforehand import check_apart, check_hub_id, check_network, check_training, check_weights
 from .inputs import (
     Images,
     Model,
-    check_classes,
+    fit_classes,
     is_pretrained,
     load_classifier,
     load_images,
@@ -145,8 +154,10 @@ def make_plan(**settings: Any) -> DistillPlan:
     Raises:
         `ValueError`: if teacher, student, images and settings do not fit each other.
     """
-    own, source, image_fields, choice, training = split_settings(
-        settings, DistillArguments, SourceArguments, DataArguments, TrainingChoices, DistillationTrainingArguments
+    own, trust, source, image_fields, choice, training = split_settings(
+        settings,
+        *(DistillArguments, ModelArguments, SourceArguments, DataArguments, TrainingChoices),
+        DistillationTrainingArguments,
     )
     choices, recommend = DistillArguments(**own), TrainingChoices(**choice).recommend
     where = SourceArguments(**source)
@@ -162,8 +173,8 @@ def make_plan(**settings: Any) -> DistillPlan:
             raise ValueError(f"--push {choices.push} needs a login: run `hf auth login`, or set HF_TOKEN.")
         training["hub_model_id"] = choices.push
     check_training(training, choices.student, recommend)
-    check_network("student", choices.student, image_fields.get("image_size"))
-    teacher = None if choices.teacher is None else load_classifier(choices.teacher)
+    check_network("student", choices.student, image_fields.get("image_size"), **trust)
+    teacher = None if choices.teacher is None else load_classifier(choices.teacher, **trust)
     if teacher is not None:
         check_weights(teacher, "teacher")
     images = load_images(
@@ -174,11 +185,15 @@ def make_plan(**settings: Any) -> DistillPlan:
         seed=training.get("seed", 42),
         num_groups=choices.num_groups,
         unlabelled=choices.unlabelled,
+        match_labels=choices.match_labels,
+        **trust,
     )
     if teacher is not None:
-        check_classes(teacher, images.data)
+        loaded, teacher = teacher, fit_classes(teacher, images.data, choices.match_labels)
+        if teacher is not loaded and choices.loss == "catkd":
+            raise ValueError("--match_labels does not go with --loss catkd, which reads the teacher's head: use kd.")
     args, reason = _training(choices.student, images, training, recommend)
-    student = new_classifier(choices.student, images.data)
+    student = new_classifier(choices.student, images.data, **trust)
 
     loss_reason = "the method's values where --loss_args says nothing"
     if choices.loss == "ltkd" and choices.pair is None and recommend:
@@ -192,7 +207,7 @@ def make_plan(**settings: Any) -> DistillPlan:
     make_mixer(args, student, loss, choices.teacher_cache is not None)  # says what does not go together
     bias = None
     if teacher is not None:
-        teacher.to(args.device)  # type: ignore[arg-type]
+        place_teacher(teacher, args.device)
         batch_size = args.per_device_eval_batch_size
         bias = group_report(teacher, images.data.test, images.groups, batch_size=batch_size)
         if bias.answers is not None and bias.answers.at_chance:
@@ -225,17 +240,21 @@ def plan_teacher(**settings: Any) -> TrainingPlan:
     Raises:
         `ValueError`: if model, images and settings do not fit each other.
     """
-    own, source, image_fields, choice, training = split_settings(
-        settings, TrainTeacherArguments, SourceArguments, DataArguments, TrainingChoices, DistillationTrainingArguments
+    own, trust, source, image_fields, choice, training = split_settings(
+        settings,
+        *(TrainTeacherArguments, ModelArguments, SourceArguments, DataArguments, TrainingChoices),
+        DistillationTrainingArguments,
     )
     chosen, recommend = TrainTeacherArguments(**own), TrainingChoices(**choice).recommend
     model, where = chosen.model, SourceArguments(**source)
     _prepare(training, "teacher", {"data": name_data(where, image_fields)[1].get("data_dir"), "model": model})
     check_training(training, model, recommend)
-    check_network("model", model, image_fields.get("image_size"))
-    images = load_images(where, image_fields, model, seed=training.get("seed", 42))
+    check_network("model", model, image_fields.get("image_size"), **trust)
+    images = load_images(where, image_fields, model, seed=training.get("seed", 42), **trust)
     args, reason = _training(model, images, training, recommend)
-    network = new_classifier(model, images.data)
+    network: Any = new_classifier(model, images.data, **trust)
+    if chosen.peft is not None:
+        network = add_lora(network, model_name(model))
     loss_args, loss_reason = _loss_arguments(chosen.loss_args), ""
     if chosen.ce is not None:
         loss_args["ce"] = chosen.ce

@@ -43,6 +43,7 @@ def push(
     model_code: bool | None = None,
     keep_card: bool = False,
     timeout: float = 60.0,
+    trust_remote_code: bool = False,
 ) -> CommitInfo:
     """
     Sends a student's folder to the Hub, with its model card; again, it sends only what is missing. Nothing in the
@@ -67,6 +68,7 @@ def push(
         keep_card (`bool`, *optional*, defaults to `False`): Whether a `README.md` is sent as it is.
         timeout (`float`, *optional*, defaults to 60.0):
             Seconds that the Hub may stay silent; the whole push may take five times that and 10 seconds a megabyte.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether code in the folder may be run.
 
     Returns:
         `huggingface_hub.CommitInfo`: The commit, with its `commit_url`.
@@ -81,7 +83,7 @@ def push(
     if not timeout > 0:
         raise ValueError(f"--timeout {timeout} is not valid: it is a number of seconds above 0.")
     published_files(folder)
-    network = load_teacher(str(folder))  # loads any classifier
+    network = load_teacher(str(folder), trust_remote_code)  # loads any classifier
     card: dict[str, Any] = {}
     if (folder / COMPARISON_NAME).is_file():
         comparison = Comparison.from_pretrained(folder)
