@@ -24,6 +24,8 @@ INSTALL_REQUIRES = [
     "fsspec",
     "huggingface-hub>=1.0",
     "safetensors",
+    "scikit-learn",
+    "scipy",
     "Jinja2",  # with which huggingface-hub fills the model card
     "lazy-loader>=0.4",
     "matplotlib",
@@ -36,17 +38,19 @@ INSTALL_REQUIRES = [
     "wrapt",
 ]
 
-EXAMPLES = ["scikit-learn"]  # the quickstart's images
-EXPERIMENTS = ["MarkupSafe", "optuna", "scipy"]  # examples/experiments
+EXAMPLES: list[str] = []  # the quickstart's images come with scikit-learn
+EXPERIMENTS = ["MarkupSafe", "optuna"]  # examples/experiments
 ONNX = ["onnx", "onnxruntime", "onnxscript"]  # hf-ltkd export
 DEMO = ["gradio>=6.0", "pandas"]  # examples/app.py
 TIMM = ["timm", "torchvision"]  # teachers and image processors of timm
+PEFT = ["peft"]  # adapters as teachers, hf-ltkd train-teacher --peft lora
 EXTRAS_REQUIRE = {
     "examples": EXAMPLES,
     "experiments": EXPERIMENTS,
     "onnx": ONNX,
     "demo": DEMO,
     "timm": TIMM,
+    "peft": PEFT,
     "dev": [
         "pytest",
         "pytest-timeout",

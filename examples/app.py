@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 import pandas as pd
 import torch
 from huggingface_hub import hf_hub_download
@@ -116,7 +117,7 @@ def compare(image: Image.Image, classifiers: list[Classifier], groups: dict[str,
     """
     labels, models, rows = classifiers[-1].labels, [], []
     for classifier in classifiers:
-        probabilities, milliseconds = classifier.classify(image.convert("RGB"))
+        probabilities, milliseconds = classifier.classify(to_rgb(image))
         rows.append(probabilities)
         models.append(
             {
@@ -145,13 +146,28 @@ def compare(image: Image.Image, classifiers: list[Classifier], groups: dict[str,
     return {"models": models, "groups": group_rows, "classes": class_rows}
 
 
+def to_rgb(image: Image.Image) -> Image.Image:
+    """As training data is read: grey values of 16 and 32 bits scaled to 0..255, what is transparent on white."""
+    if image.mode[0] in "IF":
+        values = np.nan_to_num(np.asarray(image, dtype=float))
+        whites = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,) if "16" in image.mode else (255.0, 65535.0)
+        low, high = values.min(), values.max()
+        white = next((white for white in whites if 0 <= low and high <= white), None)
+        scaled = values / white if white else (values - low) / (high - low or 1.0)
+        image = Image.fromarray(np.rint(255 * scaled).astype(np.uint8))
+    elif "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
 def read_image(path: str) -> Image.Image:
     """A photograph, upright and in RGB; a `ValueError` if the file is none, or too large."""
     try:
         image = Image.open(path, formats=FORMATS)  # reads no more than its size
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError
-        return ImageOps.exif_transpose(image).convert("RGB")
+        return to_rgb(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError as error:  # Pillow's own for twice 89 million
         raise ValueError(TOO_LARGE) from error
     except (OSError, SyntaxError, ValueError) as error:  # whatever Pillow raises

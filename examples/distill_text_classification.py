@@ -63,7 +63,7 @@ class DistillationArguments:
             "not asked and may be left out."
         },
     )
-    loss: Literal["ltkd", "kd", "dkd", "dist", "bkd", "ce"] = field(
+    loss: Literal["ltkd", "kd", "dkd", "dist", "bkd", "gkl", "wttm", "ce"] = field(
         default="ltkd", metadata={"help": "The method; ce is the cross-entropy without a teacher."}
     )
     loss_args: list[str] = field(

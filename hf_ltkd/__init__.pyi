@@ -85,16 +85,25 @@ from .losses import (
     DKDLoss as DKDLoss,
 )
 from .losses import (
+    GKLLoss as GKLLoss,
+)
+from .losses import (
     KDLoss as KDLoss,
 )
 from .losses import (
     KLDecomposition as KLDecomposition,
 )
 from .losses import (
+    LogitLoss as LogitLoss,
+)
+from .losses import (
     LTKDLoss as LTKDLoss,
 )
 from .losses import (
     ReviewKDLoss as ReviewKDLoss,
+)
+from .losses import (
+    WTTMLoss as WTTMLoss,
 )
 from .losses import (
     balanced_softmax_loss as balanced_softmax_loss,
@@ -121,6 +130,9 @@ from .losses import (
     dkd_loss as dkd_loss,
 )
 from .losses import (
+    gkl_loss as gkl_loss,
+)
+from .losses import (
     hierarchical_context_loss as hierarchical_context_loss,
 )
 from .losses import (
@@ -130,6 +142,9 @@ from .losses import (
     kl_decomposition as kl_decomposition,
 )
 from .losses import (
+    ldam_loss as ldam_loss,
+)
+from .losses import (
     log_class_prior as log_class_prior,
 )
 from .losses import (
@@ -137,6 +152,12 @@ from .losses import (
 )
 from .losses import (
     ltkd_loss as ltkd_loss,
+)
+from .losses import (
+    standardize_logits as standardize_logits,
+)
+from .losses import (
+    wttm_loss as wttm_loss,
 )
 from .metrics import group_accuracy as group_accuracy
 from .models import create_model as create_model
@@ -152,6 +173,7 @@ from .trainer import (
 from .trainer import (
     DistillationTrainingArguments as DistillationTrainingArguments,
 )
+from .workflow.adjust import adjust as adjust
 from .workflow.diagnose import diagnose as diagnose
 from .workflow.distill import distill as distill
 from .workflow.evaluate import evaluate as evaluate

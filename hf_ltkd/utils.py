@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 
 T = TypeVar("T")
@@ -78,6 +80,22 @@ def load_json(path: str | os.PathLike, make: Callable[..., T]) -> T:
         raise ValueError(
             f"{str(path)!r} is damaged, or of another kind ({reason}): write it again, or remove it."
         ) from error
+
+
+def on_main_process(function: Callable[[], T]) -> T:
+    """What `function` returns on the first of several ranks, which alone calls it; its error is raised on all."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return function()
+    answer: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            answer[0] = function()
+        except Exception as error:
+            answer[1] = error
+    dist.broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise answer[1]
+    return answer[0]
 
 
 def file_crc32(path: str | os.PathLike) -> int:
@@ -183,6 +201,17 @@ def teacher_inputs(batch: dict[str, Any]) -> dict[str, Any]:
     """What of a batch the teacher sees: `teacher_pixel_values` instead of the student's `pixel_values`, and so on."""
     own = {name.removeprefix("teacher_"): value for name, value in batch.items() if name.startswith("teacher_")}
     return {**student_inputs(batch), **own}
+
+
+def placed_for(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Inputs on a model's device, floating-point ones in the type of its weights, which may be bfloat16."""
+    weights: list[torch.Tensor] = [p for p in model.parameters() if p.is_floating_point()] or [torch.empty(0)]
+    return {
+        name: value.to(weights[0].device, weights[0].dtype if value.is_floating_point() else None)
+        if isinstance(value, torch.Tensor)
+        else value
+        for name, value in inputs.items()
+    }
 
 
 def cpu_name() -> str:

@@ -35,20 +35,30 @@ def two_ranks():
         ranks.stop()
 
 
+# What takes longest, in this order.
+LONGEST = ("two_ranks",)
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         if "two_ranks" in item.fixturenames:
             item.add_marker("distributed")
+    items.sort(key=lambda item: next((i for i, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST)))
 
 
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_make_scheduler(config, log):
-    """With `--dist loadfile` a file goes to one process, for its fixtures' sake; so do all tests on two ranks."""
+    """
+    With `--dist loadfile` a file goes to one process, for its fixtures' sake; so do all tests on two ranks. What takes
+    longest starts first, so that no process works on while the others have ended.
+    """
     from xdist.scheduler import LoadFileScheduling
 
     class FilesAndRanks(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             return "two_ranks" if "two_ranks" in nodeid.partition("[")[2] else super()._split_scope(nodeid)
 
+    config.option.loadscopereorder = False  # by number of tests
     return FilesAndRanks(config, log) if config.getvalue("dist") == "loadfile" else None
 
 

@@ -75,6 +75,7 @@ class TwoRanks:
                 command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
                 command += ["--nproc_per_node", str(WORLD_SIZE), __file__, server.getsockname()]
                 environment = user_environment() | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+                environment["CUDA_VISIBLE_DEVICES"] = ""  # fewer GPUs than ranks would be no error of the package's
                 self.process = subprocess.Popen(
                     command, env=environment, stdout=log, stderr=log, start_new_session=True
                 )

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from hf_ltkd import ClassGroups, create_loss, log_class_prior, losses
+from hf_ltkd import ClassGroups, create_loss, losses
 from hf_ltkd.losses import LOSSES, DistillationLoss, loss_arguments
 
 
@@ -18,8 +18,11 @@ FOLDER = Path(__file__).parent
 NEAREST = yaml.safe_load((FOLDER / "published_pairs.yaml").read_text(encoding="utf-8"))
 
 # `published` is true, or the pair whose published values are taken; `adjust_teacher` divides the class prior out of
-# the teacher's probabilities; `grid` (argument to values) stands for a method each, `search` for Optuna's trials.
-KEYS = ("loss", "arguments", "published", "num_groups", "adjust_teacher", "training", "grid", "search")
+# the teacher's probabilities; `teacher_ce` is the cross-entropy of another teacher; `adjust_student` scores a plain
+# student by its logits less the log prior (Menon et al. 2021); `grid` (argument to values) stands for a method each,
+# `search` for Optuna's trials.
+KEYS = ("loss", "arguments", "published", "num_groups", "adjust_teacher", "teacher_ce", "adjust_student")
+KEYS += ("training", "grid", "search")
 MEASURE_KEYS = ("measure", "batch_size", "batches", "temperatures")
 SEARCH_KEYS = ("trials", "space", "metric")
 OF_FILES: dict[str, str] = {}  # losses of files, by the name that experiments give them
@@ -51,6 +54,10 @@ def check_method(where: str, method: dict[str, Any], folder: Path) -> None:
     check_keys(where, method, KEYS)
     if "loss" not in method:
         raise ValueError(f"{where} has no loss: use any of {', '.join(LOSSES)}, module:Class or file.py:Class.")
+    if method.get("adjust_student") and (method["loss"], method.get("arguments")) != ("ce", None):
+        raise ValueError(f"{where}: adjust_student goes with loss: ce alone, without arguments.")
+    if "teacher_ce" in method:
+        create_loss("ce", ClassGroups.from_counts([2, 1], 2), ce=method["teacher_ce"])  # which raises
     grid, search = method.get("grid", {}), method.get("search", {"trials": 1, "space": {}})
     check_keys(f"{where}, search", search, SEARCH_KEYS)
     check_keys(f"{where}, metric", {search.get("metric", "accuracy"): None}, METRICS)
@@ -127,7 +134,7 @@ def make_loss(run: dict[str, Any], class_counts: list[int], groups: ClassGroups 
     find_loss(run["loss"])
     arguments, published = dict(run["arguments"]), {}
     if run["adjust_teacher"]:
-        arguments["teacher_log_prior"] = log_class_prior(class_counts)
+        arguments["prior"] = "teacher"
     if run["published_for"]:
         dataset = (run["data"].get("benchmark") or "cifar100_lt").removesuffix("_lt")
         own = f"{dataset} {':'.join(run['published_for'])}"

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from experiment import Experiment
@@ -16,7 +16,7 @@ Run = dict[str, Any]
 
 @dataclass
 class Cell:
-    """A run and its place in a table; `method` is `"Teacher"` for a teacher, whose `student` is `None`."""
+    """A run and its place in a table; `method` starts with `"Teacher"` for a teacher, whose `student` is `None`."""
 
     method: str
     teacher: str | None
@@ -57,17 +57,20 @@ def plan(
     check_keys(f"The methods of {experiment.name}", dict.fromkeys(methods or []), experiment.methods)
     overrides, chosen = overrides or {}, {name: experiment.methods[name] for name in methods or experiment.methods}
     factors = [float(factor) for factor in factors or experiment.imbalance_factors]
-    need_teacher = any("measure" in method or find_loss(method["loss"]).needs_teacher for method in chosen.values())
+    taught = [method for method in chosen.values() if "measure" in method or find_loss(method["loss"]).needs_teacher]
     names = [tuple([None] * (":" not in pair) + pair.split(":")) for pair in pairs or experiment.pairs]
     for pair in names:
-        if len(pair) != 2 or "" in pair or (need_teacher and pair[0] is None):
+        if len(pair) != 2 or "" in pair or (taught and pair[0] is None):
             text = ":".join(filter(None, pair))
             raise ValueError(f"The pair {text!r} must be two networks, e.g. resnet32x4:resnet8x4.")
     teachers, students = [], []
     for factor in factors:
-        for name in dict.fromkeys(teacher for teacher, _ in names if need_teacher and not is_pretrained(teacher)):
-            run = _run(experiment, factor, name, experiment.teacher_seed, overrides, role="teacher")
-            teachers.append(Cell("Teacher", name, None, factor, run["seed"], run))
+        for name in dict.fromkeys(teacher for teacher, _ in names if taught and not is_pretrained(teacher)):
+            for ce in dict.fromkeys(method.get("teacher_ce") for method in taught):
+                run = _teacher_run(experiment, factor, name, ce, overrides)
+                teachers.append(Cell(f"Teacher, {ce}" if ce else "Teacher", name, None, factor, run["seed"], run))
+                if ce is None and any(method.get("adjust_student") for method in chosen.values()):
+                    teachers.append(replace(teachers[-1], method="Teacher, adjusted", run=adjusted(run)))
     for seed in seeds or experiment.seeds:
         for factor in factors:
             for teacher, student in names:
@@ -84,13 +87,13 @@ def _student_run(experiment: Experiment, factor: float, pair: tuple, method: Run
         own["pixels_of"] = teacher  # every student sees what the teacher was trained on, one without a teacher too
         taught: Run = {"role": "given", "model": teacher, "data": experiment.data, "imbalance_factor": factor}
     elif teacher is not None:
-        taught = _run(experiment, factor, teacher, experiment.teacher_seed, overrides, role="teacher")
+        taught = _teacher_run(experiment, factor, teacher, method.get("teacher_ce"), overrides)
     if "measure" in method:
         where = {"imbalance_factor": factor, "seed": seed, "data": experiment.data, "teacher": taught}
         return {"role": "measure", **method, **where, **own}
     of_method = method.get("training", {})
     run = _run(experiment, factor, student, seed, {**of_method, **overrides}, role="student") | own
-    kept = ("loss", "arguments", "num_groups", "adjust_teacher", "search", "trial")
+    kept = ("loss", "arguments", "num_groups", "adjust_teacher", "adjust_student", "search", "trial")
     run |= {name: method[name] for name in kept if name in method}
     if method.get("published"):
         run["published_for"] = [teacher, student] if method["published"] is True else method["published"].split(":")
@@ -102,6 +105,16 @@ def _student_run(experiment: Experiment, factor: float, pair: tuple, method: Run
     if experiment.group_losses:
         run["group_losses"] = experiment.group_losses
     return run
+
+
+def adjusted(run: Run) -> Run:
+    """The same weights scored by their logits less the log prior."""
+    return {**run, "adjust_student": True}
+
+
+def _teacher_run(experiment: Experiment, factor: float, model: str, ce: str | None, overrides: Run) -> Run:
+    run = _run(experiment, factor, model, experiment.teacher_seed, overrides, role="teacher")
+    return {**run, "arguments": {"ce": ce}} if ce else run
 
 
 def _run(experiment: Experiment, factor: float, model: str, seed: int, overrides: dict[str, Any], *, role: str) -> Run:

@@ -150,8 +150,7 @@ def own_tables(grid: Grid) -> list[Table]:
     tables = []
     for caption, methods in (grid.experiment.tables or {"All methods": grid.methods}).items():
         for pair in grid.pairs:
-            has_teacher = any(grid.outcome("Teacher", pair, factor) for factor in grid.factors)
-            names = ["Teacher", *methods] if has_teacher or grid.is_planned else methods
+            names = [*grid.teachers, *methods]
             rows = [[""], *([grid.label(name)] for name in names)]
             for factor in grid.factors:
                 for metric in grid.metrics:

@@ -162,6 +162,11 @@ class Grid:
         return [cell for cell in self.cells if cell.pair is not None]
 
     @property
+    def teachers(self) -> list[str]:
+        """`"Teacher"`, and those trained with another cross-entropy."""
+        return [*dict.fromkeys(cell.method for cell in self.cells if cell.pair is None)]
+
+    @property
     def is_held_out(self) -> bool:
         """Whether the accuracy is that of training images."""
         lines = (line for cell in self.students for line in self.lines(cell))
@@ -189,7 +194,7 @@ class Grid:
         return with_values(f"{method}:", chosen) if chosen else method
 
     def outcome(self, method: str, pair: str, factor: float) -> Outcome | None:
-        run = self._runs.get((method, pair.split(":")[0] if method == "Teacher" else pair, factor))
+        run = self._runs.get((method, pair.split(":")[0] if method in self.teachers else pair, factor))
         return None if run is None else self.results.outcome(run)
 
     def means(self, methods: list[str], pair: str, factor: float, metric: str) -> dict[str, float]:

@@ -29,7 +29,7 @@ from experiment import NEUTRAL, check_training, find_experiment, load_experiment
 from filelock import FileLock, Timeout
 from job import Job, append
 from methods import make_loss
-from plan import Cell, digest, plan
+from plan import Cell, adjusted, digest, plan
 from report import write_report
 from sweep import add_flags, make_sweep
 from train import perform
@@ -134,26 +134,32 @@ def work(job: Job, cells: list[Cell]) -> None:
         missing = [cell for cell in cells if digest(cell.run) not in done]
         if not missing:
             return
-        if not any([do(job, cell, f"{cells.index(cell) + 1} of {len(cells)}") for cell in missing]):
+        if not any([do(job, cell, cells) for cell in missing]):
             time.sleep(5)  # another process is at work on what is left, or on the teacher that it needs
 
 
-def do(job: Job, cell: Cell, number: str) -> bool:
+def do(job: Job, cell: Cell, cells: list[Cell]) -> bool:
     """Does a run, unless it is done, being done elsewhere, or has to wait for its teacher; says whether it did it."""
-    run, teacher = cell.run, cell.run["teacher"]
+    teacher, planned = cell.run["teacher"], digest(cell.run)
+    run = {name: value for name, value in cell.run.items() if name != "adjust_student"}  # which is scored in any case
     lock = job.folder / "locks" / digest(run)
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(lock, timeout=0):  # the system frees it when the process ends, also if that is killed
             done = job.finished()
             waits = teacher is not None and teacher["role"] == "teacher" and digest(teacher) not in done
-            if digest(run) in done or waits:
+            if planned in done or waits:
                 return False
-            say(number, f"{describe_cell(cell)}: started")
+            say(f"{cells.index(cell) + 1} of {len(cells)}", f"{describe_cell(cell)}: started")
             result = perform(job, run)
-            line = {"experiment": job.experiment.name, "overrides": job.overrides, "method": cell.method}
-            line |= {"pair": cell.pair, "imbalance_factor": cell.imbalance_factor, "seed": cell.seed, "run": run}
-            append(job.results, [{**line, **result}])
+            line = {"experiment": job.experiment.name, "overrides": job.overrides, "pair": cell.pair}
+            line |= {"imbalance_factor": cell.imbalance_factor, "seed": cell.seed}
+            scores, lines = result.pop("adjusted", None), []
+            for scored, of_it in ((run, {}), (adjusted(run), scores)):
+                method = next((other.method for other in cells if digest(other.run) == digest(scored)), None)
+                if method is not None:
+                    lines.append({**line, "method": method, "run": scored, **result, **of_it})
+            append(job.results, lines)
     except Timeout:
         return False
     if run["role"] == "student":

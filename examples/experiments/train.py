@@ -1,6 +1,7 @@
 """One run: training a teacher or a student, from its description to its result."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -81,6 +82,13 @@ def train(job: Job, run: Run) -> dict[str, Any]:
         trainer.save_model()
         data.split.save_pretrained(args.output_dir)
         result["teacher_fingerprint"] = fingerprint(trainer.model)
+    adjusted = None
+    if run["loss"] == "ce" and loss.ce == "cross_entropy":
+        prior = hf_ltkd.log_class_prior(data.split.class_counts).to(args.device)
+        hook = trainer.model.register_forward_hook(lambda *call: replace(call[-1], logits=call[-1].logits - prior))
+        metrics = trainer.evaluate()
+        hook.remove()
+        adjusted = {"metrics": accuracies(metrics, groups), "class_accuracy": trainer.evaluation["class_accuracy"]}
     metrics = trainer.evaluate()
     first_step = int(checkpoint.rpartition("-")[2]) if checkpoint else 0
     share = 1 - first_step / trainer.state.global_step  # of the training that this process did
@@ -89,6 +97,7 @@ def train(job: Job, run: Run) -> dict[str, Any]:
         **result,
         "metrics": accuracies(metrics, groups),
         "class_accuracy": trainer.evaluation["class_accuracy"],
+        "adjusted": adjusted,
         "best_epoch": None if best is None else {"epoch": best["epoch"], **accuracies(best, groups)},
         "group_losses": None if group_losses is None else group_losses.values,
         "resumed_at_step": first_step or None,

@@ -11,10 +11,11 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import default_data_collator
 
 from ..groups import ClassGroups
-from ..losses.checks import logits_of
+from ..losses.checks import at_least_float32, logits_of
 from ..losses.ltkd import kl_decomposition, ltkd_loss
+from ..metrics.answers import Answers
 from ..metrics.group_accuracy.group_accuracy import group_accuracies
-from ..utils import student_inputs, teacher_inputs
+from ..utils import placed_for, student_inputs, teacher_inputs
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,13 @@ class GroupReport:
         accuracy (`dict`): `accuracy` and `{group}_accuracy`, fractions; `None` for a group without an image.
         probability (`list[float]`): The share of the model's probability that each group gets; they sum to 1.
         images (`list[int]`): Images of each group.
+        answers ([`Answers`], *optional*): The answers themselves.
     """
 
     accuracy: dict[str, float | None]
     probability: list[float]
     images: list[int]
+    answers: Answers | None = None
 
     @property
     def favour(self) -> list[float | None]:
@@ -61,12 +64,11 @@ def group_report(model: nn.Module, dataset: Dataset, groups: ClassGroups, *, bat
         mass += kl_decomposition(logits, logits, groups).teacher_group_probs.sum(0).cpu()
     references = torch.cat(labels)
     group_of_class = groups.group_of_class
-    accuracy = group_accuracies(
-        torch.cat(predictions).numpy(), references.numpy(), group_of_class.numpy(), groups.names
-    )
+    answers = Answers(references.numpy(), torch.cat(predictions).numpy())
+    accuracy = group_accuracies(answers.predictions, answers.labels, group_of_class.numpy(), groups.names)
     images = torch.bincount(group_of_class[references], minlength=groups.num_groups)
     measured = {name: value if math.isfinite(value) else None for name, value in accuracy.items()}
-    return GroupReport(measured, (mass / mass.sum()).tolist(), images.tolist())
+    return GroupReport(measured, (mass / mass.sum()).tolist(), images.tolist(), answers)
 
 
 def teacher_group_mass(
@@ -189,8 +191,7 @@ def _answers(models: Sequence[nn.Module], loader: DataLoader) -> Iterator[tuple[
         labels = batch.pop("labels")
         logits = []
         for model, seen in zip(models, (teacher_inputs(batch), student_inputs(batch)), strict=False):
-            device = next(model.parameters()).device
-            logits.append(logits_of(model(**{name: value.to(device) for name, value in seen.items()})))
+            logits.append(at_least_float32(logits_of(model(**placed_for(model, seen)))))
             if not torch.isfinite(logits[-1]).all():
                 raise FloatingPointError(
                     f"The {type(model).__name__} gives logits of NaN or Inf, which are of no class: it is broken, or "

@@ -163,6 +163,33 @@ def plot_class_accuracy(
     _save(figure, path)
 
 
+def plot_confusion(confusion: np.ndarray, names: Sequence[str], path: str | os.PathLike) -> None:
+    """
+    Which classes (rows) are taken for which (columns): of each class's images the part, and up to 20 classes their
+    number, too.
+
+    Args:
+        confusion (`np.ndarray` of shape `[classes, classes]`): Images of a class (row) that are taken for another.
+        names (`Sequence[str]`): By class id.
+        path (`str` or `os.PathLike`): Where the picture goes; the ending chooses the format.
+    """
+    size = max(4.0, 0.22 * len(names) + 2.5)
+    figure = _figure(size, size)
+    axes = figure.add_subplot()
+    parts = confusion / confusion.sum(1, keepdims=True).clip(1)
+    axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
+    if len(names) <= 20:
+        for row, column in zip(*confusion.nonzero(), strict=True):
+            color = "white" if parts[row, column] > 0.5 else "black"
+            axes.text(column, row, confusion[row, column], ha="center", va="center", color=color, fontsize=8)
+    labels = [_plain(name if len(name) <= 24 else f"{name[:23]}…") for name in names]
+    axes.set_xticks(range(len(names)), labels, rotation=90, fontsize=8)
+    axes.set_yticks(range(len(names)), labels, fontsize=8)
+    axes.set_xlabel("is taken for")
+    axes.set_ylabel("class")
+    _save(figure, path)
+
+
 def plot_sensitivity(
     results: Mapping[tuple[float, float], Mapping[str, Sequence[float]]],
     groups: ClassGroups,

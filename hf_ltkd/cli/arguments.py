@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from ..workflow.arguments import (
+    AdjustArguments,
     DataArguments,
     DiagnoseArguments,
     DistillArguments,
     EvaluateArguments,
     ExportArguments,
+    ModelArguments,
     PushArguments,
     SourceArguments,
     TrainingChoices,
@@ -46,19 +48,19 @@ COMMANDS = {
     "distill": Command(
         "Distils a teacher into a student, compares it with the teacher and with a student that had none.",
         "hf-ltkd distill --teacher me/big-vit --student microsoft/resnet-18 --data ./photos --push me/small",
-        (DistillArguments, DryRunArguments, *IMAGES, TrainingChoices),
+        (DistillArguments, ModelArguments, DryRunArguments, *IMAGES, TrainingChoices),
         trains=True,
     ),
     "train-teacher": Command(
         "Trains a classifier by cross-entropy.",
         "hf-ltkd train-teacher --model resnet32x4 --data ./photos --image_size 64 --output_dir teacher",
-        (TrainTeacherArguments, DryRunArguments, *IMAGES, TrainingChoices),
+        (TrainTeacherArguments, ModelArguments, DryRunArguments, *IMAGES, TrainingChoices),
         trains=True,
     ),
     "diagnose": Command(
         "Says how much of its probability a teacher gives to head, medium and tail, and draws it.",
         "hf-ltkd diagnose --teacher me/big-vit --data ./photos",
-        (DiagnoseArguments, *IMAGES),
+        (DiagnoseArguments, ModelArguments, *IMAGES),
     ),
     "check": Command(
         "Opens every image once: which files are used for what, which are damaged, skipped, or there twice.",
@@ -68,17 +70,22 @@ COMMANDS = {
     "evaluate": Command(
         "Accuracy of a saved model for head, medium and tail.",
         "hf-ltkd evaluate --model student --data ./photos",
-        (EvaluateArguments, *IMAGES),
+        (EvaluateArguments, ModelArguments, *IMAGES),
+    ),
+    "adjust": Command(
+        "Takes the class prior of the training data out of a trained model's logits, in the bias of its head.",
+        "hf-ltkd adjust --model teacher --data ./photos --output_dir adjusted",
+        (AdjustArguments, *IMAGES),
     ),
     "push": Command(
         "Sends a student's folder to the Hub, with its model card.",
         "hf-ltkd push --model student --to me/small",
-        (PushArguments,),
+        (PushArguments, ModelArguments),
     ),
     "export": Command(
         "Exports a student to ONNX, checks its logits, and measures it beside its teacher; needs hf_ltkd[onnx].",
         "hf-ltkd export --model student --teacher teacher --images ./photos",
-        (ExportArguments,),
+        (ExportArguments, ModelArguments),
     ),
 }
 

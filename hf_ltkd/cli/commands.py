@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers.utils.logging import disable_progress_bar
 
-from ..workflow import check, diagnose, distill, evaluate, export, push, train_teacher
+from ..workflow import adjust, check, diagnose, distill, evaluate, export, push, train_teacher
 from ..workflow.estimate import estimate
 from ..workflow.plan import make_plan, plan_teacher
 from . import text
@@ -33,7 +33,7 @@ def run_distill(dry_run: bool = False, **settings: Any) -> None:
     if address is not None:
         text.say("Pushed", address)
     elif to is None:
-        text.say("", f"to publish them: hf-ltkd push --model {plan.output_dir} --to OWNER/NAME")
+        text.say_command("to publish them", "hf-ltkd", "push", "--model", str(plan.output_dir), "--to", "OWNER/NAME")
 
 
 def run_train_teacher(dry_run: bool = False, **settings: Any) -> None:
@@ -57,6 +57,7 @@ RUN = {
     "train-teacher": run_train_teacher,
     "diagnose": lambda **settings: text.print_diagnosis(diagnose.diagnose(**settings)),
     "check": run_check,
+    "adjust": lambda **settings: text.print_adjustment(adjust.adjust(**settings)),
     "evaluate": lambda **settings: text.print_evaluation(evaluate.evaluate(**settings)),
     "push": lambda **settings: text.say("Pushed", push.push(**settings).commit_url),
     "export": lambda **settings: text.say("ONNX", *describe_export(export.export(**settings))),

@@ -14,7 +14,7 @@ from ..utils import listed
 from ..workflow.estimate import Estimate
 from ..workflow.inputs import Images
 from ..workflow.plan import DistillationLoss, DistillationTrainingArguments, DistillPlan, GroupReport, TrainingPlan
-from ..workflow.recommend import Recommendation
+from ..workflow.recommend import SKEWED, Recommendation
 from .tables import duration, number, size
 
 
@@ -41,7 +41,7 @@ def describe_images(images: Images) -> list[str]:
             rule = "classes of more than 100, and of fewer than 20 training images (--group_rule)"
     lines.append(f"Groups: {rule}")
     lines += images.data.sources
-    if ratio < 2:
+    if ratio < SKEWED:
         lines.append("There is hardly a tail: --loss kd is made for such data, LTKD has little to gain.")
     return lines
 
@@ -101,6 +101,8 @@ def describe_bias(report: GroupReport, groups: ClassGroups) -> list[str]:
     if first is None or last is None:
         missing = groups.names[0] if first is None else groups.names[-1]
         return [*lines, f"Whether it is biased is not known: there is no test image of the {missing}."]
+    if report.answers is not None and report.answers.at_chance:
+        return [*lines, f"{report.answers.describe()} Whether it is biased cannot be told: use another teacher."]
     due = f"the {groups.names[-1]} gets {last:.0%} of its due, the {groups.names[0]} {first:.0%}."
     if last >= 0.95:
         verdict = f"It is not biased against the {groups.names[-1]}: LTKD has little to correct."
@@ -118,10 +120,9 @@ def describe_start(recommendation: Recommendation) -> str:
 
 
 def describe_loss(loss: DistillationLoss) -> str:
-    """The values in force; those of a cross-entropy with class counts only where it is one."""
-    values = loss.hyper_parameters()
-    hidden = {"ce", "tau", "effective_number_beta"} if loss.ce == "cross_entropy" else set()
-    return ", ".join(f"{name} {value}" for name, value in values.items() if name not in hidden)
+    """The values in force."""
+    values = loss.used_hyper_parameters()
+    return ", ".join(f"{name} {value}" for name, value in values.items() if value != "cross_entropy")
 
 
 def describe_training(plan: TrainingPlan) -> list[str]:
@@ -133,7 +134,11 @@ def describe_training(plan: TrainingPlan) -> list[str]:
         f"{length} in batches of {batch}, {OptimizerNames(args.optim).value}, learning rate {args.learning_rate:g}, "
         f"weight decay {args.weight_decay:g}"
     )
-    return [line, f"(recommended: {plan.reason}; what you set wins)"] if plan.reason else [line]
+    lines = [line, f"(recommended: {plan.reason}; what you set wins)"] if plan.reason else [line]
+    if args.load_best_model_at_end:
+        where = "the images that are reported, which flatters it" if plan.validation is None else "validation images"
+        lines.append(f"Of the checkpoints the best by {args.metric_for_best_model} is kept, chosen on {where}.")
+    return lines
 
 
 def describe_estimate(times: Estimate, plain_student: bool, cache_bytes: int | None, views: int) -> list[str]:

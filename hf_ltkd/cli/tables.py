@@ -1,8 +1,12 @@
 """Numbers and tables, as one would say and read them."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..groups import ClassGroups
+
+
+Interval = Sequence[float] | None
 
 
 def share_table(shares: Mapping[str, Sequence[float]], groups: ClassGroups) -> list[str]:
@@ -16,26 +20,52 @@ def share_table(shares: Mapping[str, Sequence[float]], groups: ClassGroups) -> l
     return rows
 
 
-def group_table(results: Mapping[str, Mapping[str, float | None]]) -> list[str]:
-    """Accuracy in percent, one model a row."""
+def group_table(
+    results: Mapping[str, Mapping[str, float | None]], intervals: Mapping[str, Mapping[str, Interval]] | None = None
+) -> list[str]:
+    """Accuracy in percent, one model a row, with its 95 % interval where it is known."""
     columns = _columns(next(iter(results.values())))
     width = max(14, *(len(name) + 2 for name in results))
-    rows = [f"{'accuracy (%)':<{width}}" + "".join(f"{column:>9}" for column in columns)]
-    for name, metrics in results.items():
-        rows.append(f"{name:<{width}}" + "".join(f"{_percent(metrics[metric]):>9}" for metric in columns.values()))
+    intervals = intervals or {}
+    cells = {
+        name: [_percent(metrics[metric], intervals.get(name, {}).get(metric)) for metric in columns.values()]
+        for name, metrics in results.items()
+    }
+    widths = [2 + max(map(len, column)) for column in zip(columns, *cells.values(), strict=True)]
+    title = "accuracy (%), and its 95 % interval" if intervals else "accuracy (%)"
+    rows = [] if not intervals else [title]
+    rows.append(f"{'' if intervals else title:<{width}}" + "".join(map(str.rjust, columns, widths)))
+    return rows + [f"{name:<{width}}" + "".join(map(str.rjust, row, widths)) for name, row in cells.items()]
+
+
+def class_table(classes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Precision, recall and F1 in percent, and test images, one class a row."""
+    scores = ("precision", "recall", "f1")
+    width = 2 + max(len("class"), *(len(row["class"]) for row in classes))
+    rows = [f"{'class':<{width}}{'group':<9}{'train':>7}{'test':>7}{'precision':>16}{'recall':>16}{'F1':>16}"]
+    for row in classes:
+        train = "" if row["training_images"] is None else f"{row['training_images']:,}"
+        missing = "never answered" if row["support"] else "not measured"
+        cells = "".join(f"{missing if row[score] is None else _percent(row[score]):>16}" for score in scores)
+        rows.append(f"{row['class']:<{width}}{row['group']:<9}{train:>7}{row['support']:>7,}{cells}")
     return rows
 
 
-def changes(ours: Mapping[str, float | None], others: Mapping[str, float | None]) -> str:
-    """`+5.1 tail, -0.3 head` and so on, in points."""
-    columns = _columns(ours)
-    both = {name: (ours[metric], others[metric]) for name, metric in columns.items()}
-    known = {name: a - b for name, (a, b) in both.items() if a is not None and b is not None}
-    return ", ".join(f"{100 * difference:+.1f} {name}" for name, difference in known.items())
+def changes(ours: Mapping[str, float | None], differences: Mapping[str, Interval]) -> str:
+    """`+5.1 tail (+1.0 to +9.2); too few test images to tell: head` and so on, in points."""
+    known = {name: differences[metric] for name, metric in _columns(ours).items() if differences.get(metric)}
+    settled = {name: d for name, d in known.items() if d is not None and (d[1] > 0 or d[2] < 0)}
+    told = [f"{100 * d[0]:+.1f} {name} ({100 * d[1]:+.1f} to {100 * d[2]:+.1f})" for name, d in settled.items()]
+    open_ = [name for name in known if name not in settled]
+    parts = [", ".join(told)] * bool(told) + [f"too few test images to tell: {', '.join(open_)}"] * bool(open_)
+    return "; ".join(parts)
 
 
-def _percent(value: float | None) -> str:
-    return "no image" if value is None else f"{100 * value:.1f}"
+def _percent(value: float | None, interval: Interval = None) -> str:
+    if value is None:
+        return "not measured"
+    between = "" if interval is None else f" ({100 * interval[0]:.0f}–{100 * interval[1]:.0f})"
+    return f"{100 * value:.1f}{between}"
 
 
 def _columns(metrics: Mapping[str, float | None]) -> dict[str, str]:

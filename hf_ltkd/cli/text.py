@@ -1,13 +1,18 @@
 """What the commands tell the user: the plan, and what came out of it."""
 
+import shlex
 import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from ..workflow.adjust import Adjustment
 from ..workflow.diagnose import Diagnosis
 from ..workflow.estimate import Estimate
 from ..workflow.evaluate import Evaluation
 from ..workflow.inputs import data_name, is_main_process, model_name
 from ..workflow.outputs import COMPARISON_NAME, Comparison
 from ..workflow.plan import DistillPlan, TrainingPlan
+from ..workflow.report import CONFUSION_PICTURE, REPORT_NAME, Answers
 from .describe import (
     describe_batches,
     describe_bias,
@@ -19,7 +24,7 @@ from .describe import (
     describe_training,
     describe_unseen,
 )
-from .tables import changes, duration, group_table, share_table
+from .tables import changes, class_table, duration, group_table, share_table
 
 
 def say(title: str, *lines: str) -> None:
@@ -29,6 +34,29 @@ def say(title: str, *lines: str) -> None:
             start, margin = f"{'' if row else title:<12}", " " * 12
             wrapper = textwrap.TextWrapper(110, start, margin, break_long_words=False, break_on_hyphens=False)
             print(*wrapper.wrap(line), sep="\n", flush=True)
+
+
+def say_command(text: str, *command: str) -> None:
+    """Prints a command that can be copied: quoted, and on one line however long it is."""
+    if is_main_process():
+        print(f"{'':<12}{text}: {shlex.join(command)}", flush=True)
+
+
+def say_chance(answers: Answers) -> None:
+    """A caution, where a model may know nothing."""
+    if answers.at_chance:
+        say("", answers.describe())
+
+
+def say_classes(classes: Sequence[Mapping[str, Any]], everything: bool = False) -> None:
+    """The report of each class; of more than 20 the ten hardest, if not everything is wanted."""
+    if not classes:
+        return
+    if everything or len(classes) <= 20:
+        say("Classes", *class_table(classes))
+    else:
+        hardest = sorted((row for row in classes if row["f1"] is not None), key=lambda row: row["f1"])[:10]
+        say("Classes", *class_table(hardest), f"These are the hardest of {len(classes)}; {REPORT_NAME} has all.")
 
 
 def print_plan(plan: DistillPlan, times: Estimate | None = None) -> None:
@@ -53,6 +81,8 @@ def print_teacher_plan(plan: TrainingPlan, times: Estimate | None = None) -> Non
     say("Images", *describe_images(plan.images))
     say("Evaluation", *describe_evaluation(plan.images))
     say("Teacher", f"{plan.name}: {plan.network.num_parameters():,} parameters")
+    reason = f"(recommended: {plan.loss_reason}; what you set wins)" if plan.loss_reason else ""
+    say("Loss", f"{plan.loss.ce}: {describe_loss(plan.loss)}", *[reason] * bool(reason))
     say("Training", *describe_training(plan))
     if times is not None:
         say("Time", f"about {duration(times.training())} to train", describe_batches(times))
@@ -74,25 +104,53 @@ def print_start(plan: DistillPlan) -> None:
 def print_comparison(comparison: Comparison) -> None:
     """The student beside the others, and where everything is."""
     results, folder = comparison.accuracy, str(comparison.output_dir)
-    say("Result", *group_table(results))
+    say("Result", *group_table(results, comparison.intervals))
     for name in ("plain student", "teacher"):
-        if name in results:
-            say("", f"against the {name}: {changes(results['this student'], results[name])}")
-    say("Files", f"student, model card (README.md), pictures and {COMPARISON_NAME} are in {folder!r}")
+        if name in comparison.differences:
+            say("", f"against the {name}: {changes(results['this student'], comparison.differences[name])}")
+    say_classes(comparison.classes)
+    say(
+        "Files",
+        f"student, model card (README.md), pictures, {REPORT_NAME} and {COMPARISON_NAME} are in {folder!r}",
+    )
 
 
 def print_teacher(plan: TrainingPlan, trained: Evaluation) -> None:
     """How good a trained teacher is, and what to do with it."""
-    say("Result", *group_table({plan.name: trained.accuracy}))
+    say("Result", *group_table({plan.name: trained.accuracy}, {plan.name: trained.intervals}))
+    say_chance(trained.answers)
+    say_classes(trained.classes)
     say("Files", f"the teacher is in {trained.model!r}")
-    data = data_name(plan.images.data)
-    say("", f"next: hf-ltkd distill --teacher {trained.model} --data {data} --student resnet8x4 --dry_run")
+    command = ["hf-ltkd", "distill", "--teacher", trained.model, "--data", data_name(plan.images.data.args)]
+    say_command("next", *command, "--student", "resnet8x4", "--dry_run")
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
     """Accuracy per group of a saved model."""
     say("Evaluation", *describe_evaluation(evaluation.images))
-    say("Result", *group_table({evaluation.model.rstrip("/").split("/")[-1]: evaluation.accuracy}))
+    name = evaluation.model.rstrip("/").split("/")[-1]
+    say("Result", *group_table({name: evaluation.accuracy}, {name: evaluation.intervals}))
+    say_chance(evaluation.answers)
+    say_classes(evaluation.classes, everything=True)
+    files = [f"{path} is written" for path in evaluation.files]
+    say("Files", *files or [f"none; {REPORT_NAME} and {CONFUSION_PICTURE} go where --output_dir FOLDER says"])
+
+
+def print_adjustment(adjustment: Adjustment) -> None:
+    """What was adjusted by which counts, and what it did."""
+    counts = adjustment.class_counts
+    what = f"the head's bias of each class less {adjustment.tau:g} · log of its share of the training examples"
+    say(
+        "Adjusted",
+        f"{adjustment.model}: {what}",
+        f"{len(counts)} classes of {max(counts):,} to {min(counts):,} images",
+    )
+    if adjustment.caution:
+        say("", adjustment.caution)
+    if adjustment.images is not None and adjustment.before is not None and adjustment.after is not None:
+        say("Evaluation", *describe_evaluation(adjustment.images))
+        say("Result", *group_table({"before": adjustment.before, "adjusted": adjustment.after}))
+    say("Files", f"the adjusted model is in {str(adjustment.output_dir)!r}")
 
 
 def print_diagnosis(diagnosis: Diagnosis) -> None:

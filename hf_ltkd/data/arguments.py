@@ -1,5 +1,6 @@
 """Which images to train on, and the settings of the paper's three benchmarks by name."""
 
+import importlib.util
 import os
 from dataclasses import dataclass, field
 from typing import Literal
@@ -7,6 +8,14 @@ from typing import Literal
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+# What --augment may be called, beside a callable of the user's own.
+AUGMENTATIONS = {
+    "none": "each image as it is",
+    "basic": "a random crop, and half of the views mirrored",
+    "randaugment": "basic, and RandAugment (2 of 14 operations at magnitude 9 of 30; needs torchvision)",
+    "strong": "basic, and wide TrivialAugment, and random erasing of every tenth view (needs torchvision)",
+}
 
 
 @dataclass(frozen=True)
@@ -145,6 +154,14 @@ class DataArguments:
         default=None,  # type: ignore[assignment]
         metadata={"help": "padded: zero pixels around an image before the random crop (default: 4)."},
     )
+    augment: str = field(
+        default="basic",
+        metadata={
+            "help": "Training views. "
+            + "; ".join(f"{name}: {what}" for name, what in AUGMENTATIONS.items())
+            + "; or package.module:name, any callable from an image to an image, after the basic ones."
+        },
+    )
     horizontal_flip: bool = field(default=True, metadata={"help": "Mirror half of the training views."})
     data_device: str | None = field(
         default=None,
@@ -162,6 +179,8 @@ class DataArguments:
         if self.benchmark not in PRESETS:
             raise ValueError(f"benchmark={self.benchmark!r} is not known: use one of {[*PRESETS][1:]}.")
         preset = PRESETS[self.benchmark]
+        # Where nobody has named a column, one of another usual name will do.
+        self.find_labels = self.label_column is None and preset.label_column == "label"
         if self.dataset_name is None and self.data_dir is None:
             self.dataset_name = preset.dataset_name
         if (self.dataset_name is None) == (self.data_dir is None):
@@ -211,6 +230,21 @@ class DataArguments:
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not valid: use {' or '.join(values)}.")
+        if isinstance(self.augment, str) and self.augment not in AUGMENTATIONS and ":" not in self.augment:
+            raise ValueError(
+                f"augment={self.augment!r} is not known: use {', '.join(AUGMENTATIONS)}, or package.module:name for a "
+                "callable of your own."
+            )
+        if self.augment in ("randaugment", "strong") and importlib.util.find_spec("torchvision") is None:
+            raise ValueError(
+                f"--augment {self.augment} needs torchvision, which is not installed: pip install 'hf_ltkd[timm]', or "
+                "take basic or none."
+            )
+        if self.augment not in ("basic", "none") and self.data_device not in (None, "cpu"):
+            raise ValueError(
+                f"data_device={self.data_device!r} does not go with augment={self.augment!r}, which works on the CPU: "
+                "leave one of them out."
+            )
         if self.crop == "resized" and self.data_device not in (None, "cpu"):
             raise ValueError(
                 f"data_device={self.data_device!r} does not go with crop='resized', whose images are decoded on the "

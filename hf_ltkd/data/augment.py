@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image as PILImage
 from torch import Tensor
 
 from ..utils import check_number, listed
 from .pixels import scale_and_offset
+from .transforms import Transform, describe_transform, transformed
 
 
 class LabelledImages(torch.utils.data.Dataset):
@@ -41,6 +43,7 @@ class LabelledImages(torch.utils.data.Dataset):
         horizontal_flip: bool,
         seed: int,
         device: str | torch.device = "cpu",
+        transform: Transform | None = None,
     ):
         self.labels = _class_ids(labels)
         mean, std = numbers_of("mean", mean), numbers_of("std", std)
@@ -55,6 +58,7 @@ class LabelledImages(torch.utils.data.Dataset):
         self.augment = augment
         self.horizontal_flip = horizontal_flip
         self.seed = seed
+        self.transform = transform
         self.device = torch.device(device)
         self._scale, self._offset = (part.to(device) for part in scale_and_offset(mean, std))
         self._seen_by: str | None = None
@@ -86,6 +90,21 @@ class LabelledImages(torch.utils.data.Dataset):
         images._seen_by = seen_by
         return images
 
+    def labelled(self) -> "LabelledImages":
+        """
+        The same images, in the same view always, without those that have no class (label -1).
+
+        Raises:
+            `ValueError`: if those are not the last ones.
+        """
+        known = self.labels >= 0
+        count = int(known.sum())
+        if not known[:count].all():
+            raise ValueError("Images without a class (label -1) must come after those with one.")
+        images = copy.copy(self)
+        images.labels = self.labels[:count]
+        return images
+
     def _wanted(self, own: Any, teachers: Any) -> dict[str, Any]:
         """What an item holds besides its label, out of what makes the two kinds of pixels."""
         if teachers is None or self._seen_by == "student":
@@ -96,6 +115,12 @@ class LabelledImages(torch.utils.data.Dataset):
     def view(self) -> int:
         """The view that is handed out now, in worker processes too."""
         return int(self._view)
+
+    @property
+    def augmentation(self) -> dict[str, Any]:
+        """What decides, beside images and normalisation, which pixels a view has."""
+        fields = {name: getattr(self, name) for name in self.transform_fields}
+        return fields if self.transform is None else {**fields, "transform": describe_transform(self.transform)}
 
     @property
     def fingerprint(self) -> str:
@@ -109,7 +134,7 @@ class LabelledImages(torch.utils.data.Dataset):
         for block in self._image_content():
             digest.update(len(block).to_bytes(8, "little"))
             digest.update(block)
-        transform = ", ".join([*(f"{name}={getattr(self, name)}" for name in self.transform_fields), *self._extras()])
+        transform = ", ".join([*(f"{name}={value}" for name, value in self.augmentation.items()), *self._extras()])
         return f"{type(self).__name__}({len(self)} examples, {transform}) sha256:{digest.hexdigest()}"
 
     def __len__(self) -> int:
@@ -176,11 +201,17 @@ class ImageDataset(LabelledImages):
             Where the images are kept, cropped, mirrored and normalised. Labels stay on the CPU.
         teacher ([`ImageDataset`], *optional*):
             The same images as the teacher sees them, where that is different: items hold its pixels as
-            `teacher_pixel_values`, cropped and mirrored alike.
+            `teacher_pixel_values`, cropped and mirrored alike. It has a `transform` of its own, the same one usually.
+        transform (`Callable`, *optional*):
+            What each view goes through before it is normalised: from an image of Pillow to an image of Pillow, or
+            uint8 as a tensor or an array; `torchvision.transforms.v2` and timm's, for instance. What it draws from the
+            global generators of Python, NumPy and PyTorch is a function of `(seed, i, v)`, too, and leaves them as
+            they were. A generator of its own (albumentations, `numpy.random.default_rng`) makes other pixels each
+            time, which [`TeacherCache`] refuses.
 
     Raises:
         `ValueError`: if shapes, dtypes or lengths do not fit, or a standard deviation is not above 0; when a worker
-            process is asked for images on a GPU.
+            process is asked for images on a GPU, or `transform` returns no image.
     """
 
     transform_fields = (*LabelledImages.transform_fields, "padding")
@@ -198,6 +229,7 @@ class ImageDataset(LabelledImages):
         seed: int = 0,
         device: str | torch.device | None = None,
         teacher: "ImageDataset | None" = None,
+        transform: Transform | None = None,
     ):
         if not isinstance(images, Tensor) or images.ndim != 4 or images.dtype != torch.uint8 or 0 in images.shape[1:]:
             kind = type(images).__name__
@@ -225,7 +257,13 @@ class ImageDataset(LabelledImages):
             horizontal_flip=horizontal_flip,
             seed=seed,
             device=images.device,
+            transform=transform,
         )
+        if transform is not None and (images.device.type != "cpu" or channels not in (1, 3)):
+            raise ValueError(
+                f"transform is called with images of Pillow, and these are of {channels} channels on {images.device}: "
+                "it takes 1 or 3 channels on the CPU."
+            )
         self.teacher = teacher
         self.padding = padding if augment else 0
         padded = torch.nn.functional.pad(images, (self.padding,) * 4)
@@ -255,7 +293,15 @@ class ImageDataset(LabelledImages):
         # NumPy copies whole rows, where gathering with torch on a CPU copies byte by byte.
         pixels = self._crops.numpy()[index, :, y, x]
         pixels[mirrored] = pixels[mirrored, ..., ::-1]
-        return torch.from_numpy(pixels)
+        if self.transform is None:
+            return torch.from_numpy(pixels)
+        # A teacher's images go through here too, with the same bits.
+        rows = pixels.transpose(0, 2, 3, 1) if pixels.shape[1] == 3 else pixels[:, 0]
+        as_images = (PILImage.fromarray(np.ascontiguousarray(image)) for image in rows)
+        made = transformed(self.transform, as_images, splitmix64(~bits))
+        height, width = pixels.shape[2:]
+        arrays = [np.asarray(i if i.size == (width, height) else i.resize((width, height))) for i in made]
+        return torch.from_numpy(np.stack(arrays).reshape(len(made), height, width, -1)).permute(0, 3, 1, 2)
 
     def _image_content(self) -> Iterator[bytes]:
         images = self._crops[:, :, self.padding, self.padding]

@@ -11,13 +11,13 @@ from typing import Any
 
 import fsspec
 import numpy as np
-from datasets import ClassLabel, Dataset, Image
+from datasets import Dataset, Image
 from PIL import Image as PILImage
 from tqdm.auto import tqdm
 
 from ..utils import listed
 from .arguments import DataArguments
-from .long_tail import class_counts, read_labels
+from .long_tail import class_counts, class_names, read_labels
 from .sources import Source, find_source
 
 
@@ -72,7 +72,7 @@ class ImageReport:
     @property
     def eval_split(self) -> str:
         """The name of the split to evaluate on; the training split, if there is no other."""
-        return [*self.class_counts][-1]
+        return [*self.class_counts][:2][-1]
 
     def damaged_places(self) -> list[str]:
         """`"photos/cat/3.png (image file is truncated)"` and so on."""
@@ -120,12 +120,9 @@ def check_images(args: DataArguments, *, progress: bool = True) -> ImageReport:
 def inspect(source: Source, label_column: str, *, progress: bool = True) -> ImageReport:
     """[`check_images`] of what was found."""
     train = source.splits[next(iter(source.splits))]
-    feature = train.features[label_column]
     counts = {name: class_counts(split, label_column) for name, split in source.splits.items()}
-    names = (
-        feature.names if isinstance(feature, ClassLabel) else [str(c) for c in range(max(map(len, counts.values())))]
-    )
-    report = ImageReport(list(source.said), list(names), counts)
+    names = max((class_names(split, label_column) for split in source.splits.values()), key=len)
+    report = ImageReport(list(source.said), names, counts)
     for name, split in source.splits.items():
         report.digests[name], wrong = look_at(split, source.image_column, progress=progress)
         report.rows[name] = [*wrong]
@@ -136,7 +133,7 @@ def inspect(source: Source, label_column: str, *, progress: bool = True) -> Imag
             for rows in copies(report.digests[name]):
                 places = source.places(name, rows)
                 (report.repeated if len(set(labels[rows].tolist())) == 1 else report.relabelled).append(places)
-        elif "train" in report.digests:
+        elif "train" in report.digests and name == report.eval_split:
             both = shared_rows(report.digests[name], report.digests["train"])
             of_each = (source.places(split, [rows[i] for rows in both]) for i, split in enumerate((name, "train")))
             report.shared = list(zip(*of_each, strict=True))

@@ -80,10 +80,10 @@ def _is_text(feature: Any) -> bool:
     return isinstance(feature, Value) and feature.dtype in ("string", "large_string", "string_view")
 
 
-def find_label_column(dataset: Dataset, wanted: str) -> str | None:
-    """The column of labels: `wanted`, or for the usual `"label"` the only one of another usual name or of classes."""
-    found = find_label_name(dataset.column_names, wanted)
-    if found is None and wanted == "label":
+def find_label_column(dataset: Dataset, wanted: str, find: bool = True) -> str | None:
+    """The column of labels: `wanted` or, to `find` one, the only one of another usual name or of classes."""
+    found = find_label_name(dataset.column_names, wanted, find)
+    if found is None and find:
         classes = [name for name, feature in dataset.features.items() if isinstance(feature, ClassLabel)]
         return classes[0] if len(classes) == 1 else None
     return found

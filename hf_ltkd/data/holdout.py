@@ -1,7 +1,7 @@
 """An evaluation part, split off the training images where a dataset has no other."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from ..utils import check_number, listed, load_json, write_json
 from .arguments import PRESETS, DataArguments
 from .check import repeated, shared_rows
 from .images import ImageData, load_image_data
-from .long_tail import read_labels
+from .long_tail import class_names, read_labels
 from .prepare import prepare
+from .sources import find_source
 
 
 HOLDOUT_NAME = "holdout.json"
@@ -264,7 +265,8 @@ def load_or_hold_out(
     splits: DatasetDict | None = None,
     eval_fraction: float = 0.2,
     progress: bool = True,
-    **pixels: Any,
+    check_names: Callable[[list[str], bool], None] | None = None,
+    **options: Any,
 ) -> tuple[ImageData, Holdout | None]:
     """
     [`load_image_data`] for a dataset with or without a split to evaluate on; without, one is held out.
@@ -275,7 +277,9 @@ def load_or_hold_out(
         splits (`datasets.DatasetDict`, *optional*): The splits that `args` names, where they are loaded already.
         eval_fraction (`float`, *optional*, defaults to 0.2): As in [`hold_out`].
         progress (`bool`, *optional*, defaults to `True`): Whether there are bars.
-        pixels: Further arguments of [`load_image_data`], such as `mean`, `std`, `processor` and `seed`.
+        check_names (`Callable`, *optional*):
+            Called before any image is opened, with the classes' names, and whether the data names them.
+        options: Further arguments of [`load_image_data`], such as `mean`, `std`, `processor`, `seed` and `unlabelled`.
 
     Returns:
         `(ImageData, Holdout)`, or `(ImageData, None)` where the dataset has a split of its own.
@@ -283,19 +287,22 @@ def load_or_hold_out(
     Raises:
         `ValueError`: as [`load_image_data`] and [`hold_out`].
     """
-    source, report = prepare(args, splits=splits, progress=progress)
+    source = find_source(args, splits)
+    if "train" in source.splits and args.rare == "keep":  # other classes are known when the images are looked at
+        if check_names is not None:
+            train = source.splits["train"]
+            named = isinstance(train.features[args.label_column], ClassLabel)
+            check_names(class_names(train, args.label_column), named)
+        if source.eval_split is None and args.eval_split is None:
+            _choose(source.splits["train"], args, eval_fraction)  # raises, if nothing can be held out
+    source, report = prepare(args, source=source, progress=progress)
     splits, holdout = source.splits, None
+    evaluated = [] if report is None else [report.digests[n] for n in (source.eval_split, "validation") if n in splits]
+    seen = np.concatenate(evaluated) if evaluated else None
     if "train" in splits and source.eval_split is None and args.eval_split is None:
         full, digests = splits["train"], None if report is None else report.digests["train"]
-        held_out, holdout = choose(
-            full,
-            label_column=args.label_column,
-            eval_fraction=eval_fraction,
-            seed=args.split_seed,
-            group_column=args.group_column,
-            min_class_images=args.min_class_images or 1,
-            last=None if digests is None else repeated(digests),
-        )
+        held_out, holdout = _choose(full, args, eval_fraction, None if digests is None else repeated(digests))
+        seen = None if digests is None else digests[held_out]
         both = [] if digests is None else shared_rows(digests[held_out], digests[~held_out])
         if both:
             examples = source.places("train", [np.flatnonzero(held_out)[row] for row, _ in both[:4]])
@@ -304,13 +311,27 @@ def load_or_hold_out(
         rows = (held_out, ~held_out)
         splits = DatasetDict({name: full.select(np.flatnonzero(r)) for name, r in zip(names, rows, strict=True)})
     elif args.group_column is not None and "train" in splits:
-        source.said += _groups_in_both(splits, args.group_column)
-    data = load_image_data(args, splits=splits, progress=progress, **pixels)
-    data.sources = source.said
+        source.said += _groups_in_both({n: splits[n] for n in ("train", source.eval_split)}, args.group_column)
+    data = load_image_data(args, splits=splits, progress=progress, eval_digests=seen, **options)
+    data.sources = source.said + data.sources
     return data, holdout
 
 
-def _groups_in_both(splits: DatasetDict, column: str) -> list[str]:
+def _choose(
+    train: Dataset, args: DataArguments, eval_fraction: float, last: np.ndarray | None = None
+) -> tuple[np.ndarray, Holdout]:
+    return choose(
+        train,
+        label_column=args.label_column,
+        eval_fraction=eval_fraction,
+        seed=args.split_seed,
+        group_column=args.group_column,
+        min_class_images=args.min_class_images or 1,
+        last=last,
+    )
+
+
+def _groups_in_both(splits: dict[str, Dataset], column: str) -> list[str]:
     """A caution, if images to evaluate on are of the same group as training images."""
     for name, dataset in splits.items():
         if column not in dataset.column_names:

@@ -141,7 +141,7 @@ def list_class_folders(folder: str | os.PathLike, classes: Sequence[str] | None 
         own, inner = visible(class_folder)
         files = [os.path.join(class_folder, file) for file in own]
         images = [file for file in files if is_image(file)]
-        deeper = [file for folder in inner for file in _files_below(os.path.join(class_folder, folder))]
+        deeper = [file for folder in inner for file in files_below(os.path.join(class_folder, folder))]
         paths = images + [file for file in deeper if is_image(file)]
         unread: Counter = Counter()
         if len(paths) < len(files) + len(deeper):
@@ -276,11 +276,11 @@ def describe_unread(unread: Counter) -> str:
     return ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(unread.items()))
 
 
-def _files_below(folder: str) -> Iterator[str]:
+def files_below(folder: str) -> Iterator[str]:
     """All files under `folder`, its own first, in the order of their names, without hidden ones and hidden folders."""
     if os.path.islink(folder):  # it might lead back to where we are
         return
     files, folders = visible(folder)
     yield from (os.path.join(folder, name) for name in files)
     for name in folders:
-        yield from _files_below(os.path.join(folder, name))
+        yield from files_below(os.path.join(folder, name))

@@ -1,12 +1,13 @@
 """From a Hub dataset, parquet files, image folders or lists to training and test images."""
 
+import os
 import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Image
+from datasets import ClassLabel, Dataset, DatasetDict, Image, concatenate_datasets
 from tqdm.auto import tqdm
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -14,10 +15,12 @@ from ..groups import ClassGroups
 from .arguments import IMAGENET_MEAN, IMAGENET_STD, PRESETS, DataArguments
 from .augment import ImageDataset, LabelledImages
 from .lazy import CROP_FRACTION, LazyImageDataset
-from .long_tail import LongTailSplit, class_counts, read_labels
+from .long_tail import LongTailSplit, class_counts, class_names, read_labels
 from .pixels import Pixels
 from .prepare import prepare
 from .processors import make_processor, pixels_of
+from .transforms import find_transform
+from .unlabelled import read_unlabelled
 
 
 @dataclass
@@ -27,14 +30,18 @@ class ImageData:
 
     Attributes:
         train, test ([`ImageDataset`] or [`LazyImageDataset`]):
-            Training images, augmented, and test images, not augmented.
+            Training images, augmented, and test images, not augmented. Training images without a class are the last
+            ones, with the label -1; [`~LabelledImages.labelled`] leaves them out.
         class_names (`list[str]`): By class id.
         split ([`LongTailSplit`]): How the training split was cut; `split.class_counts` are its images per class.
         mean, std (`list[float]`): The normalisation.
         args ([`DataArguments`]): What was loaded, with the benchmark's values filled in.
         image_processor (`BaseImageProcessor`):
             Makes the pixels of `test`, up to rounding, from an image file; to be saved with the model.
+        named (`bool`): Whether the data names its classes; where it has numbers alone, they are called so.
         sources (`list[str]`): Which files are used for what, and what is left out, in plain sentences.
+        validation ([`ImageDataset`] or [`LazyImageDataset`], *optional*):
+            Images to choose checkpoints on, not augmented, where the data has such beside test images.
     """
 
     train: LabelledImages
@@ -46,6 +53,8 @@ class ImageData:
     args: DataArguments
     image_processor: BaseImageProcessor
     sources: list[str] = field(default_factory=list)
+    validation: LabelledImages | None = None
+    named: bool = True
 
     @property
     def recipe(self) -> LongTailSplit:
@@ -75,6 +84,8 @@ def load_image_data(
     teacher_processor: BaseImageProcessor | Pixels | None = None,
     seed: int = 0,
     progress: bool = True,
+    unlabelled: str | os.PathLike | Dataset | None = None,
+    eval_digests: np.ndarray | None = None,
 ) -> ImageData:
     """
     Loads, cuts and decodes the images that `args` names; with `crop="resized"` they are decoded later, one by one.
@@ -92,6 +103,10 @@ def load_image_data(
             The teacher's, where it is another one: items hold `teacher_pixel_values` too, of the same view.
         seed (`int`, *optional*, defaults to 0): Seed of the augmentation.
         progress (`bool`, *optional*, defaults to `True`): Whether decoding shows a bar.
+        unlabelled (`str`, `os.PathLike` or `datasets.Dataset`, *optional*):
+            Images without a class to distil on beside the others: a folder, or a dataset with a column of images. They
+            count in no class, no group and no evaluation.
+        eval_digests (`np.ndarray`, *optional*): Of the images to evaluate on, which are left out of `unlabelled`.
 
     Raises:
         `ValueError`: if a split or column is missing, a label or the imbalance factor is not valid, `mean` and `std`
@@ -120,6 +135,9 @@ def load_image_data(
             "add it, or name the one to evaluate on with --eval_split."
         )
     train, test = splits["train"], splits[eval_split]
+    evaluations = [test]
+    if eval_split == "test" and "validation" in splits and args.eval_split is None:
+        evaluations.append(splits["validation"])
     image_column = args.image_column or next((n for n, f in train.features.items() if isinstance(f, Image)), None)
     if image_column is None or image_column not in train.column_names:
         raise ValueError(
@@ -128,11 +146,19 @@ def load_image_data(
         )
     split = LongTailSplit.of(train, args.imbalance_factor, label_column=args.label_column, seed=args.split_seed)
     train = split.apply(train)
-    feature = train.features[args.label_column]
-    names = feature.names if isinstance(feature, ClassLabel) else [str(c) for c in range(len(split.class_counts))]
-    if len(class_counts(test, args.label_column)) > len(names):
+    names = class_names(train, args.label_column)
+    if any(len(class_counts(part, args.label_column)) > len(names) for part in evaluations):
         raise ValueError(f"The {eval_split} split has labels beyond the {len(names)} classes of the training split.")
-    train_labels, test_labels = (read_labels(split, args.label_column)[0] for split in (train, test))
+    parts = [train, *evaluations]
+    labels = [read_labels(part, args.label_column)[0] for part in parts]
+    num_labelled = len(train)
+    if unlabelled is not None:
+        more, said = read_unlabelled(
+            unlabelled, args, train=train, image_column=image_column, eval_digests=eval_digests, progress=progress
+        )
+        sources += said
+        parts[0] = concatenate_datasets([train.select_columns([image_column]), more])
+        labels[0] = np.concatenate([labels[0], np.full(len(more), -1)])
 
     if processor is not None:
         pixels = pixels_of(processor)
@@ -145,12 +171,17 @@ def load_image_data(
     teacher = None if teacher_processor is None else pixels_of(teacher_processor)
     both = [pixels] if teacher is None else [pixels, teacher]
 
-    augmentation: dict[str, Any] = {"augment": True, "horizontal_flip": args.horizontal_flip, "seed": seed}
+    augment, transform = find_transform(args.augment)
+    augmentation: dict[str, Any] = {"augment": augment, "horizontal_flip": args.horizontal_flip, "seed": seed}
+    augmentation["transform"] = transform
     decoded: list[list[torch.Tensor] | None] = []
     if args.crop == "padded" and len({p.size for p in both}) == 1:
-        decoded = [_decode(split, image_column, both, progress=progress) for split in (train, test)]
+        decoded = [_decode(part, image_column, both, progress=progress) for part in parts]
     arrays = [images for images in decoded if images is not None]
-    if len(arrays) < 2:
+    # A transform works on RGB, and once for both networks: in memory, where these have the very same bytes.
+    if transform is not None and not (all(p.order == (0, 1, 2) for p in both) and _all_equal(arrays)):
+        arrays = []
+    if len(arrays) < len(parts):
         if args.data_device not in (None, "cpu"):
             raise ValueError(
                 f"data_device={args.data_device!r} does not go with these image processors, whose pixels differ in "
@@ -158,13 +189,14 @@ def load_image_data(
             )
         padding = args.crop_padding / args.image_size if args.crop == "padded" else None
         shared: dict[str, Any] = {"pixels": pixels, "teacher_pixels": teacher}
-        train_data: LabelledImages = LazyImageDataset(
-            train, image_column, train_labels, padding=padding, **shared, **augmentation
-        )
-        test_data: LabelledImages = LazyImageDataset(test, image_column, test_labels, **shared)
+        options: list[dict[str, Any]] = [{"padding": padding, **augmentation}, {}, {}]
+        made: list[LabelledImages] = [
+            LazyImageDataset(part, image_column, ids, **shared, **how)
+            for part, ids, how in zip(parts, labels, options, strict=False)
+        ]
     else:
         if processor is None and mean is None:  # the training images' own
-            values = arrays[0][0].double() / 255
+            values = arrays[0][0][:num_labelled].double() / 255
             mean, std = values.mean((0, 2, 3)).tolist(), values.std((0, 2, 3)).tolist()
             if not min(std):
                 raise ValueError(
@@ -172,13 +204,27 @@ def load_image_data(
                     f"(standard deviations of red, green, blue: {std}): look at the images, or give mean and std."
                 )
             pixels = replace(pixels, mean=mean, std=std, processor=make_processor(pixels.size, mean, std))
-        train_data, test_data = (
-            _in_memory(images, labels, [pixels, *both[1:]], device=device, padding=args.crop_padding, **how)
-            for images, labels, how in zip(arrays, (train_labels, test_labels), (augmentation, {}), strict=True)
-        )
+        made = [
+            _in_memory(images, ids, [pixels, *both[1:]], device=device, padding=args.crop_padding, **how)
+            for images, ids, how in zip(arrays, labels, (augmentation, {}, {}), strict=False)
+        ]
     return ImageData(
-        train_data, test_data, list(names), split, list(pixels.mean), list(pixels.std), args, pixels.processor, sources
+        train=made[0],
+        test=made[1],
+        class_names=names,
+        split=split,
+        mean=list(pixels.mean),
+        std=list(pixels.std),
+        args=args,
+        image_processor=pixels.processor,
+        sources=sources,
+        validation=made[2] if len(made) > 2 else None,
+        named=isinstance(train.features[args.label_column], ClassLabel),
     )
+
+
+def _all_equal(arrays: list[list[torch.Tensor]]) -> bool:
+    return all(torch.equal(images[0], images[-1]) for images in arrays)
 
 
 def _pixels_without_processor(args: DataArguments, mean: list[float] | None, std: list[float] | None) -> Pixels:

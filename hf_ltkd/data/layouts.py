@@ -147,6 +147,13 @@ def _training_images(
         )
     if parts:
         return []
+    if len(classes) == 1 and not split_of(classes[0], is_folder=True):
+        inner_files, inner = visible(folder / classes[0])
+        if len(inner) > 1 and not any(map(is_image, inner_files)):
+            raise ValueError(
+                f"{str(folder)!r} holds {listed([name for name in files if is_image(name)], 3)} beside one folder, "
+                f"{classes[0]}/, with folders in it: if these are the classes, give {str(folder / classes[0])!r}."
+            )
     if are_classes or len(classes) == 1 and not split_of(classes[0], is_folder=True):
         return [read_class_part(folder, "train", args, said, f"{folder.name}/")]
     flat = [f"{name}/" for name in classes] or [f"{folder.name}/"] * any(map(is_image, files))
@@ -166,7 +173,7 @@ def _files_and_labels(table: Path, args: DataArguments) -> list[tuple[str, str]]
     """The image files and the labels that a table lists; empty if it does not list both."""
     columns = read_table(table)
     paths = path_column([*columns], args.image_column)
-    labels = find_label_name([name for name in columns if name != paths], args.label_column)
+    labels = find_label_name([name for name in columns if name != paths], args.label_column, args.find_labels)
     if paths is None or labels is None:
         return []
     return [

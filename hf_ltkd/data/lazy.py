@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, Image
+from PIL import Image as PILImage
 from torch import Tensor
 
 from ..utils import check_number
 from .augment import LabelledImages, numbers_of, splitmix64, uniform_integers
-from .pixels import Pixels
+from .pixels import Pixels, to_rgb
+from .transforms import Transform, transformed
 
 
 # The random resized crop of Szegedy et al., Going Deeper with Convolutions (2015), Sec. 6.
@@ -44,6 +46,8 @@ class LazyImageDataset(LabelledImages):
         pixels ([`Pixels`], *optional*): What a network sees, instead of `image_size`, `mean` and `std`.
         teacher_pixels ([`Pixels`], *optional*): What its teacher sees, where that is different: items hold it as
             `teacher_pixel_values`, cropped and mirrored alike.
+        transform (`Callable`, *optional*): As of [`ImageDataset`]. With `augment=True` it gets the crop, resized to
+            the larger of both networks' sizes, else the whole image; both networks see what it makes, once.
 
     Raises:
         `ValueError`: if lengths do not fit, a standard deviation is not above 0 or there are neither `mean` and `std`
@@ -67,6 +71,7 @@ class LazyImageDataset(LabelledImages):
         padding: float | None = None,
         pixels: Pixels | None = None,
         teacher_pixels: Pixels | None = None,
+        transform: Transform | None = None,
     ):
         if not isinstance(dataset, Dataset) or not isinstance(dataset.features.get(image_column), Image):
             columns = f"has the columns {dataset.features}" if isinstance(dataset, Dataset) else "is none"
@@ -90,6 +95,7 @@ class LazyImageDataset(LabelledImages):
             augment=augment,
             horizontal_flip=horizontal_flip,
             seed=seed,
+            transform=transform,
         )
         self.image_size = max(pixels.size)
         self.padding = padding
@@ -114,11 +120,23 @@ class LazyImageDataset(LabelledImages):
                 box = random_resized_crop_box(image.width, image.height, bits[row])
             else:
                 box = shifted_box(image.width, image.height, self.padding, bits[row])
+            whole, flip = (0, 0, *image.size), bool(mirrored[row])
+            if self.transform is not None:
+                view = self._part(to_rgb(image, self.pixels.on_white), box if self.augment else whole, flip)
+                [image] = transformed(self.transform, [view], splitmix64(~bits[[row]]))
+                box, flip = (0, 0, *image.size), False
             for name, pixels in wanted.items():
-                made[name].append(
-                    pixels.view(image, box, bool(mirrored[row])) if self.augment else pixels.evaluate(image)
-                )
+                is_view = self.augment or self.transform is not None
+                made[name].append(pixels.view(image, box, flip) if is_view else pixels.evaluate(image))
         return made  # type: ignore[return-value]  # a list is an Iterable
+
+    def _part(self, image: PILImage.Image, box: tuple[int, int, int, int], mirrored: bool) -> PILImage.Image:
+        """What a transform gets: the part of an image, which is resized once for both networks."""
+        part = image.crop(box)
+        if self.augment:
+            larger = max((p for p in (self.pixels, self.teacher_pixels) if p is not None), key=lambda p: p.size)
+            part = part.resize(larger.size[::-1], larger.resample)
+        return part.transpose(PILImage.Transpose.FLIP_LEFT_RIGHT) if mirrored else part
 
     def _image_content(self) -> Iterator[bytes]:
         """Images held as bytes by their content; files by path, size and time of change, so that none is read."""

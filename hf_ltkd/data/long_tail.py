@@ -164,6 +164,13 @@ def class_counts(dataset: Dataset, label_column: str = "label") -> list[int]:
     return np.bincount(labels, minlength=num_classes).tolist()
 
 
+def class_names(dataset: Dataset, label_column: str) -> list[str]:
+    """The classes' names by id: of a `ClassLabel`, else the ids themselves."""
+    feature = dataset.features[label_column]
+    names = feature.names if isinstance(feature, ClassLabel) else range(read_labels(dataset, label_column)[1])
+    return [str(name) for name in names]
+
+
 def check_rows_are_known(dataset: Any) -> None:
     """
     Raises:

@@ -41,9 +41,9 @@ def split_of(name: str, *, is_folder: bool, wanted: str | None = None) -> str | 
     return KEYWORDS[next(filter(None, match.groups())).lower()] if match else None
 
 
-def find_label_name(columns: Sequence[str], wanted: str) -> str | None:
-    """The column of labels: the one that is wanted or, for the usual `"label"`, the only one that is called so."""
+def find_label_name(columns: Sequence[str], wanted: str, find: bool = True) -> str | None:
+    """The column of labels: the one that is wanted or, to `find` one, the only one that is usually called so."""
     if wanted in columns:
         return wanted
     known = [column for column in columns if column.lower() in LABEL_NAMES]
-    return known[0] if wanted == "label" and len(known) == 1 else None
+    return known[0] if find and len(known) == 1 else None

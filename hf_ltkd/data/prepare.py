@@ -1,14 +1,15 @@
 """From what a user named to splits that can be trained on: looked at, without damaged images and rare classes."""
 
 import warnings
+from functools import partial
 
 import numpy as np
-from datasets import ClassLabel, DatasetDict
+from datasets import ClassLabel
 
-from ..utils import listed
+from ..utils import listed, on_main_process
 from .arguments import DataArguments
 from .check import ImageReport, inspect
-from .long_tail import read_labels
+from .long_tail import class_names, read_labels
 from .sources import Source, find_source
 
 
@@ -16,14 +17,14 @@ OTHER = "other"  # the class that rare ones are merged into
 
 
 def prepare(
-    args: DataArguments, *, splits: DatasetDict | None = None, progress: bool = True
+    args: DataArguments, *, source: Source | None = None, progress: bool = True
 ) -> tuple[Source, ImageReport | None]:
     """
     [`find_source`], and what `args` says of damaged images and rare classes.
 
     Args:
         args ([`DataArguments`]): Which images; `check_images`, `skip_damaged`, `min_class_images` and `rare`.
-        splits (`datasets.DatasetDict`, *optional*): The splits that `args` names, where they are loaded already.
+        source ([`Source`], *optional*): What `args` names, where it is found already.
         progress (`bool`, *optional*, defaults to `True`): Whether looking at the images shows a bar.
 
     Returns:
@@ -32,11 +33,11 @@ def prepare(
     Raises:
         `ValueError`: as [`find_source`], or if an image is damaged and `skip_damaged` is not set.
     """
-    source, report = find_source(args, splits), None
+    source, report = source or find_source(args), None
     if "train" not in source.splits:
         return source, None
     if args.check_images:
-        report = inspect(source, args.label_column, progress=progress)
+        report = on_main_process(partial(inspect, source, args.label_column, progress=progress))
         if report.damaged and not args.skip_damaged:
             raise ValueError(
                 f"{len(report.damaged):,} of {sum(map(len, source.splits.values())):,} images cannot be decoded: "
@@ -71,8 +72,7 @@ def _without_rare_classes(source: Source, kept: dict[str, np.ndarray], args: Dat
         return
     if rare.all():
         raise ValueError(f"All classes have fewer than min_class_images={args.min_class_images} training images.")
-    feature = source.splits["train"].features[column]
-    names = feature.names if isinstance(feature, ClassLabel) else [str(c) for c in range(num_classes)]
+    names = class_names(source.splits["train"], column)
     rare_names = [name for name, is_rare in zip(names, rare, strict=True) if is_rare]
     new_names = [name for name, is_rare in zip(names, rare, strict=True) if not is_rare]
     what = f"{len(rare_names)} classes of fewer than {args.min_class_images} training images ({listed(rare_names)})"

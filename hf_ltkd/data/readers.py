@@ -58,6 +58,8 @@ def read_class_part(folder: Path, split: str, args: DataArguments, said: list[st
         raise ValueError(
             f"The class folders of {str(folder)!r} hold splits ({some}/{one}/): put them outside ({one}/{some}/)."
         )
+    if args.benchmark is None and args.label_column != "label":
+        said.append(f"{name}: the folders are the classes; there is no column {args.label_column!r} (--label_column)")
     if found.nested:
         said.append(f"{name}: images in folders inside those of {listed(found.nested)} belong to these classes")
     if found.beside:
@@ -121,7 +123,13 @@ def read_table_part(
     table: Path, root: Path, split: str, args: DataArguments, said: list[str], name: str | None = None
 ) -> list[Part]:
     """The images of a table; several splits, if it says so."""
-    splits, more = table_splits(table, root, label_column=args.label_column, image_column=args.image_column)
+    splits, more = table_splits(
+        table,
+        root,
+        label_column=args.label_column,
+        find_labels=args.find_labels,
+        image_column=args.image_column,
+    )
     said += more
     return [
         Part(

@@ -25,8 +25,8 @@ class Source:
     The images that a user named; nothing is decoded.
 
     Attributes:
-        splits (`datasets.DatasetDict`): `"train"` and, where there is one, the split to evaluate on; with a column of
-            type `Image` and one of class ids that mean the same in both.
+        splits (`datasets.DatasetDict`): `"train"`, where there is one the split to evaluate on, and beside `"test"`
+            perhaps `"validation"`; with a column of type `Image` and one of class ids that mean the same in all.
         parts (`dict[str, Part]`): The files of each split.
         said (`list[str]`): Which files are used for what, and what is left out, in plain sentences.
         image_column (`str`): The column of images.
@@ -98,23 +98,22 @@ def find_source(args: DataArguments, splits: DatasetDict | None = None) -> Sourc
     if train is None:
         return Source(DatasetDict({part.split: part.datasets[0] for part in parts if part.datasets}), {}, said, "")
     train_data, image_column = _training_data(args, train, said)
-    evaluation, eval_data = _evaluation_part(args, parts, image_column, said)
-    name = args.eval_split or (evaluation.split if evaluation else "")
-    pieces = [("train", dataset) for dataset in train_data] + [(name, dataset) for dataset in eval_data]
+    found = [(train, train_data), *_evaluation_parts(args, parts, image_column, said)]
+    evaluated = args.eval_split or found[-1][0].split  # whatever its files are called
+    names = ["train", evaluated] if len(found) < 3 else ["train", "test", "validation"]
+    names = names[: len(found)]
+    pieces = [(name, dataset) for name, (_, datasets) in zip(names, found, strict=True) for dataset in datasets]
     encoded, more = encode_labels(pieces, args.label_column)
     said += more
 
     source = Source(DatasetDict(), {}, said, image_column)
     kept = {image_column, args.label_column, args.group_column}
-    for split, part, datasets in (
-        ("train", train, encoded[: len(train_data)]),
-        (name, evaluation, encoded[len(train_data) :]),
-    ):
-        if part is not None:
-            if len(datasets) > 1:  # their other columns may differ
-                datasets = [d.select_columns([c for c in d.column_names if c in kept]) for d in datasets]
-            source.splits[split] = concatenate_datasets(datasets) if len(datasets) > 1 else datasets[0]
-            source.parts[split] = part
+    for name, (part, raw) in zip(names, found, strict=True):
+        datasets = [encoded.pop(0) for _ in raw]
+        if len(datasets) > 1:  # their other columns may differ
+            datasets = [d.select_columns([c for c in d.column_names if c in kept]) for d in datasets]
+        source.splits[name] = concatenate_datasets(datasets) if len(datasets) > 1 else datasets[0]
+        source.parts[name] = part
     return source
 
 
@@ -195,11 +194,12 @@ def _training_data(args: DataArguments, train: Part, said: list[str]) -> tuple[l
     return datasets, image_column
 
 
-def _evaluation_part(
+def _evaluation_parts(
     args: DataArguments, parts: list[Part], image_column: str, said: list[str]
-) -> tuple[Part | None, list[Dataset]]:
+) -> list[tuple[Part, list[Dataset]]]:
     """
-    The first part with labels in the order of the benchmark's `eval_splits`, or that of `--eval_split`.
+    The first part with labels in the order of the benchmark's `eval_splits`, or that of `--eval_split`; and beside a
+    test split the validation split, to choose checkpoints on.
 
     Raises:
         `ValueError`: if the one that the user named is missing or has no labels.
@@ -212,22 +212,24 @@ def _evaluation_part(
             f"There is no {args.eval_split!r} split: the data has {listed([part.name for part in parts])}. "
             "Name another one with --eval_split."
         )
-    chosen, datasets = None, []
+    chosen: list[tuple[Part, list[Dataset]]] = []
     for part in candidates:
-        if chosen is not None:
-            said.append(f"{part.name}: not used, since {chosen.name} is there")
+        if chosen and (chosen[0][0].split, part.split, len(chosen)) != ("test", "validation", 1):
+            said.append(f"{part.name}: not used, since {chosen[0][0].name} is there")
             continue
         read = [_columns(dataset, args, part, [], image_column) for dataset in part.datasets]
         if read and all(is_labelled(dataset, args.label_column) for dataset, _ in read):
-            chosen, datasets = part, [dataset for dataset, _ in read]
-            said.append(f"{part.name}: {sum(map(len, datasets)):,} images to evaluate on")
+            datasets = [dataset for dataset, _ in read]
+            use = "choose checkpoints on" if chosen else "evaluate on"
+            said.append(f"{part.name}: {sum(map(len, datasets)):,} images to {use}")
+            chosen.append((part, datasets))
         elif args.eval_split:
             raise ValueError(f"{part.name} cannot be evaluated on (--eval_split {args.eval_split}): it has no labels.")
         else:
             said.append(f"{part.name}: not used, since it has no labels")
     others = [part.name for part in parts if part.split != "train" and part not in candidates]
     said += [f"{name}: not used" for name in others]
-    return chosen, datasets
+    return chosen
 
 
 def _columns(
@@ -240,7 +242,7 @@ def _columns(
         said.append(f"{part.name}: the images are those of the column {found!r}, of {listed(images)} (--image_column)")
     if image_column is not None and found != image_column:
         dataset, found = dataset.rename_column(found, image_column), image_column
-    labels = find_label_column(dataset, args.label_column)
+    labels = find_label_column(dataset, args.label_column, args.find_labels)
     if labels is not None and labels != args.label_column:
         said.append(f"{part.name}: the labels are those of the column {labels!r} (--label_column)")
         dataset = dataset.rename_column(labels, args.label_column)

@@ -86,7 +86,12 @@ def path_column(columns: Sequence[str], wanted: str | None = None) -> str | None
 
 
 def table_splits(
-    file: str | os.PathLike, root: str | os.PathLike, *, label_column: str = "label", image_column: str | None = None
+    file: str | os.PathLike,
+    root: str | os.PathLike,
+    *,
+    label_column: str = "label",
+    find_labels: bool = True,
+    image_column: str | None = None,
 ) -> tuple[dict[str, Dataset], list[str]]:
     """
     The images that a table lists, by split: one, called `""`, unless it has a column `split` or all of its paths begin
@@ -96,7 +101,9 @@ def table_splits(
         file (`str` or `os.PathLike`): The table. Its image paths are in a column `file_name`, `path` or such.
         root (`str` or `os.PathLike`): The folder that the paths start from.
         label_column (`str`, *optional*, defaults to `"label"`):
-            The column of labels; where there is none, the images' folders are the classes.
+            The column of labels.
+        find_labels (`bool`, *optional*, defaults to `True`):
+            Whether one of another usual name will do, and where there is none, the images' folders are the classes.
         image_column (`str`, *optional*): The column of paths, under another name.
 
     Returns:
@@ -120,7 +127,7 @@ def table_splits(
     if empty:
         raise ValueError(f"{len(empty)} rows of {str(file)!r} name no image (row {listed(empty)}): remove them.")
     paths = [plain_path(path) for path in paths]
-    labels_in = find_label_name([*columns], label_column)
+    labels_in = find_label_name([*columns], label_column, find_labels)
     folders = [path.split("/") for path in paths]
     splits = _split_names(str(file), columns, folders)
     inner = [
@@ -131,7 +138,7 @@ def table_splits(
         columns = {label_column if column == labels_in else column: values for column, values in columns.items()}
         if labels_in != label_column:
             said.append(f"{name}: the labels are those of its column {labels_in!r} (--label_column)")
-    elif all(len(parts) > 1 for parts in inner):
+    elif find_labels and all(len(parts) > 1 for parts in inner):
         columns[label_column] = [class_name(parts[0]) for parts in inner]
         said.append(f"{name} has no column {label_column!r}: the folders of the images are the classes")
 

@@ -14,12 +14,14 @@ from ..data.long_tail import LongTailSplit
 from ..groups import ClassGroups
 from ..metrics import without_prefix
 from ..utils import one_line, read_json
+from .accuracy import accuracy_rows, example_counts, metric_names, sentences_on_changes
 from .describe import is_hub_id, onnx_measurements
 from .names import (
     ARGUMENTS_NAME,
     CARD_NAME,
     CLASS_GROUPS_NAME,
     CLASS_PICTURE,
+    CONFUSION_PICTURE,
     EMISSIONS_NAME,
     EVALUATION_NAME,
     GROUP_PICTURE,
@@ -32,6 +34,11 @@ from .readme import read_readme, write_readme
 
 
 TEMPLATE = Path(__file__).parent / "templates" / "student_card.md"
+CAPTIONS = {
+    GROUP_PICTURE: "Accuracy by group of classes",
+    CLASS_PICTURE: "Accuracy of each class, the most frequent first",
+    CONFUSION_PICTURE: "Which classes are taken for which",
+}
 # The last words of a model's class name, and the Hub's name of the task.
 TASKS = {
     "ForImageClassification": "image-classification",
@@ -54,6 +61,7 @@ def write_model_card(
     teacher_name: str | None = None,
     teacher_metrics: Mapping[str, Any] | None = None,
     plain_student_metrics: Mapping[str, Any] | None = None,
+    differences: Mapping[str, Mapping[str, Any]] | None = None,
     language: str | None = None,
     license: str | None = None,
     tags: str | list[str] | None = None,
@@ -83,6 +91,9 @@ def write_model_card(
             Accuracies as fractions of the teacher and of the same student trained without one, named as those of
             [`group_accuracy`] with or without `eval_`, such as an `eval_results.json`; with `class_accuracy`, a list
             of one fraction a class, they are drawn too.
+        differences (`Mapping`, *optional*):
+            By `"teacher"` and `"plain student"` and by metric `[difference, low, high]`, measured on the same images.
+            A difference is stated where the interval leaves 0 out.
         language, license, tags, tasks, finetuned_from: As in `Trainer.create_model_card`.
 
     Returns:
@@ -101,12 +112,15 @@ def write_model_card(
     # The run's own evaluation is of the very weights; the file is what a script wrote after saving them.
     student = without_prefix(run.get("metrics") or read_json(folder / EVALUATION_NAME))
     student["class_accuracy"] = run.get("class_accuracy")
+    is_distilled = not run or bool(run.get("teacher") or teacher_name or teacher_metrics or plain_student_metrics)
+    ours = "this student" if is_distilled else "this model"
     results = {
         "teacher": without_prefix(teacher_metrics or {}),
         "plain student": without_prefix(plain_student_metrics or {}),
-        "this student": student,
+        ours: student,
     }
     results = {name: metrics for name, metrics in results.items() if "accuracy" in metrics}
+    examples = example_counts(groups, run.get("class_examples"))
     _draw(folder, results, groups)
 
     datasets, repo_id = _as_list(dataset), repo_id if is_hub_id(repo_id or "") else None
@@ -119,7 +133,7 @@ def write_model_card(
         split_args = {"imbalance_factor": cut.imbalance_factor, "split_seed": cut.seed}
     if "seed" in arguments:
         split_args["training_seed"] = arguments["seed"]
-    metrics = ["accuracy", *(f"{group}_accuracy" for group in (groups.names if groups else ()))]
+    *of_groups, over_all = metric_names(groups)
     eval_results = [
         EvalResult(
             task_type=task or "other",
@@ -132,14 +146,14 @@ def write_model_card(
             metric_name=one_line(metric.replace("_", " ").capitalize()),
             metric_value=student[metric],
         )
-        for metric in metrics
+        for metric in (over_all, *of_groups)
         if datasets and metric in student
     ]
     emissions = _emissions(folder)
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag=task,
-        tags=["hf_ltkd", "knowledge-distillation", "long-tailed"],
+        tags=["hf_ltkd", *["knowledge-distillation"] * is_distilled, "long-tailed"],
         datasets=[name for name in map(one_line, _as_list(dataset_tags) or datasets) if is_hub_id(name)] or None,
         metrics=["accuracy"] if student.get("accuracy") is not None else None,
         model_name=name,
@@ -156,36 +170,36 @@ def write_model_card(
         on_hub=repo_id is not None,
         task=task,
         auto_class=f"AutoModel{kind}",
-        prepares_input=any(
-            (folder / name).is_file() for name in ("preprocessor_config.json", "tokenizer_config.json")
-        ),
+        prepares_input=any((folder / name).is_file() for name in ("preprocessor_config.json", "tokenizer_config.json"))
+        or "pretrained_cfg" in config,  # of timm
         remote_code=bool(config.get("auto_map")),
         needs_package=not config.get("auto_map") and str(config.get("model_type")).startswith("cifar_"),
         run=run,
         teacher=teacher,
         file_bytes=sum(path.stat().st_size for path in folder.glob("model*.safetensors")),
         networks=[
-            (n, d) for n, d in (("teacher", teacher), ("student", run.get("student"))) if d and "parameters" in d
+            (n, d) for n, d in (("teacher", teacher), (ours.split()[1], run.get("student"))) if d and "parameters" in d
         ],
         loss=run.get("loss"),
         training=run.get("training") or {},
         arguments=arguments,
         dataset=", ".join(map(escape, datasets)),
         split=escape(one_line(dataset_split)),
-        groups=groups and _group_rows(groups, results),
-        results={name: metrics["accuracy"] for name, metrics in results.items()},
+        ours=ours,
+        groups=groups and _group_rows(groups),
+        results=accuracy_rows(groups, results, examples),
+        has_intervals=bool(examples),
         counts=groups.class_counts if groups else None,
         cut=cut,
         class_rows=_class_rows(labels, groups, student.get("class_accuracy")),
-        pictures=[picture for picture in PICTURES if (folder / picture).is_file()],
-        changes=_changes(groups, results),
+        pictures=[picture for picture in (*PICTURES, CONFUSION_PICTURE) if (folder / picture).is_file()],
+        captions=CAPTIONS,
+        changes=[escape(s) for s in sentences_on_changes(groups, results, examples, differences or {})],
         emissions=emissions,
         onnx=onnx_measurements(folder),
         onnx_files=[name for name in ONNX_FILES[:-1] if (folder / name).is_file()],
         escape=escape,
         milliseconds=lambda times: f"{times['median']:.3g} ({times['p90']:.3g})",
-        percent=lambda fraction: f"{100 * fraction:.1f}",
-        points=lambda difference: f"{100 * difference:+.1f}",
         brief=_brief,
     )
     wishes = {"language": language, "license": license, "base_model": finetuned_from, "tags": _as_list(tags)}
@@ -218,13 +232,12 @@ def _emissions(folder: Path) -> dict[str, float] | None:
     return {"grams": 1000 * float(rows[-1]["emissions"]), "kwh": float(rows[-1].get("energy_consumed") or 0)}
 
 
-def _group_rows(groups: ClassGroups, results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _group_rows(groups: ClassGroups) -> list[dict[str, Any]]:
     rows = []
     for index, name in enumerate(groups.names):
         classes = (groups.group_of_class == index).nonzero().flatten().tolist()
         images = [groups.class_counts[c] for c in classes] if groups.class_counts else None
-        accuracy = [metrics.get(f"{name}_accuracy") for metrics in results.values()]
-        rows.append({"name": escape(name), "classes": len(classes), "images": images, "accuracy": accuracy})
+        rows.append({"name": escape(name), "classes": len(classes), "images": images})
     return rows
 
 
@@ -243,20 +256,6 @@ def _class_rows(labels: dict[int, str], groups: ClassGroups | None, accuracy: li
     ]
 
 
-def _changes(
-    groups: ClassGroups | None, results: Mapping[str, Mapping[str, Any]]
-) -> dict[str, list[tuple[str, float]]]:
-    """Accuracy of this student less that of the others, by group."""
-    changes = {}
-    ours = results.get("this student", {})
-    for other in ("plain student", "teacher"):
-        metrics = results.get(other, {})
-        names = [n for n in (groups.names if groups else ()) if f"{n}_accuracy" in metrics and f"{n}_accuracy" in ours]
-        if names:
-            changes[other] = [(escape(n), ours[f"{n}_accuracy"] - metrics[f"{n}_accuracy"]) for n in names]
-    return changes
-
-
 def _draw(folder: Path, results: Mapping[str, Mapping[str, Any]], groups: ClassGroups | None) -> None:
     from ..analysis.plots import plot_class_accuracy, plot_group_accuracy  # here: importing matplotlib takes its time
 
@@ -264,10 +263,10 @@ def _draw(folder: Path, results: Mapping[str, Mapping[str, Any]], groups: ClassG
         (folder / picture).unlink(missing_ok=True)
     if groups is None:
         return
-    names = [f"{name}_accuracy" for name in groups.names] + ["accuracy"]
+    names, ours = metric_names(groups), [*results][-1:]
     bars = {m: {n: [v[n]] for n in names} for m, v in results.items() if all(n in v for n in names)}
-    if "this student" in bars:
+    if {*ours} & {*bars}:
         plot_group_accuracy(bars, groups, folder / GROUP_PICTURE)
     classes = {m: v["class_accuracy"] for m, v in results.items() if len(v.get("class_accuracy") or []) > 1}
-    if "this student" in classes:
+    if {*ours} & {*classes}:
         plot_class_accuracy(classes, groups, folder / CLASS_PICTURE)

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,12 @@ def network_class(model: nn.Module) -> type[nn.Module]:
     return next(c for c in type(model).__mro__ if not c.__name__.startswith("FSDP"))
 
 
-def describe_model(model: nn.Module) -> dict[str, Any]:
+def describe_model(model: nn.Module, input_shape: Sequence[int] | None = None) -> dict[str, Any]:
     """
     What a card says of a network: `class`, `parameters` and `weight_bytes` of what is saved, `name` if it came from
     the Hub, and for a network on images `macs`, the multiply-adds of its convolutions and matrix products for one
-    image of shape `input`. They are counted on a copy without weights; a network that does not run that way has none.
+    image of shape `input`: `input_shape`, else what the config says. They are counted on a copy without weights; a
+    network that does not run that way has none.
     """
     network = network_class(model)
     description: dict[str, Any] = {"class": network.__name__}
@@ -44,7 +46,7 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
             if model.main_input_name == "pixel_values":
                 size = getattr(config, "image_size", 224)  # the size of ImageNet's networks, whose configs name none
                 height, width = size if isinstance(size, list | tuple) else (size, size)
-                description["input"] = [getattr(config, "num_channels", 3), height, width]
+                description["input"] = [*(input_shape or (getattr(config, "num_channels", 3), height, width))]
                 with FlopCounterMode(display=False) as counter, torch.no_grad():
                     empty(torch.empty(1, *description["input"], dtype=model.dtype))
                 description["macs"] = counter.get_total_flops() // 2

@@ -12,6 +12,8 @@ EVALUATION_NAME = "eval_results.json"  # of Trainer.save_metrics("eval", ...)
 EMISSIONS_NAME = "emissions.csv"  # of codecarbon
 COMPARISON_NAME = "comparison.json"
 BIAS_PICTURE = "teacher_bias.png"
+CONFUSION_PICTURE = "confusion.png"
+REPORT_NAME = "class_report.json"
 GROUP_PICTURE, CLASS_PICTURE = PICTURES = ("group_accuracy.png", "class_accuracy.png")
 # The second file holds the weights of a network above 1.5 GB; the measurements are written last.
 ONNX_FILES = ("onnx/model.onnx", "onnx/model.onnx.data", "onnx/measurements.json")
@@ -23,5 +25,5 @@ PUBLISHED = (
     *("tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.*"),
     *("merges.txt", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja"),
     *(CLASS_GROUPS_NAME, SPLIT_NAME, HOLDOUT_NAME, ARGUMENTS_NAME, RUN_NAME, EVALUATION_NAME, CARD_NAME),
-    *(BIAS_PICTURE, *PICTURES),
+    *(BIAS_PICTURE, REPORT_NAME, CONFUSION_PICTURE, *PICTURES),
 )

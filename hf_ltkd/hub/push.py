@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 from huggingface_hub import CommitInfo, HfApi, get_session
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from torch import nn
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils.hub import hf_api
@@ -148,14 +147,6 @@ def push_folder(
             token=token,
             revision=revision,
         )
-
-
-def check_repository(name: str, repo_id: Any) -> None:
-    """Raises `ValueError` unless a repository of the Hub can be called so."""
-    try:
-        validate_repo_id(repo_id or "")
-    except HFValidationError as error:
-        raise ValueError(f"--{name} {repo_id!r} is no name of a repository, owner/name: {error}") from error
 
 
 def time_limit(timeout: float, files: Iterable[Path] = ()) -> float:

@@ -1,8 +1,9 @@
 """Every method in a file of its own: the pure function first, the module for the trainer below."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from inspect import signature
+from math import isfinite
 from typing import Any
 
 from ..groups import ClassGroups, check_groups
@@ -13,11 +14,15 @@ from .catkd import CATKDLoss, class_attention_loss
 from .class_balanced import class_balanced_loss, class_balanced_weights
 from .dist import DISTLoss, dist_loss
 from .dkd import DKDLoss, dkd_loss
+from .gkl import GKLLoss, gkl_loss
 from .kd import KDLoss, kd_loss
+from .ldam import ldam_loss
 from .logit_adjustment import log_class_prior, logit_adjusted_loss
 from .ltkd import KLDecomposition, LTKDLoss, kl_decomposition, ltkd_loss
+from .on_logits import LogitLoss, standardize_logits
 from .published import PublishedValues, published_values
 from .reviewkd import ReviewKDLoss, hierarchical_context_loss
+from .wttm import WTTMLoss, wttm_loss
 
 
 LOSSES: dict[str, type[DistillationLoss]] = {
@@ -29,6 +34,8 @@ LOSSES: dict[str, type[DistillationLoss]] = {
     "reviewkd": ReviewKDLoss,
     "catkd": CATKDLoss,
     "bkd": BKDLoss,
+    "gkl": GKLLoss,
+    "wttm": WTTMLoss,
 }
 
 
@@ -53,6 +60,7 @@ def create_loss(
     check_groups(groups)
     if pair and (isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2):
         raise ValueError(f"pair={pair!r} is not valid: it must be two names, the teacher's and the student's.")
+    _check_values(loss_class, arguments)
     published = published_values(loss_class, dataset, *pair) if pair else PublishedValues({}, "")
     try:
         loss = loss_class.from_groups(groups, **{**published.arguments, **arguments})
@@ -64,6 +72,23 @@ def create_loss(
         ) from error
     loss.source = published.source
     return loss
+
+
+def _check_values(loss_class: type[DistillationLoss], arguments: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        `ValueError`: if an argument is a word or a switch where the loss has a number, or the other way round.
+    """
+    defaults = loss_arguments(loss_class)
+    for name, value in arguments.items():
+        default = defaults.get(name)
+        if isinstance(default, bool):
+            wrong, expected = not isinstance(value, bool), "true or false"
+        else:
+            wrong = isinstance(value, str | bool) or isinstance(value, float) and not isfinite(value)
+            wrong, expected = wrong and isinstance(default, int | float), f"a number, such as {default}"
+        if wrong:
+            raise ValueError(f"{name}={value!r} of {loss_class.__name__} is not valid: it must be {expected}.")
 
 
 def find_loss(name: str) -> type[DistillationLoss]:
@@ -99,11 +124,14 @@ __all__ = [
     "DISTLoss",
     "DKDLoss",
     "DistillationLoss",
+    "GKLLoss",
     "KDLoss",
     "KLDecomposition",
     "LOSSES",
     "LTKDLoss",
+    "LogitLoss",
     "ReviewKDLoss",
+    "WTTMLoss",
     "balanced_softmax_loss",
     "bkd_loss",
     "class_attention_loss",
@@ -113,11 +141,15 @@ __all__ = [
     "dist_loss",
     "dkd_loss",
     "find_loss",
+    "gkl_loss",
     "hierarchical_context_loss",
     "kd_loss",
     "kl_decomposition",
+    "ldam_loss",
     "log_class_prior",
     "logit_adjusted_loss",
     "loss_arguments",
     "ltkd_loss",
+    "standardize_logits",
+    "wttm_loss",
 ]

@@ -5,7 +5,15 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import at_least_float32, check_class_counts, check_labels, check_per_class, check_tensor
+from .checks import (
+    IGNORED_LABEL,
+    as_targets,
+    at_least_float32,
+    check_class_counts,
+    check_labels,
+    check_per_class,
+    check_tensor,
+)
 
 
 def balanced_softmax_loss(logits: Tensor, labels: Tensor, class_counts: Sequence[int] | Tensor) -> Tensor:
@@ -14,7 +22,8 @@ def balanced_softmax_loss(logits: Tensor, labels: Tensor, class_counts: Sequence
 
     Args:
         logits (`torch.Tensor` of shape `[batch, classes]`): fp16 and bf16 are computed in float32.
-        labels (`torch.Tensor` of shape `[batch]`, int64): The class of each example.
+        labels (`torch.Tensor` of shape `[batch]`, int64):
+            The class of each example; or soft labels `[batch, classes]`, probabilities in floating point.
         class_counts (`Sequence[int]` or `torch.Tensor` of shape `[classes]`): `n`, training examples per class.
 
     Returns:
@@ -24,7 +33,7 @@ def balanced_softmax_loss(logits: Tensor, labels: Tensor, class_counts: Sequence
         `ValueError`: if there is not one count per class, each 1 or more.
     """
     check_tensor("Logits", logits, "[batch, classes]")
-    check_labels(labels, logits)
+    check_labels(labels, logits, IGNORED_LABEL)
     logits = at_least_float32(logits)
     log_counts = check_per_class("class_counts", check_class_counts(class_counts).log(), logits)
-    return F.cross_entropy(logits + log_counts, labels)  # Theorem 1
+    return F.cross_entropy(logits + log_counts, as_targets(labels, logits))  # Theorem 1

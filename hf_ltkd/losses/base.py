@@ -1,7 +1,9 @@
 """The contract of every distillation loss, and what all share: the student's own cross-entropy and the warm-up."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from inspect import signature
 from typing import Any, Literal, get_args
 
 import torch
@@ -13,19 +15,26 @@ from ..groups import ClassGroups
 from .balanced_softmax import balanced_softmax_loss
 from .checks import (
     IGNORED_LABEL,
+    UNLABELLED,
+    as_targets,
     at_least_float32,
     check_class_counts,
+    check_class_ids,
     check_labels,
     check_not_negative,
+    check_probabilities,
+    is_example,
+    is_labelled,
     logits_of,
     select_valid,
 )
 from .class_balanced import class_balanced_loss, class_balanced_weights
+from .ldam import ldam_loss
 from .logit_adjustment import logit_adjusted_loss
 from .published import published_values
 
 
-CrossEntropyName = Literal["cross_entropy", "balanced_softmax", "logit_adjusted", "class_balanced"]
+CrossEntropyName = Literal["cross_entropy", "balanced_softmax", "logit_adjusted", "class_balanced", "ldam"]
 
 
 class DistillationLoss(nn.Module):
@@ -38,19 +47,28 @@ class DistillationLoss(nn.Module):
     Args:
         ce_weight (`float`, *optional*, defaults to 1.0): Weight of the student's own cross-entropy with the labels.
         ce (`str`, *optional*, defaults to `"cross_entropy"`):
-            The form of that cross-entropy. Beside the plain one, three that correct for the class counts:
-            `"balanced_softmax"` ([`balanced_softmax_loss`]), `"logit_adjusted"` ([`logit_adjusted_loss`]) and
-            `"class_balanced"` ([`class_balanced_loss`]). Joining one of them with a distillation method is an
-            extension of this package, not part of the method's paper.
+            The form of that cross-entropy. Beside the plain one, four that correct for the class counts:
+            `"balanced_softmax"` ([`balanced_softmax_loss`]), `"logit_adjusted"` ([`logit_adjusted_loss`]),
+            `"class_balanced"` ([`class_balanced_loss`]) and `"ldam"` ([`ldam_loss`]). Joining one of them with a
+            distillation method is an extension of this package, not part of the method's paper.
         class_counts (`Sequence[int]` of length `classes`, *optional*):
-            Training examples per class, for those three.
+            Training examples per class, for those four.
         tau (`float`, *optional*, defaults to 1.0): Of `"logit_adjusted"`.
-        effective_number_beta (`float`, *optional*, defaults to 0.9999): Of `"class_balanced"`.
+        effective_number_beta (`float`, *optional*, defaults to 0.9999):
+            Of `"class_balanced"` and `drw_epoch` ([`class_balanced_weights`]).
+        max_margin, ldam_scale (`float`, *optional*, default to 0.5 and 1.0):
+            Of `"ldam"`. The authors' scale, 30, is for a head of normalised features and weights; with a plain linear
+            head, as networks here have, it is 30 times the learning rate.
+        drw_epoch (`float`, *optional*):
+            Of `"ldam"`: from this epoch on the classes are weighted (deferred re-weighting; the authors' is 160 of
+            200). `None` never weighs them.
         warmup_epochs (`float`, *optional*, defaults to 0.0):
             The distillation terms grow linearly from 0 to their full weight over this many epochs.
 
     Attributes:
         needs_teacher (`bool`): Whether `teacher_outputs` is read at all.
+        needs_labels (`bool`): Whether `distillation_terms` reads the class of each example. Such a loss takes neither
+            soft labels nor examples without a class.
         needs_hidden_states (`bool`): Whether both models have to return their `hidden_states`.
         remembers_steps (`bool`): Whether [`~DistillationLoss.begin_step`] has to see every optimizer step. Otherwise
             it is spared those that are a single batch, whose statistics `distillation_terms` takes by itself.
@@ -58,10 +76,12 @@ class DistillationLoss(nn.Module):
         source (`str`): Where the hyper-parameters come from, if made by [`~DistillationLoss.for_pair`].
 
     Raises:
-        `ValueError`: if a weight or `warmup_epochs` is negative, or `ce` is unknown or lacks its `class_counts`.
+        `ValueError`: if a weight or `warmup_epochs` is negative, `ce` is unknown or lacks its `class_counts`, or
+            `drw_epoch` is given without `ce="ldam"`.
     """
 
     needs_teacher: bool = True
+    needs_labels: bool = False
     needs_hidden_states: bool = False
     remembers_steps: bool = False
     num_classes: int | None = None
@@ -75,14 +95,21 @@ class DistillationLoss(nn.Module):
         class_counts: Sequence[int] | Tensor | None = None,
         tau: float = 1.0,
         effective_number_beta: float = 0.9999,
+        max_margin: float = 0.5,
+        ldam_scale: float = 1.0,
+        drw_epoch: float | None = None,
         warmup_epochs: float = 0.0,
     ):
         super().__init__()
         check_not_negative(ce_weight=ce_weight, tau=tau, warmup_epochs=warmup_epochs)
+        check_not_negative(max_margin=max_margin, ldam_scale=ldam_scale, drw_epoch=drw_epoch or 0)
         self.ce: str = ce
         self.ce_weight, self.warmup_epochs = ce_weight, warmup_epochs
         self.tau, self.effective_number_beta = tau, effective_number_beta
-        self._cross_entropy: Callable[[Tensor, Tensor], Tensor] = plain_cross_entropy
+        self.max_margin, self.ldam_scale, self.drw_epoch = max_margin, ldam_scale, drw_epoch
+        if drw_epoch is not None and ce != "ldam":
+            raise ValueError(f"drw_epoch={drw_epoch} goes with ce='ldam', not with ce={ce!r}: leave it out.")
+        self._cross_entropy: Callable[..., Tensor] = plain_cross_entropy
         if ce == "cross_entropy":
             return
         if ce not in get_args(CrossEntropyName):
@@ -99,7 +126,21 @@ class DistillationLoss(nn.Module):
             "balanced_softmax": partial(balanced_softmax_loss, class_counts=counts),
             "logit_adjusted": partial(logit_adjusted_loss, class_counts=counts, tau=tau),
             "class_balanced": partial(class_balanced_loss, class_weights=weights),
+            "ldam": partial(ldam_loss, class_counts=counts, max_margin=max_margin, scale=ldam_scale),
         }[ce]
+        self._class_weights = None if drw_epoch is None else weights
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        of_before = vars(cls).get("batch_statistics")
+        if of_before is not None and len(signature(of_before).parameters) == 2:
+            warnings.warn(
+                f"{cls.__name__}.batch_statistics(teacher_outputs) is now batch_statistics(teacher_outputs, labels); "
+                "the old form goes with version 0.3.",
+                FutureWarning,
+                stacklevel=2,
+            )
+            cls.batch_statistics = lambda self, outputs, labels=None: of_before(self, outputs)  # type: ignore
 
     @classmethod
     def from_groups(cls, groups: ClassGroups, **arguments) -> "DistillationLoss":
@@ -118,7 +159,7 @@ class DistillationLoss(nn.Module):
         Args:
             teacher, student (`str`): Names of [`create_model`], for instance `"resnet32x4"`, `"resnet8x4"`.
             args: Positional arguments of the loss, such as the groups of [`LTKDLoss`].
-            dataset (`str`, *optional*, defaults to `"cifar100"`): `"cifar100"` or `"imagenet"`.
+            dataset (`str`, *optional*, defaults to `"cifar100"`): `"cifar100"`, `"imagenet"`, `"imagenet_lt"`.
             overrides: Keyword arguments that win over the published ones.
 
         Raises:
@@ -158,8 +199,23 @@ class DistillationLoss(nn.Module):
             "ce": self.ce,
             "tau": self.tau,
             "effective_number_beta": self.effective_number_beta,
+            "max_margin": self.max_margin,
+            "ldam_scale": self.ldam_scale,
+            "drw_epoch": self.drw_epoch,
             "warmup_epochs": self.warmup_epochs,
         }
+
+    def used_hyper_parameters(self) -> dict[str, Any]:
+        """Those of [`~DistillationLoss.hyper_parameters`] that have an effect: `tau` only where `ce` has one."""
+        is_ldam, weighs = self.ce == "ldam", self.ce == "class_balanced" or self.drw_epoch is not None
+        of_ce = {"tau": self.ce == "logit_adjusted", "effective_number_beta": weighs, "drw_epoch": True}
+        of_ce |= {"max_margin": is_ldam, "ldam_scale": is_ldam}
+        hidden = {name for name, has_effect in of_ce.items() if not (has_effect and self.ce_weight)}
+        hidden |= {"ce"} if not self.ce_weight else set()
+        hidden |= {"warmup_epochs"} if not self.needs_teacher else set()
+        init = type(self).__init__
+        own = {} if init is DistillationLoss.__init__ else signature(init).parameters  # which may be called the same
+        return {n: v for n, v in self.hyper_parameters().items() if v is not None and (n in own or n not in hidden)}
 
     def prepare(self, student: nn.Module, teacher: nn.Module, pixel_values: Tensor | None = None) -> None:
         """
@@ -187,35 +243,55 @@ class DistillationLoss(nn.Module):
                 What the models returned, or their logits of shape `[batch, classes]`; of shape
                 `[batch, length, classes]` for token classification.
             labels (`torch.Tensor` of shape `[batch]` or `[batch, length]`, int64):
-                The class of each example or token. Those of -100 count nowhere.
+                The class of each example or token. Those of -100 count nowhere; those of -1 have no class: the
+                method's terms count them, the cross-entropy, a mean over the examples with a class, does not. Or soft
+                labels `[batch, classes]`, probabilities in floating point; a mark fills the whole row.
             epoch (`float`, *optional*):
-                Epochs trained so far, fractions included, for `warmup_epochs`. `None` means after the warm-up.
+                Epochs trained so far, fractions included, for `warmup_epochs` and `drw_epoch`. `None` means after
+                both.
             step_statistics (`torch.Tensor` of shape `[micro_batches, k]`, *optional*):
                 [`~DistillationLoss.batch_statistics`] of every micro-batch of the optimizer step, on all ranks. `None`
                 means that this batch is the whole step.
 
         Returns:
-            `dict[str, torch.Tensor]`: scalars, each weighted and averaged over the valid examples of the batch, that
-            sum to the loss. The first is called as `ce`.
+            `dict[str, torch.Tensor]`: scalars, each weighted and averaged over the valid examples of the batch (the
+            first, called as `ce`, over those with a class), that sum to the loss.
 
         Raises:
-            `ValueError`: if labels and logits do not fit, or a term is called as another or `loss`.
+            `ValueError`: if labels and logits do not fit, soft labels are no probabilities or not for this loss, or a
+                term is called as another or `loss`.
         """
-        check_labels(labels, logits_of(student_outputs))
-        valid = labels != IGNORED_LABEL
-        if labels.ndim > 1 or not _all_valid(valid):
+        check_labels(labels, logits_of(student_outputs), IGNORED_LABEL, UNLABELLED)
+        valid, labelled = is_example(labels), is_labelled(labels)
+        all_labelled = _all(labelled)
+        if self.needs_labels:
+            check_class_ids(type(self).__name__, labels)
+            if not all_labelled and bool((valid & ~labelled).any()):
+                raise ValueError(
+                    f"{type(self).__name__} needs the class of each example, and some have none (label -1): leave "
+                    "them out, or choose another loss, such as KDLoss."
+                )
+        if valid.ndim > 1 or not all_labelled:
             student_outputs = select_valid(student_outputs, valid)
             if self.needs_teacher:
                 teacher_outputs = select_valid(teacher_outputs, valid)
-            labels = labels[valid]
+            labels, labelled = labels[valid], labelled[valid]
         if labels.shape[0] == 0:  # nothing to learn; the sum keeps the student in the graph
             return {self.ce: logits_of(student_outputs).sum()}
+        if self.training and epoch is not None:
+            self.begin_epoch(epoch)
         if step_statistics is None and self.remembers_steps:  # this batch is the whole step
-            statistics = self.batch_statistics(teacher_outputs)
+            statistics = self.batch_statistics(teacher_outputs, labels)
             step_statistics = None if statistics is None else self.begin_step(statistics[None])
         terms: dict[str, Tensor] = {}
         if self.ce_weight:
-            terms[self.ce] = self.ce_weight * self._cross_entropy(logits_of(student_outputs), labels)
+            logits, targets, cross_entropy = logits_of(student_outputs), labels, self._cross_entropy
+            if not all_labelled:
+                logits, targets = logits[labelled], labels[labelled]
+            check_probabilities(targets)
+            if self.drw_epoch is not None and (epoch is None or epoch + 1e-6 >= self.drw_epoch):
+                cross_entropy = partial(cross_entropy, class_weights=self._class_weights)
+            terms[self.ce] = self.ce_weight * (cross_entropy(logits, targets) if len(targets) else logits.sum())
         warmup = 1.0 if epoch is None or epoch >= self.warmup_epochs else epoch / self.warmup_epochs
         for name, term in self.distillation_terms(student_outputs, teacher_outputs, labels, step_statistics).items():
             if name in (self.ce, "loss"):
@@ -229,8 +305,17 @@ class DistillationLoss(nn.Module):
         """The method's own weighted terms by name; arguments as in `forward`."""
         raise TypeError(f"{type(self).__name__} must implement distillation_terms().")
 
-    def batch_statistics(self, teacher_outputs: Any) -> Tensor | None:
-        """What the formula sums over the batch, as a tensor of shape `[k]`; `None` if it sums nothing."""
+    def begin_epoch(self, epoch: float) -> None:
+        """
+        Called with the epochs trained so far before the first step of each epoch, on all ranks, and by `forward` in
+        training. A loss that remembers epochs overrides it; it may be called again within one.
+        """
+
+    def batch_statistics(self, teacher_outputs: Any, labels: Tensor) -> Tensor | None:
+        """
+        What the formula sums over the valid examples of the batch, as a tensor of shape `[k]`; `None` if it sums
+        nothing.
+        """
         return None
 
     def begin_step(self, step_statistics: Tensor) -> Tensor:
@@ -246,17 +331,29 @@ def values_of(**arguments: Any) -> dict[str, Any]:
     return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in arguments.items()}
 
 
-def _all_valid(valid: Tensor) -> bool:
-    if not torch.compiler.is_compiling() and not isinstance(valid, FakeTensor):
-        return bool(valid.all())
+def _all(labelled: Tensor) -> bool:
+    if not torch.compiler.is_compiling() and not isinstance(labelled, FakeTensor):
+        return bool(labelled.all())
     # Shapes cannot depend on values here.
-    torch._assert_async(valid.all(), "A compiled loss takes no labels of -100: leave such examples out of the batch.")
+    message = "A compiled loss takes no labels of -100 or -1: leave such examples out of the batch."
+    torch._assert_async(labelled.all(), message)
     return True
 
 
 def plain_cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """The cross-entropy in float32, averaged over the batch."""
-    return F.cross_entropy(at_least_float32(logits), labels, label_smoothing=label_smoothing)
+    """The cross-entropy in float32, averaged over the batch; labels are class ids or soft."""
+    logits = at_least_float32(logits)
+    return F.cross_entropy(logits, as_targets(labels, logits), label_smoothing=label_smoothing)
+
+
+def cross_entropy_of_each(logits: Tensor, labels: Tensor) -> Tensor:
+    """That of each example or token, `[*batch]` for logits `[*batch, classes]`; NaN where there is no class."""
+    logits, labelled = at_least_float32(logits), is_labelled(labels)
+    losses = logits.new_full(labelled.shape, torch.nan)
+    if labelled.any():
+        chosen = logits[labelled]
+        losses[labelled] = F.cross_entropy(chosen, as_targets(labels[labelled], chosen), reduction="none")
+    return losses
 
 
 class CrossEntropyLoss(DistillationLoss):

@@ -9,9 +9,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import DistillationLoss, values_of
-from .checks import check_class_counts, check_logits, check_not_negative, check_per_class, check_temperature, logits_of
+from .base import values_of
+from .checks import check_class_counts, check_logits, check_not_negative, check_per_class, check_temperature
 from .class_balanced import class_balanced_weights
+from .on_logits import LogitLoss
 
 
 def bkd_loss(
@@ -43,7 +44,7 @@ def bkd_loss(
     return temperature**2 * divergence
 
 
-class BKDLoss(DistillationLoss):
+class BKDLoss(LogitLoss):
     """
     [`bkd_loss`] with class-balanced weights beside the student's cross-entropy. Terms: `cross_entropy`, `balanced_kd`.
 
@@ -54,7 +55,7 @@ class BKDLoss(DistillationLoss):
         temperature (`float`, *optional*, defaults to 2.0): See [`bkd_loss`].
         bkd_weight (`float`, *optional*, defaults to 1.0): Weight of the KD term.
         effective_number_beta (`float`, *optional*, defaults to 0.9999): See [`class_balanced_weights`].
-        kwargs: `ce_weight`, `ce`, `warmup_epochs` and the rest of [`DistillationLoss`].
+        kwargs: `prior`, `standardize` of [`LogitLoss`], and the rest of [`DistillationLoss`].
     """
 
     def __init__(
@@ -77,7 +78,6 @@ class BKDLoss(DistillationLoss):
         return values_of(temperature=self.temperature, bkd_weight=self.bkd_weight, **super().hyper_parameters())
 
     def distillation_terms(self, student_outputs, teacher_outputs, labels, step_statistics) -> dict[str, Tensor]:
-        loss = bkd_loss(
-            logits_of(student_outputs), logits_of(teacher_outputs), self.class_weights, temperature=self.temperature
-        )
+        logits = self.both(student_outputs, teacher_outputs)
+        loss = bkd_loss(*logits, self.class_weights, temperature=self.temperature)
         return {"balanced_kd": self.bkd_weight * loss}

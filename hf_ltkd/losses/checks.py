@@ -9,23 +9,83 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from ..utils import check_number
+from ..utils import check_number, listed
 
 
 IGNORED_LABEL = -100  # PyTorch's and Transformers' mark for what is not to be learned: padding, for instance
+UNLABELLED = -1  # the mark of `datasets` for an example without a class: distilled, but not in the cross-entropy
 
 
 def logits_of(outputs: Any) -> Tensor:
-    """The logits of a model's output; a tensor is taken to be the logits."""
+    """
+    The logits of a model's output; a tensor is taken to be the logits.
+
+    Raises:
+        `ValueError`: if there are none.
+    """
     if isinstance(outputs, Tensor):
         return outputs
-    try:
-        return outputs.logits
-    except AttributeError as error:
+    if not isinstance(getattr(outputs, "logits", None), Tensor):
         raise ValueError(
-            f"Outputs of type {type(outputs).__name__} have no logits: give a tensor [batch, classes], or what a "
-            "classifier of Transformers returns."
-        ) from error
+            f"The model returns a {type(outputs).__name__} without logits: let its forward return a tensor of them, "
+            "or a ModelOutput whose logits are [batch, classes]."
+        )
+    return outputs.logits
+
+
+def _marks(labels: Tensor) -> Tensor:
+    """What tells examples apart, `[*batch]`: of soft labels the first number, as a mark fills the whole row."""
+    return labels[..., 0] if labels.is_floating_point() else labels
+
+
+def is_example(labels: Tensor) -> Tensor:
+    """Whether something is learned at all: a mask of shape `[*batch]`, for class ids and for soft labels."""
+    return _marks(labels) != IGNORED_LABEL
+
+
+def is_labelled(labels: Tensor) -> Tensor:
+    """Whether the class is known, too; as [`is_example`]."""
+    marks = _marks(labels)
+    return (marks != IGNORED_LABEL) & (marks != UNLABELLED)
+
+
+def check_probabilities(labels: Tensor) -> None:
+    """
+    Raises:
+        `ValueError`: if soft labels `[batch, classes]` are no probabilities; class ids are not looked at.
+    """
+    if not labels.is_floating_point() or not is_eager(labels):
+        return
+    sums = labels.sum(-1)
+    wrong = ((sums - 1).abs() > 0.01) | (labels < 0).any(-1)
+    if wrong.any():
+        raise ValueError(
+            f"The labels of an example sum to {sums[wrong][0].item():.3g}: soft labels are probabilities that sum to "
+            f"1. {MULTI_LABEL}"
+        )
+
+
+MULTI_LABEL = (
+    "Examples of several classes at once (multi-label) cannot be distilled here, because every loss compares softmax "
+    "probabilities of classes that exclude each other: train one model per class, or give one label per example."
+)
+
+
+def as_targets(labels: Tensor, logits: Tensor) -> Tensor:
+    """Labels as `F.cross_entropy` takes them: class ids as they are, soft labels in the type of the logits."""
+    return labels.to(logits.dtype) if labels.is_floating_point() else labels
+
+
+def check_class_ids(name: str, labels: Tensor) -> None:
+    """
+    Raises:
+        `ValueError`: if a method that needs the one class of each example is given soft labels.
+    """
+    if labels.is_floating_point():
+        raise ValueError(
+            f"{name} needs the class of each example and cannot take soft labels of shape {tuple(labels.shape)}: "
+            "leave out mixup_alpha and cutmix_alpha, give class ids (int64), or choose another loss, such as KDLoss."
+        )
 
 
 def select_valid(outputs: Any, valid: Tensor) -> Any:
@@ -34,7 +94,7 @@ def select_valid(outputs: Any, valid: Tensor) -> Any:
 
     Args:
         outputs (`ModelOutput` or `torch.Tensor`): With logits, or logits, of shape `[*batch, classes]`.
-        valid (`torch.Tensor` of shape `[*batch]`, bool): `labels != IGNORED_LABEL`.
+        valid (`torch.Tensor` of shape `[*batch]`, bool): [`is_example`] of the labels.
 
     Returns:
         The same with logits of shape `[valid, classes]`, and with the hidden states of valid examples.
@@ -86,26 +146,32 @@ def check_tensor(name: str, values: Any, shape: str) -> None:
         raise ValueError(f"{name} are {kind}: give a floating point tensor {shape}.")
 
 
-def check_labels(labels: Any, logits: Tensor) -> None:
+def check_labels(labels: Any, logits: Tensor, *marks: int) -> None:
     """
     Raises:
-        `ValueError`: if labels are no class ids of the shape of the logits without its last axis; on a CPU, where
-            looking costs nothing, also if one (but -100) is beyond the classes.
+        `ValueError`: if labels are neither class ids of the shape of the logits without its last axis nor soft labels
+            of the shape of the logits; on a CPU, where looking costs nothing, also if a class id is beyond the classes
+            and none of the `marks`.
     """
-    kind = f"of {labels.dtype}" if isinstance(labels, Tensor) else f"of type {type(labels).__name__}"
-    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
+    if not isinstance(labels, Tensor) or labels.dtype == torch.bool or labels.is_complex():
+        kind = f"of {labels.dtype}" if isinstance(labels, Tensor) else f"of type {type(labels).__name__}"
         raise ValueError(f"The labels are {kind}: give a tensor of class ids (int64), one per row of the logits.")
-    if labels.shape != logits.shape[:-1]:
+    is_soft = labels.is_floating_point()
+    if labels.shape != (logits.shape if is_soft else logits.shape[:-1]):
         raise ValueError(
-            f"Logits of shape {tuple(logits.shape)} and labels of shape {tuple(labels.shape)} do not fit: for logits "
-            "[..., classes] the labels must be [...], one class id each."
+            f"Logits of shape {tuple(logits.shape)} and labels of shape {tuple(labels.shape)} in {labels.dtype} do "
+            "not fit: for logits [..., classes] the labels must be [...], one class id (int64) each, or soft labels "
+            f"[..., classes] in floating point.{'' if is_soft or labels.shape != logits.shape else ' ' + MULTI_LABEL}"
         )
-    if labels.is_cpu and is_eager(labels):
-        wrong = ((labels < 0) & (labels != IGNORED_LABEL)) | (labels >= logits.shape[-1])
+    if not is_soft and labels.is_cpu and is_eager(labels):
+        wrong = (labels < 0) | (labels >= logits.shape[-1])
+        for mark in marks:
+            wrong &= labels != mark
         if wrong.any():
+            known = f" (or {listed(marks)})" if marks else ""
             raise ValueError(
-                f"The labels hold {labels[wrong][0].item()}, outside the classes 0 to {logits.shape[-1] - 1} of the "
-                "logits (-100 counts nowhere)."
+                f"The labels hold {labels[wrong][0].item()}, outside the classes 0 to {logits.shape[-1] - 1}{known} "
+                "of the logits."
             )
 
 

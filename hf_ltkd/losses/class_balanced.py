@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..utils import check_number
-from .checks import at_least_float32, check_class_counts, check_labels, check_per_class, check_tensor
+from .checks import as_targets, at_least_float32, check_class_counts, check_labels, check_per_class, check_tensor
 
 
 def class_balanced_weights(class_counts: Sequence[int] | Tensor, *, beta: float = 0.9999) -> Tensor:
@@ -42,7 +42,8 @@ def class_balanced_loss(logits: Tensor, labels: Tensor, class_weights: Tensor) -
 
     Args:
         logits (`torch.Tensor` of shape `[batch, classes]`): fp16 and bf16 are computed in float32.
-        labels (`torch.Tensor` of shape `[batch]`, int64): The class of each example.
+        labels (`torch.Tensor` of shape `[batch]`, int64):
+            The class of each example; or soft labels `[batch, classes]`, probabilities in floating point.
         class_weights (`torch.Tensor` of shape `[classes]`): [`class_balanced_weights`].
 
     Returns:
@@ -55,4 +56,6 @@ def class_balanced_loss(logits: Tensor, labels: Tensor, class_weights: Tensor) -
     check_labels(labels, logits)
     logits = at_least_float32(logits)
     weights = check_per_class("class_weights", class_weights, logits)
+    if labels.is_floating_point():  # each class counts by its weight and its probability
+        return -(weights * as_targets(labels, logits) * logits.log_softmax(1)).sum(1).mean()
     return (weights[labels] * F.cross_entropy(logits, labels, reduction="none")).mean()

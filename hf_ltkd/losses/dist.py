@@ -4,8 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
-from .base import DistillationLoss, values_of
-from .checks import check_logits, check_not_negative, check_temperature, logits_of
+from .base import values_of
+from .checks import check_logits, check_not_negative, check_temperature
+from .on_logits import LogitLoss
 
 
 def dist_loss(
@@ -38,7 +39,7 @@ def dist_loss(
     return beta * inter + gamma * intra
 
 
-class DISTLoss(DistillationLoss):
+class DISTLoss(LogitLoss):
     """
     [`dist_loss`] beside the student's cross-entropy. Terms: `cross_entropy`, `inter_class`, `intra_class`.
 
@@ -50,7 +51,7 @@ class DISTLoss(DistillationLoss):
         gamma (`float`, *optional*, defaults to 1.0): Weight of the intra-class term.
         temperature (`float`, *optional*, defaults to 4.0): See [`dist_loss`].
         dist_weight (`float`, *optional*, defaults to 1.0): Weight of both terms together. The authors train with 2.
-        kwargs: `ce_weight`, `ce`, `class_counts`, `warmup_epochs` and the rest of [`DistillationLoss`].
+        kwargs: `prior`, `standardize` of [`LogitLoss`], and the rest of [`DistillationLoss`].
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class DISTLoss(DistillationLoss):
         )
 
     def distillation_terms(self, student_outputs, teacher_outputs, labels, step_statistics) -> dict[str, Tensor]:
-        inter, intra = _dist_terms(logits_of(student_outputs), logits_of(teacher_outputs), self.temperature)
+        inter, intra = _dist_terms(*self.both(student_outputs, teacher_outputs), self.temperature)
         return {
             "inter_class": self.dist_weight * self.beta * inter,
             "intra_class": self.dist_weight * self.gamma * intra,

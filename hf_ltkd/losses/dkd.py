@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import DistillationLoss, values_of
-from .checks import check_labels, check_logits, check_not_negative, check_temperature, logits_of
+from .base import values_of
+from .checks import check_class_ids, check_labels, check_logits, check_not_negative, check_temperature
+from .on_logits import LogitLoss
 
 
 def dkd_loss(
@@ -35,14 +36,15 @@ def dkd_loss(
         `torch.Tensor`: a scalar.
 
     Raises:
-        `ValueError`: if the shapes differ, there is only one class, a weight is negative, or `temperature <= 0`.
+        `ValueError`: if the shapes differ, there is only one class, a weight is negative, `temperature <= 0`, or the
+            labels are soft: there is no one target class then.
     """
     check_not_negative(alpha=alpha, beta=beta)
     target_class, non_target_class = _dkd_terms(student_logits, teacher_logits, labels, temperature)
     return alpha * target_class + beta * non_target_class
 
 
-class DKDLoss(DistillationLoss):
+class DKDLoss(LogitLoss):
     """
     [`dkd_loss`] beside the student's cross-entropy. Terms: `cross_entropy`, `target_class`, `non_target_class`.
 
@@ -50,9 +52,11 @@ class DKDLoss(DistillationLoss):
         alpha (`float`, *optional*, defaults to 1.0): Weight of the target-class term.
         beta (`float`, *optional*, defaults to 8.0): Weight of the non-target-class term.
         temperature (`float`, *optional*, defaults to 4.0): See [`dkd_loss`].
-        kwargs: `ce_weight`, `ce`, `class_counts`, `warmup_epochs` and the rest of [`DistillationLoss`]. The authors
-            warm up over 20 epochs on CIFAR-100 ([`~DKDLoss.for_pair`] does).
+        kwargs: `prior`, `standardize` of [`LogitLoss`], and the rest of [`DistillationLoss`]. The authors warm up
+            over 20 epochs on CIFAR-100 ([`~DKDLoss.for_pair`] does).
     """
+
+    needs_labels = True
 
     def __init__(self, *, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0, **kwargs):
         super().__init__(**kwargs)
@@ -64,9 +68,8 @@ class DKDLoss(DistillationLoss):
         return values_of(alpha=self.alpha, beta=self.beta, temperature=self.temperature, **super().hyper_parameters())
 
     def distillation_terms(self, student_outputs, teacher_outputs, labels, step_statistics) -> dict[str, Tensor]:
-        target_class, non_target_class = _dkd_terms(
-            logits_of(student_outputs), logits_of(teacher_outputs), labels, self.temperature
-        )
+        logits = self.both(student_outputs, teacher_outputs)
+        target_class, non_target_class = _dkd_terms(*logits, labels, self.temperature)
         return {"target_class": self.alpha * target_class, "non_target_class": self.beta * non_target_class}
 
 
@@ -77,6 +80,7 @@ def _dkd_terms(
     check_temperature(temperature)
     student_logits, teacher_logits = check_logits(student_logits, teacher_logits)
     check_labels(labels, student_logits)
+    check_class_ids("DKD", labels)
     if student_logits.shape[1] < 2:
         raise ValueError("DKD needs two classes or more: with a single one there is nothing beside the target.")
     is_target = torch.zeros_like(student_logits, dtype=torch.bool).scatter(1, labels[:, None], True)

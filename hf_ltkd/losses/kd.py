@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import DistillationLoss, values_of
-from .checks import check_logits, check_not_negative, check_per_class, check_temperature, logits_of
+from .base import values_of
+from .checks import check_logits, check_not_negative, check_per_class, check_temperature
+from .on_logits import LogitLoss
 
 
 def kd_loss(
@@ -46,7 +47,7 @@ def kd_loss(
     return temperature**2 * divergence
 
 
-class KDLoss(DistillationLoss):
+class KDLoss(LogitLoss):
     """
     [`kd_loss`] beside the student's cross-entropy. Terms: `cross_entropy`, `kd`.
 
@@ -55,8 +56,8 @@ class KDLoss(DistillationLoss):
         kd_weight (`float`, *optional*, defaults to 1.0):
             Weight of the KD term. Public CIFAR-100 code of this family uses 0.9 with `ce_weight=0.1`.
         teacher_log_prior (`torch.Tensor` or `Sequence[float]` of length `classes`, *optional*):
-            See [`kd_loss`]. `KDLoss(teacher_log_prior=log_class_prior(counts))` is KD from a logit-adjusted teacher.
-        kwargs: `ce_weight`, `ce`, `class_counts`, `warmup_epochs` and the rest of [`DistillationLoss`].
+            See [`kd_loss`]: for a teacher of other training data. That of the `class_counts` is `prior="teacher"`.
+        kwargs: `prior`, `standardize` of [`LogitLoss`], and the rest of [`DistillationLoss`].
     """
 
     def __init__(
@@ -83,6 +84,8 @@ class KDLoss(DistillationLoss):
                     "log_class_prior(class_counts)."
                 )
             self.num_classes = len(self.teacher_log_prior)
+            if self.prior == "teacher" or self.standardize:
+                raise ValueError("teacher_log_prior goes without prior='teacher' and standardize=True: leave one out.")
 
     def hyper_parameters(self) -> dict[str, Any]:
         return values_of(
@@ -94,8 +97,7 @@ class KDLoss(DistillationLoss):
 
     def distillation_terms(self, student_outputs, teacher_outputs, labels, step_statistics) -> dict[str, Tensor]:
         loss = kd_loss(
-            logits_of(student_outputs),
-            logits_of(teacher_outputs),
+            *self.both(student_outputs, teacher_outputs),
             temperature=self.temperature,
             teacher_log_prior=self.teacher_log_prior,
         )

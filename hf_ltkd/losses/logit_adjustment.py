@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .checks import (
+    IGNORED_LABEL,
+    as_targets,
     at_least_float32,
     check_class_counts,
     check_labels,
@@ -39,7 +41,8 @@ def logit_adjusted_loss(
 
     Args:
         logits (`torch.Tensor` of shape `[batch, classes]`): fp16 and bf16 are computed in float32.
-        labels (`torch.Tensor` of shape `[batch]`, int64): The class of each example.
+        labels (`torch.Tensor` of shape `[batch]`, int64):
+            The class of each example; or soft labels `[batch, classes]`, probabilities in floating point.
         class_counts (`Sequence[int]` or `torch.Tensor` of shape `[classes]`): Training examples per class.
         tau (`float`, *optional*, defaults to 1.0): How strongly the prior counts; 0 is the plain cross-entropy.
 
@@ -51,7 +54,7 @@ def logit_adjusted_loss(
     """
     check_not_negative(tau=tau)
     check_tensor("Logits", logits, "[batch, classes]")
-    check_labels(labels, logits)
+    check_labels(labels, logits, IGNORED_LABEL)
     logits = at_least_float32(logits)
     log_prior = check_per_class("class_counts", log_class_prior(class_counts), logits)
-    return F.cross_entropy(logits + tau * log_prior, labels)  # Eq. 10
+    return F.cross_entropy(logits + tau * log_prior, as_targets(labels, logits))  # Eq. 10

@@ -13,8 +13,9 @@ from torch import Tensor
 from ..groups import ClassGroups, check_groups
 from ..utils import check_number
 from ._ltkd_fused import LTKDTerms, Weights, can_be_fused
-from .base import DistillationLoss, values_of
-from .checks import check_logits, check_not_negative, check_temperature, check_tensor, logits_of, placed_with
+from .base import values_of
+from .checks import check_logits, check_not_negative, check_temperature, check_tensor, placed_with
+from .on_logits import LogitLoss
 
 
 def ltkd_terms(student_logits: Tensor, teacher_logits: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
@@ -162,7 +163,7 @@ def ltkd_loss(
     return cross + within
 
 
-class LTKDLoss(DistillationLoss):
+class LTKDLoss(LogitLoss):
     """
     [`ltkd_loss`] beside the student's cross-entropy. Terms: `cross_entropy`, `cross_group`, `within_group`.
 
@@ -180,7 +181,8 @@ class LTKDLoss(DistillationLoss):
             old one and the rest of the new. For steps of few examples, whose own sums jump about; an extension of
             ours. The running mean is kept in checkpoints.
         kwargs: `ce_weight` (1.0: our choice, not in the paper), `ce`, `warmup_epochs` and the rest of
-            [`DistillationLoss`]. `class_counts` are those of the groups if not given: `LTKDLoss(groups,
+            [`DistillationLoss`]; `prior`, with which `rebalance=False` is at hand, and `standardize` of [`LogitLoss`].
+            `class_counts` are those of the groups if not given: `LTKDLoss(groups,
             ce="balanced_softmax")`, an extension of ours and not the paper's, corrects the cross-entropy too.
 
     Raises:
@@ -236,11 +238,11 @@ class LTKDLoss(DistillationLoss):
         if self.group_mass_momentum:
             self.log_group_mass.fill_(-torch.inf)
 
-    def batch_statistics(self, teacher_outputs) -> Tensor | None:
+    def batch_statistics(self, teacher_outputs, labels=None) -> Tensor | None:
         """The logarithm of Eq. 9's sums of `p_Gᵀ` over this batch, `[groups]`; `None` without rebalancing."""
         if not self.rebalance:
             return None
-        logits = logits_of(teacher_outputs)
+        logits = self.compared(teacher_outputs, "teacher")
         _, teacher_logits = _checked(logits, logits, self.groups, self.temperature)
         teacher, _ = _group_log_probs(teacher_logits / self.temperature, self.groups)
         return teacher.logsumexp(0)
@@ -262,7 +264,7 @@ class LTKDLoss(DistillationLoss):
         weights = Weights(
             self.groups, self.alpha, self.beta, self.temperature, self.rebalance, self.reweight, log_mass
         )
-        cross, within = _checked_terms(logits_of(student_outputs), logits_of(teacher_outputs), weights)
+        cross, within = _checked_terms(*self.both(student_outputs, teacher_outputs), weights)
         return {"cross_group": cross, "within_group": within}
 
 

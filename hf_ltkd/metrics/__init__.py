@@ -18,8 +18,9 @@ class group_accuracy:  # noqa: N801  # used like a function: compute_metrics=gro
     of other groups), all fractions, so that `metric_for_best_model="tail_accuracy"` works. A group without a test
     example is not measured: it is left out.
 
-    Logits are `[..., classes]` and labels `[...]`: one label per example, or one per token of each example. Labels of
-    -100 are left out. Class ids of the shape of the labels do as well
+    Logits are `[..., classes]` and labels `[...]`: one label per example, or one per token of each example. Of soft
+    labels `[..., classes]` the most probable class counts. Labels of -100 and -1 are left out. Class ids of the shape
+    of the labels do as well
     (`preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1)`), and batches one by one
     (`batch_eval_metrics=True`).
 
@@ -47,8 +48,9 @@ class group_accuracy:  # noqa: N801  # used like a function: compute_metrics=gro
         pairs = zip(prediction.predictions, labels, strict=True) if one_by_one else [(prediction.predictions, labels)]
         try:
             for predictions, references in pairs:
+                references = hard_labels(references)
                 ids = class_ids(predictions, references, self.groups.num_classes)
-                self._batches.append((ids.ravel(), as_array(references).ravel()))
+                self._batches.append((ids.ravel(), references.ravel()))
         except (ValueError, FloatingPointError):
             self.reset()
             raise
@@ -78,6 +80,14 @@ def as_array(values: Any) -> np.ndarray:
     if isinstance(values, Tensor):
         values = (values.float() if values.is_floating_point() else values).cpu()
     return np.asarray(values)
+
+
+def hard_labels(labels: Any) -> np.ndarray:
+    """Class ids out of class ids or soft labels; -100 where there is no class (-100, -1, or a row of these)."""
+    labels = as_array(labels)
+    if np.issubdtype(labels.dtype, np.floating):
+        labels = np.where(labels[..., 0] < 0, -100, labels.argmax(-1))
+    return np.where(labels == -1, -100, labels)
 
 
 def class_ids(predictions: Any, labels: Any, num_classes: int) -> np.ndarray:

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from ..data.augment import LabelledImages
 from ..losses.checks import logits_of
 from ..utils import check_number
-from .live import ask_teacher, load_teacher, teacher_fingerprint
+from .live import ask_teacher, load_teacher, place_teacher, teacher_fingerprint
 from .logit_files import LogitFiles
 
 
@@ -119,7 +119,7 @@ class TeacherCache:
             )
         state = PartialState(cpu=not torch.accelerator.is_available())  # without cpu=True ranks on CPUs are not seen
         device = torch.device(device or state.device)
-        teacher = load_teacher(teacher).to(device)
+        teacher = place_teacher(load_teacher(teacher), device)
         rounds = math.ceil(len(dataset) / batch_size / state.num_processes)
         bar = tqdm(desc="Asking the teacher", unit="batch", disable=not (progress and state.is_main_process))
 

@@ -6,60 +6,31 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-import transformers
 from torch import nn
 from torch.utils._pytree import tree_leaves
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from ..utils import check_model_files
-
-
-# The last words of a saved model's class name, and the class that loads it.
-AUTO_CLASSES = {
-    "ForImageClassification": transformers.AutoModelForImageClassification,
-    "ForSequenceClassification": transformers.AutoModelForSequenceClassification,
-    "ForTokenClassification": transformers.AutoModelForTokenClassification,
-    "ForAudioClassification": transformers.AutoModelForAudioClassification,
-    "ForAudioFrameClassification": transformers.AutoModelForAudioFrameClassification,
-    "ForVideoClassification": transformers.AutoModelForVideoClassification,
-}
+from ..data.image_files import class_name
+from ..utils import placed_for
+from .loading import is_quantised, load_model
 
 
-def load_teacher(teacher: str | os.PathLike | nn.Module) -> nn.Module:
+def load_teacher(teacher: str | os.PathLike | nn.Module, trust_remote_code: bool = False) -> nn.Module:
     """
     A teacher that never trains: in eval mode and without gradients.
 
     Args:
         teacher (`str`, `os.PathLike` or `torch.nn.Module`): A model, or the Hub id or folder of a classifier of
             images, text, tokens, audio or video.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether the saved model's own code may be run.
 
     Raises:
-        `ValueError`: if the saved model is no classifier, or one of its files is damaged.
+        `ValueError`: if the saved model is no classifier, cannot be loaded, or one of its files is damaged.
     """
     if not isinstance(teacher, str | os.PathLike | nn.Module):
         raise ValueError(f"The teacher is {type(teacher).__name__}: give a model, or its Hub id or folder.")
-    model = teacher if isinstance(teacher, nn.Module) else _load_classifier(os.fspath(teacher))
+    model = teacher if isinstance(teacher, nn.Module) else load_model(teacher, trust_remote_code=trust_remote_code)
     return gather_teacher(model).eval().requires_grad_(False)
-
-
-def _load_classifier(name: str) -> nn.Module:
-    check_model_files(name)
-    try:
-        config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"There is no model {name!r} as a folder here or on the Hub: {reason}") from error
-    architectures = config.architectures or ["unknown"]
-    for suffix, auto_class in AUTO_CLASSES.items():
-        if not architectures[0].endswith(suffix):
-            continue
-        if suffix == "ForSequenceClassification" and type(config) not in auto_class._model_mapping:  # type: ignore[operator]
-            auto_class = transformers.AutoModelForAudioClassification  # Wav2Vec2 and its kin use that name too
-        return auto_class.from_pretrained(name)
-    raise ValueError(
-        f"The teacher {name!r} was saved as {architectures[0]}, which is no classifier: expected a class whose name "
-        f"ends with {', '.join(AUTO_CLASSES)}; fine-tune it on the classes first, or load it and pass the model."
-    )
 
 
 def gather_teacher(teacher: nn.Module) -> nn.Module:
@@ -88,19 +59,44 @@ def teacher_fingerprint(teacher: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+def place_teacher(teacher: nn.Module, device: torch.device) -> nn.Module:
+    """
+    Moves a teacher to a device. One that is quantised, or spread over devices, stays where it was loaded.
+
+    Raises:
+        `ValueError`: if a quantised one is elsewhere.
+    """
+    if len(set(getattr(teacher, "hf_device_map", {}).values())) > 1:
+        return teacher  # its own hooks move inputs and outputs
+    if not is_quantised(teacher):
+        return teacher.to(device)
+    here = next(teacher.parameters()).device
+    if here.type != device.type:
+        raise ValueError(
+            f"The teacher is quantised, which keeps it on {here.type}, and the training runs on {device.type}: load "
+            f'it with device_map="{device.type}" and pass the model, or train on {here.type}.'
+        )
+    return teacher
+
+
 def ask_teacher(teacher: nn.Module, inputs: dict[str, torch.Tensor], autocast: AbstractContextManager):
     """The teacher's outputs, in eval mode even if a caller has called `train()` on it."""
     # DeepSpeed casts the inputs to the student's type, and a teacher loaded in bf16 may not cast them itself.
-    dtype = next((p.dtype for p in teacher.parameters() if p.is_floating_point()), torch.float32)
-    inputs = {
-        name: value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
-        for name, value in inputs.items()
-    }
+    inputs = placed_for(teacher, inputs)
     if teacher.training:
         teacher.eval()
     # no_grad, not inference_mode: the student's backward may have to save the outputs.
     with torch.no_grad(), autocast:
         return teacher(**inputs)
+
+
+def class_names_of(model: PreTrainedModel) -> list[str | None]:
+    """The names of a model's classes in the Unicode form in which they are compared; `None` for one without a name."""
+    names: dict = dict(model.config.id2label or {})
+    return [
+        None if names.get(c, f"LABEL_{c}") == f"LABEL_{c}" else class_name(str(names[c]))
+        for c in range(int(model.config.num_labels))  # type: ignore[arg-type]
+    ]
 
 
 def check_same_classes(student: nn.Module, teacher: nn.Module) -> None:
@@ -115,11 +111,9 @@ def check_same_classes(student: nn.Module, teacher: nn.Module) -> None:
             f"The teacher has {teacher.config.num_labels} classes, the student {student.config.num_labels}: "
             f"create the student with num_labels={teacher.config.num_labels}, or choose another teacher."
         )
-    student_names: dict = dict(student.config.id2label or {})
-    for class_id, teacher_name in dict(teacher.config.id2label or {}).items():
-        student_name = student_names[class_id]
-        unnamed = f"LABEL_{class_id}"
-        if teacher_name != student_name and unnamed not in (teacher_name, student_name):
+    for class_id, names in enumerate(zip(class_names_of(student), class_names_of(teacher), strict=True)):
+        student_name, teacher_name = names
+        if None not in names and student_name != teacher_name:
             raise ValueError(
                 f"Class {class_id} is {teacher_name!r} for the teacher and {student_name!r} for the student: "
                 "create the student with the teacher's id2label and label2id, and map the labels of the data to them."

@@ -1,11 +1,39 @@
 """What [`DistillationTrainer`] does between the steps."""
 
 import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
+import torch
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
+from ..hub.names import RUN_NAME
+from ..utils import read_json
 from .checkpoints import load_loss, seal
+from .training_args import DistillationTrainingArguments
+
+
+@dataclass
+class Clock:
+    """Seconds of a training that may be resumed; what was trained after the checkpoint and is lost does not count."""
+
+    before: float = 0.0
+    begun: float | None = None
+
+    def start(self, resumed_from: str | None) -> None:
+        """Begins a part; an earlier one has left its seconds in the checkpoint."""
+        run = read_json(Path(resumed_from) / RUN_NAME) if resumed_from else {}
+        self.before, self.begun = run.get("training", {}).get("seconds") or 0.0, time.monotonic()
+
+    def stop(self) -> None:
+        self.before, self.begun = self.seconds or 0.0, None
+
+    @property
+    def seconds(self) -> float | None:
+        """`None` before the training."""
+        return (self.before + (time.monotonic() - self.begun if self.begun is not None else 0.0)) or None
 
 
 class SetEpochCallback(TrainerCallback):
@@ -17,18 +45,35 @@ class SetEpochCallback(TrainerCallback):
 
 
 class CheckpointCallback(TrainerCallback):
-    """Gives the loss back what a checkpoint holds of it, and seals the checkpoints that are whole."""
+    """Tells the loss its epoch, gives it back what a checkpoint holds of it, and seals checkpoints that are whole."""
 
     def __init__(self, trainer: Any):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.clock.start(self.trainer.resumed_from)
         self.trainer.forget_terms()  # of an earlier training, or of batches that did not fit (auto_find_batch_size)
         if self.trainer.resumed_from is not None:
             load_loss(self.trainer.resumed_from, self.trainer.distillation_loss)
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.trainer.distillation_loss.begin_epoch(state.epoch)
+        if self.trainer.teacher_stream is not None:  # the next step's statistics are taken there
+            self.trainer.teacher_stream.wait_stream(torch.cuda.current_stream())
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.trainer.clock.stop()
 
     def on_save(self, args, state, control, **kwargs):
         folder, self.trainer.unsealed = self.trainer.unsealed, None
         self.trainer.accelerator.wait_for_everyone()  # each rank has written its random state
         if args.should_save and folder is not None:
             seal(folder)
+
+
+def callbacks_of(trainer: Any, args: TrainingArguments | None) -> list[TrainerCallback]:
+    """Those that every [`DistillationTrainer`] has, and early stopping where it is asked for."""
+    callbacks = [SetEpochCallback(), CheckpointCallback(trainer)]
+    if isinstance(args, DistillationTrainingArguments) and args.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold))
+    return callbacks

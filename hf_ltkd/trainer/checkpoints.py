@@ -90,7 +90,7 @@ def describe_data(dataset: Any) -> dict[str, Any]:
     if labels is not None:
         description["labels"] = hashlib.sha256(labels.astype(np.int64).tobytes()).hexdigest()[:16]
     if isinstance(dataset, LabelledImages) and len(dataset):
-        description["transform"] = {name: getattr(dataset, name) for name in dataset.transform_fields}
+        description["transform"] = dataset.augmentation
         view = dataset.view
         dataset.set_epoch(0)
         some = np.linspace(0, len(dataset) - 1, num=min(16, len(dataset))).round().astype(int).tolist()
@@ -119,7 +119,7 @@ TRAINING_ARGUMENTS = (
     *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "lr_milestones", "lr_decay", "warmup_steps"),
     *("num_train_epochs", "max_steps", "optim", "optim_args", "weight_decay", "weight_decay_on_all", "adam_beta1"),
     *("adam_beta2", "adam_epsilon", "max_grad_norm", "bf16", "fp16", "dataloader_drop_last", "neftune_noise_alpha"),
-    *("train_sampling_strategy", "full_determinism"),
+    *("train_sampling_strategy", "full_determinism", "mixup_alpha", "cutmix_alpha"),
 )
 
 

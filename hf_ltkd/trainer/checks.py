@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from ..data.augment import ImageDataset, LabelledImages
 from ..losses.base import DistillationLoss
-from ..losses.checks import IGNORED_LABEL, logits_of
+from ..losses.checks import IGNORED_LABEL, MULTI_LABEL, UNLABELLED, logits_of
 from ..metrics import group_accuracy
 from ..teacher.cache import CachedTeacherDataset, TeacherCache
 from ..teacher.live import check_same_classes
@@ -40,8 +40,8 @@ def check_loss_and_teacher(distillation_loss: Any, student: nn.Module | None, te
 def check_model(student: nn.Module, teacher: nn.Module | None, distillation_loss: DistillationLoss) -> None:
     """
     Raises:
-        `ValueError`: if a model writes text, or the student's classes are not those of the teacher or of the loss, or
-            fewer than two.
+        `ValueError`: if a model writes text or gives an example several classes, or the student's classes are not
+            those of the teacher or of the loss, or fewer than two.
     """
     for name, model in (("student", student), ("teacher", teacher)):
         network: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore
@@ -51,6 +51,8 @@ def check_model(student: nn.Module, teacher: nn.Module | None, distillation_loss
                 "DistillationTrainer compares them with the labels of the same one. Distil a classifier of texts or "
                 "tokens, or a masked language model."
             )
+        if isinstance(network, PreTrainedModel) and network.config.problem_type == "multi_label_classification":
+            raise ValueError(f"The {name}'s config says problem_type='multi_label_classification'. {MULTI_LABEL}")
     if isinstance(student, PreTrainedModel):
         check_two_classes(int(student.config.num_labels))  # type: ignore[arg-type]
     if teacher is not None:
@@ -131,19 +133,29 @@ def labels_at_hand(dataset: Any) -> np.ndarray | None:
 def check_best_metric(args: TrainingArguments, compute_metrics: Any, eval_dataset: Any) -> None:
     """
     Raises:
-        `ValueError`: if the best checkpoint is to be that of a group without an example to evaluate on.
+        `ValueError`: if the best checkpoint is to be that of a metric that there is not, or of a group without an
+            example to evaluate on.
     """
+    with_teacher = isinstance(args, DistillationTrainingArguments) and args.eval_with_teacher
+    if isinstance(compute_metrics, group_accuracy) and not isinstance(eval_dataset, dict) and not with_teacher:
+        groups = [f"{name}_accuracy" for name in compute_metrics.groups.names]
+        known = ["loss", "cross_entropy", "accuracy", *groups]
+        if args.metric_for_best_model and args.metric_for_best_model.removeprefix("eval_") not in known:
+            raise ValueError(
+                f"metric_for_best_model={args.metric_for_best_model!r} is not measured: use one of {', '.join(known)}."
+            )
     labels = labels_at_hand(eval_dataset)
     if isinstance(compute_metrics, group_accuracy) and args.metric_for_best_model and labels is not None:
         compute_metrics.check_is_measured(args.metric_for_best_model, labels)
 
 
-def check_labels(name: str, dataset: Any, student: nn.Module) -> None:
+def check_labels(name: str, dataset: Any, student: nn.Module, loss: DistillationLoss) -> None:
     """
     Looks at the labels of a dataset where they are at hand, without decoding anything.
 
     Raises:
-        `ValueError`: if one is outside the student's classes (-100, which counts nowhere, is not).
+        `ValueError`: if one is outside the student's classes. -100, which counts nowhere, is not, nor is -1 of a
+            training set, unless the loss can do nothing without a class.
     """
     if not isinstance(student, PreTrainedModel):
         return
@@ -151,6 +163,15 @@ def check_labels(name: str, dataset: Any, student: nn.Module) -> None:
     if labels is None:
         return
     labels = labels[labels != IGNORED_LABEL]
+    unlabelled = labels == UNLABELLED
+    if name == "train_dataset" and unlabelled.any():
+        if loss.needs_labels or not loss.needs_teacher:
+            raise ValueError(
+                f"{unlabelled.sum():,} of {len(labels):,} examples of {name} have no class (label -1), and "
+                f"{type(loss).__name__} learns nothing without one: leave them out, or choose another loss, such as "
+                "KDLoss."
+            )
+        labels = labels[~unlabelled]
     num_labels = int(student.config.num_labels)  # type: ignore[arg-type]
     if len(labels) and (labels.min() < 0 or labels.max() >= num_labels):
         wrong = labels.min() if labels.min() < 0 else labels.max()
@@ -189,20 +210,27 @@ def check_optimizer(optimizer: torch.optim.Optimizer, distillation_loss: Distill
         )
 
 
+def broken_tensors(network: nn.Module) -> list[str]:
+    """
+    Weights that hold NaN or Inf, and buffers of NaN or +Inf, as batch normalisation's variance becomes while the loss
+    is still finite. A mask of -Inf is none of that.
+    """
+    wrong = [name for name, weight in network.named_parameters() if not torch.isfinite(weight).all()]
+    for name, buffer in network.named_buffers():
+        if buffer.is_floating_point() and (buffer.isnan() | buffer.isposinf()).any():
+            wrong.append(name)
+    return wrong
+
+
 def check_finite(network: nn.Module, refused: str) -> None:
     """
     Args:
         refused (`str`): What is not done with a broken student: `"saved to 'folder'"`.
 
     Raises:
-        `FloatingPointError`: if a weight is NaN or infinite, or a buffer NaN or +Inf, as batch normalisation's
-            variance becomes while the loss is still finite. A mask of -Inf is none of that.
+        `FloatingPointError`: if it has [`broken_tensors`].
     """
-    wrong = [name for name, weight in network.named_parameters() if not torch.isfinite(weight).all()]
-    for name, buffer in network.named_buffers():
-        if buffer.is_floating_point() and (buffer.isnan() | buffer.isposinf()).any():
-            wrong.append(name)
-    if wrong:
+    if wrong := broken_tensors(network):
         raise FloatingPointError(
             f"The student is not {refused}, because {len(wrong)} of its tensors hold NaN or Inf: {listed(wrong)}. "
             "Lower the learning rate, clip the gradient (max_grad_norm), or resume from the last checkpoint, which is "

@@ -1,7 +1,10 @@
 """What FSDP and DeepSpeed need beside Accelerate: losses that fit, and students that Accelerate can shard."""
 
+from collections.abc import Iterable
 from typing import Any
 
+import torch
+from accelerate import Accelerator
 from torch import nn
 from transformers import Trainer
 
@@ -30,3 +33,16 @@ def make_shardable(student: nn.Module) -> None:
         student.get_input_embeddings()  # type: ignore[operator]
     except (AttributeError, NotImplementedError):
         student.get_input_embeddings = lambda: None  # type: ignore[assignment]
+
+
+def mean_gradients(accelerator: Accelerator, parameters: Iterable[nn.Parameter]) -> None:
+    """The mean over the ranks. A rank without a valid label has no gradient, and takes part all the same."""
+    trained = [p for p in parameters if p.requires_grad]
+    if not trained or accelerator.num_processes == 1:
+        return
+    given = torch.tensor([float(p.grad is not None) for p in trained], device=accelerator.device)
+    gradients = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten().float() for p in trained]
+    mean = accelerator.reduce(torch.cat([given, *gradients]), "mean")
+    given, *gradients = mean.split([len(trained), *(p.numel() for p in trained)])
+    for parameter, gradient, ranks in zip(trained, gradients, given.tolist(), strict=True):
+        parameter.grad = gradient.view_as(parameter).to(parameter.dtype) if ranks else None

@@ -40,10 +40,12 @@ from ..hub.push import (
     within,
 )
 from ..losses.base import DistillationLoss
-from ..metrics import class_ids, group_accuracy, without_prefix
+from ..metrics import class_ids, group_accuracy, hard_labels, without_prefix
+from ..metrics.answers import Answers
 from ..metrics.group_accuracy.group_accuracy import class_accuracies
 from ..teacher.cache import TeacherCache
 from ..utils import one_line, write_json
+from .callbacks import Clock
 from .checkpoints import TRAINER_STATE_NAME
 from .training_args import DistillationTrainingArguments, public_arguments
 
@@ -61,6 +63,8 @@ class StudentFilesMixin(Trainer):
     teacher_cache: TeacherCache | None
     examples_per_step: int
     _evaluations: tuple | list[dict[str, Any]] = ()  # of the best weights so far, and the last one
+    _teacher_described: tuple[Any, dict[str, Any]] | None = None
+    _evaluates_apart: bool = False
     _described: tuple[Any, dict[str, Any]] | None = None
 
     @property
@@ -71,17 +75,32 @@ class StudentFilesMixin(Trainer):
 
     @property
     def student_description(self) -> dict[str, Any]:
-        """[`describe_model`] of the student, looked at once."""
-        if self._described is None or self._described[0] is not self.model:
-            self._described = self.model, describe_model(self.accelerator.unwrap_model(self.model))
+        """[`describe_model`] of the student, looked at once for each size of images."""
+        what = (self.model, self._input_shapes.get("student"))
+        if self._described is None or self._described[0] != what:
+            self._described = what, describe_model(self.accelerator.unwrap_model(self.model), what[1])
         return self._described[1]
 
-    @cached_property
+    @property
     def teacher_description(self) -> dict[str, Any] | None:
         """[`describe_model`] of the teacher, or the fingerprint that its cached logits carry."""
         if self.teacher_cache is not None:
             return {"fingerprint": self.teacher_cache.manifest["teacher"]}
-        return None if self.teacher_model is None else describe_model(self.teacher_model)
+        if self.teacher_model is None:
+            return None
+        shape = self._input_shapes.get("teacher", self._input_shapes.get("student"))
+        if self._teacher_described is None or self._teacher_described[0] != shape:
+            self._teacher_described = shape, describe_model(self.teacher_model, shape)
+        return self._teacher_described[1]
+
+    @cached_property
+    def _input_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {}
+
+    @cached_property
+    def clock(self) -> Clock:
+        """How long the student has been trained, in all parts of its training."""
+        return Clock()
 
     @property
     def run_description(self) -> dict[str, Any]:
@@ -89,33 +108,61 @@ class StudentFilesMixin(Trainer):
         args, state, evaluation = self.args, self.state, self.evaluation or {}
         loss, device = self.distillation_loss, args.device.type
         name = torch.cuda.get_device_name() if device == "cuda" else f"{device.upper()} ({platform.machine()})"
-        runtime = [entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry]
         return {
             "student": self.student_description,
             "teacher": self.teacher_description,
-            "loss": {"class": type(loss).__name__, "source": loss.source, "hyper_parameters": loss.hyper_parameters()},
+            "loss": {
+                "class": type(loss).__name__,
+                "source": loss.source,
+                "hyper_parameters": loss.used_hyper_parameters(),
+            },
             "metrics": without_prefix(evaluation.get("metrics", {})),
-            "class_accuracy": evaluation.get("class_accuracy"),
+            **_per_class(evaluation.get("answers"), self.class_groups),
             "test_examples": evaluation.get("examples"),
             "training": {
                 "steps": state.global_step,
                 "epochs": state.epoch,
-                "seconds": runtime[-1] if runtime else None,
+                "seconds": self.clock.seconds,
+                "evaluated": evaluation and self._described_step(evaluation),
                 "examples_per_step": self.examples_per_step,
                 "hardware": f"{args.world_size} × {name}",
                 "versions": {package.__name__: package.__version__ for package in (hf_ltkd, torch, transformers)},
             },
         }
 
+    def _described_step(self, evaluation: dict[str, Any]) -> dict[str, Any]:
+        """Which weights an evaluation is of, and what they were chosen by, if not for being the last."""
+        state, chosen_by = self.state, None
+        if self.args.load_best_model_at_end and state.best_global_step and not self.is_in_train:
+            chosen_by = self.args.metric_for_best_model
+        step = state.best_global_step if chosen_by else evaluation["step"]
+        epochs = [e["epoch"] for e in state.log_history if e.get("step") == step and "epoch" in e]
+        epoch = epochs[-1] if epochs else state.epoch
+        return {"step": step, "epoch": epoch, "chosen_by": chosen_by, "chosen_apart": evaluation["apart"]}
+
+    def evaluate(self, eval_dataset: Any = None, *args, **kwargs) -> dict[str, float]:
+        """As `Trainer.evaluate`, and notes whether the images are others than those that checkpoints are chosen on."""
+        self._evaluates_apart = eval_dataset is not None and eval_dataset is not self.eval_dataset
+        return super().evaluate(eval_dataset, *args, **kwargs)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Notes the shape of the images that the networks see."""
+        inputs = super()._prepare_inputs(inputs)
+        for who, name in (("student", "pixel_values"), ("teacher", "teacher_pixel_values")):
+            if isinstance(inputs.get(name), torch.Tensor):
+                self._input_shapes[who] = tuple(inputs[name].shape[1:])
+        return inputs
+
     def remember_evaluation(self, output: EvalLoopOutput) -> None:
-        """Keeps the metrics of `evaluate` and, where it sees the predictions, the accuracy of each class."""
+        """Keeps the metrics of `evaluate` and, where it sees them, the predictions."""
         evaluation = {
             "state": self.state,  # another object in each training
             "step": self.state.global_step,
             "in_training": self.is_in_train,
+            "apart": self._evaluates_apart,
             "examples": output.num_samples,
             "metrics": dict(output.metrics or {}),
-            "class_accuracy": _class_accuracy(output, self.class_groups),
+            "answers": _answers(output, self.class_groups),
         }
         best = [e for e in self._evaluations if e["state"] is self.state and e["step"] == self.state.best_global_step]
         self._evaluations = [*best[-1:], evaluation]
@@ -326,12 +373,25 @@ def _link(source: str | os.PathLike, target: str | os.PathLike) -> None:
         shutil.copy2(source, target)
 
 
-def _class_accuracy(output: EvalLoopOutput, groups) -> list[float | None] | None:
-    """The accuracy of each class, `None` for those without a test example, if there is a prediction per label."""
+def _answers(output: EvalLoopOutput, groups) -> Answers | None:
+    """What the student says, if there is a prediction per label."""
     if groups is None or not isinstance(output.label_ids, np.ndarray):
         return None
     try:
-        predictions = class_ids(output.predictions, output.label_ids, groups.num_classes)
+        references = hard_labels(output.label_ids)
+        predictions = class_ids(output.predictions, references, groups.num_classes)
     except ValueError:  # whatever else preprocess_logits_for_metrics makes of them
         return None
-    return class_accuracies(predictions, output.label_ids, groups.num_classes)
+    valid = references >= 0
+    return Answers(references[valid], predictions[valid])
+
+
+def _per_class(answers: Answers | None, groups) -> dict[str, Any]:
+    """The accuracy of each class, `None` for those without a test example, and how many there are of each."""
+    if answers is None:
+        return {"class_accuracy": None}
+    accuracy = class_accuracies(answers.predictions, answers.labels, groups.num_classes)
+    return {
+        "class_accuracy": accuracy,
+        "class_examples": np.bincount(answers.labels, minlength=groups.num_classes).tolist(),
+    }

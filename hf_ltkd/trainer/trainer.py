@@ -6,20 +6,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate.utils import broadcast, gather_object
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from ..losses.base import DistillationLoss
-from ..losses.checks import IGNORED_LABEL, at_least_float32, logits_of, select_valid
+from ..losses.base import DistillationLoss, cross_entropy_of_each
+from ..losses.checks import UNLABELLED, is_example, is_labelled, logits_of, select_valid
 from ..metrics import group_accuracy
 from ..teacher.cache import CachedTeacherDataset, TeacherCache
-from ..teacher.live import ask_teacher, hand_over, load_teacher
+from ..teacher.live import ask_teacher, hand_over, load_teacher, place_teacher
 from ..utils import listed, student_inputs, teacher_inputs
-from .callbacks import CheckpointCallback, SetEpochCallback
+from .callbacks import callbacks_of
 from .checkpoints import CheckpointMixin
 from .checks import (
     blame,
@@ -36,7 +35,8 @@ from .checks import (
     check_two_classes,
 )
 from .columns import forward_names, inputs_of, unused_columns
-from .engines import check_engine, make_shardable
+from .engines import check_engine, make_shardable, mean_gradients
+from .mixing import make_mixer
 from .student_files import StudentFilesMixin
 from .training_args import DistillationTrainingArguments, check_arguments
 
@@ -50,7 +50,8 @@ class StepContext:
 
     teacher_outputs: Any = None
     step_statistics: Tensor | None = None  # [micro-batches of all ranks, k]
-    weight: Tensor | float = 1.0  # valid labels of this micro-batch / their mean per micro-batch of the step
+    weight: Tensor | float = 1.0  # examples of this micro-batch / their mean per micro-batch of the step
+    label_weight: Tensor | float = 1.0  # the same of those with a class, over which the cross-entropy is a mean
     micro_batches: int = 1  # of this rank in the step
 
 
@@ -130,7 +131,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
             processing_class=processing_class,
             model_init=model_init,
             compute_metrics=compute_metrics,
-            callbacks=[SetEpochCallback(), CheckpointCallback(self), *(callbacks or [])],
+            callbacks=[*callbacks_of(self, args), *(callbacks or [])],
             optimizers=optimizers,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
@@ -141,8 +142,10 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
             check_model(self.model, self.teacher_model, distillation_loss)  # type: ignore[arg-type]
         for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
             for part in dataset.values() if isinstance(dataset, dict) else [dataset]:
-                check_labels(name, part, self.model)  # type: ignore[arg-type]
+                check_labels(name, part, self.model, distillation_loss)  # type: ignore[arg-type]
                 check_device(name, part, self.args)
+        is_cached = self.teacher_cache is not None
+        self._mixer = make_mixer(self.args, self.model, distillation_loss, is_cached)  # type: ignore[arg-type]
         self.distillation_loss.smooth_labels(self.args.label_smoothing_factor)
         check_best_metric(self.args, compute_metrics, eval_dataset)
         check_engine(self, distillation_loss)
@@ -151,14 +154,14 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         columns = [*names, *(f"teacher_{name}" for name in names), *self.label_names, "label", "label_ids"]
         self._signature_columns = [*dict.fromkeys([*columns, CACHED_LOGITS])]  # type: ignore[assignment]
         if self.teacher_model is not None:
-            self.teacher_model.to(self.args.device)
+            place_teacher(self.teacher_model, self.args.device)
             if self.args.torch_compile:
                 self.teacher_model.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
-        self._teacher_stream = None
+        self.teacher_stream = None
         if isinstance(self.args, DistillationTrainingArguments) and self.args.overlap_teacher:
             check_overlap(self.args.device, self.teacher_model)
-            self._teacher_stream = torch.cuda.Stream(self.args.device)
-            self._teacher_stream.wait_stream(torch.cuda.current_stream())  # the teacher is on its way to the GPU
+            self.teacher_stream = torch.cuda.Stream(self.args.device)
+            self.teacher_stream.wait_stream(torch.cuda.current_stream())  # the teacher is on its way to the GPU
         if model is not None:
             self._prepare_loss(self.model)  # type: ignore[arg-type]
         self.distillation_loss.to(self.args.device)
@@ -195,40 +198,30 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
     def training_step(self, *args, **kwargs) -> Tensor:
         loss = super().training_step(*args, **kwargs)
         if self.accelerator.sync_gradients:  # the last micro-batch of the step: do what DDP does for the student
-            self._reduce_gradients()
+            mean_gradients(self.accelerator, self.distillation_loss.parameters())
         return loss
-
-    def _reduce_gradients(self) -> None:
-        """The mean over the ranks. A rank without a valid label has no gradient, and takes part all the same."""
-        parameters = [p for p in self.distillation_loss.parameters() if p.requires_grad]
-        if not parameters or self.args.world_size == 1:
-            return
-        given = torch.tensor([float(p.grad is not None) for p in parameters], device=self.args.device)
-        gradients = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten().float() for p in parameters]
-        mean = self.accelerator.reduce(torch.cat([given, *gradients]), "mean")
-        given, *gradients = mean.split([len(parameters), *(p.numel() for p in parameters)])
-        for parameter, gradient, ranks in zip(parameters, gradients, given.tolist(), strict=True):
-            parameter.grad = gradient.view_as(parameter).to(parameter.dtype) if ranks else None
 
     # ---- The step ----
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        if self._teacher_stream is None:
+        if self.teacher_stream is None:
             return self._get_step(epoch_iterator, num_batches, device)
         # The student's backward pass may still run: it is on another stream, and nothing here waits for it.
         training = torch.cuda.current_stream()
-        with torch.cuda.stream(self._teacher_stream):
+        with torch.cuda.stream(self.teacher_stream):
             batches, num_items_in_batch = self._get_step(epoch_iterator, num_batches, device)
-        hand_over([(batch, vars(batch[STEP_CONTEXT])) for batch in batches], self._teacher_stream, training)
+        hand_over([(batch, vars(batch[STEP_CONTEXT])) for batch in batches], self.teacher_stream, training)
         return batches, num_items_in_batch
 
     def _get_step(self, epoch_iterator, num_batches, device):
         """Asks the teacher for all micro-batches of the step first, because Eq. 9 sums over all of them."""
-        self.distillation_loss.zero_grad()  # a step begins here; the Trainer zeroes the student's gradients alone
+        self.distillation_loss.train().zero_grad()  # a step begins here; the Trainer zeroes the student alone
         batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, num_items_in_batch
         batches = [self._prepare_inputs(batch) for batch in batches]
+        if self._mixer is not None:
+            batches = self._mixer(batches, self.state.global_step)
         if not self._columns_are_looked_at and (unused := unused_columns(batches[0], self._networks)):
             logger.warning("No network takes these columns of the batch, which have no effect: %s.", listed(unused))
         self._columns_are_looked_at = True
@@ -236,20 +229,21 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         needs_statistics = len(batches) * self.args.world_size > 1 or self.distillation_loss.remembers_steps
         contexts, rows = [], []
         for batch in batches:
-            labels = self._labels_of(batch)
-            valid = labels != IGNORED_LABEL
             context = StepContext(self._ask_teacher(batch))
-            row = valid.sum().float()[None]
+            labels = self._labels_of(batch, context.teacher_outputs)
+            valid = is_example(labels)
+            row = torch.stack([valid.sum(), is_labelled(labels).sum()]).float()
             if context.teacher_outputs is not None and needs_statistics:
-                statistics = self.distillation_loss.batch_statistics(select_valid(context.teacher_outputs, valid))
+                of_valid = select_valid(context.teacher_outputs, valid), labels[valid]
+                statistics = self.distillation_loss.batch_statistics(*of_valid)
                 row = row if statistics is None else torch.cat([row, statistics.float()])
             contexts.append(context)
             rows.append(row)
         step = self.accelerator.gather(torch.stack(rows))  # the one collective of the step
-        sizes, statistics = step[:, 0], step[:, 1:]
+        sizes, statistics = step[:, :2].mean(0).clamp_min(1e-6), step[:, 2:]  # a step may consist of padding alone
         statistics = self.distillation_loss.begin_step(statistics) if statistics.shape[1] else None
         for context, row in zip(contexts, rows, strict=True):
-            context.weight = row[0] / sizes.mean().clamp_min(1e-6)  # a step may consist of padding alone
+            context.weight, context.label_weight = row[:2] / sizes
             context.step_statistics = statistics
             context.micro_batches = len(batches)
         return [{**b, STEP_CONTEXT: c} for b, c in zip(batches, contexts, strict=True)], num_items_in_batch
@@ -257,13 +251,12 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The sum of the loss's terms in training; the student's cross-entropy in evaluation."""
         context = inputs.get(STEP_CONTEXT)
-        labels = self._labels_of(inputs)
         with_features = model.training or self._evaluates_with_teacher
         outputs = model(**self._inputs_of(self.model, student_inputs(inputs), with_features))
         self.distillation_loss.train(model.training)
         check_two_classes(logits_of(outputs).shape[-1])
         if not model.training:
-            loss = self._evaluation_loss(inputs, outputs, labels)
+            loss = self._evaluation_loss(inputs, outputs, self._labels_of(inputs))
             # Predictions are logits alone: anything else would be gathered over the whole evaluation set.
             return (loss, {"logits": logits_of(outputs)}) if return_outputs else loss
 
@@ -272,11 +265,12 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         terms = self.distillation_loss(
             outputs,
             context.teacher_outputs,
-            labels,
+            self._labels_of(inputs, context.teacher_outputs),
             epoch=self.state.epoch,
             step_statistics=context.step_statistics,
         )
-        terms = {name: context.weight * term for name, term in terms.items()}
+        weights = {self.distillation_loss.ce: context.label_weight}
+        terms = {name: weights.get(name, context.weight) * term for name, term in terms.items()}
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
             step = self.state.global_step + 1
@@ -310,19 +304,18 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
     def _evaluation_loss(self, inputs: dict, outputs: Any, labels: Tensor) -> Tensor:
-        logits, valid = at_least_float32(logits_of(outputs)), labels != IGNORED_LABEL
-        check_scores(logits, valid, self.state.global_step)
-        losses = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
-        if labels.ndim == 1:
+        check_scores(logits_of(outputs), is_labelled(labels), self.state.global_step)
+        losses = cross_entropy_of_each(logits_of(outputs), labels)  # NaN where there is no class
+        if losses.ndim == 1:
             # One value an example, so that the gather cuts off what pads the last batch of several ranks.
-            self._gather_eval_term("loss", losses.masked_fill(~valid, torch.nan))
+            self._gather_eval_term("loss", losses)
         if self._evaluates_with_teacher:
             terms = self.distillation_loss(outputs, self._ask_teacher(inputs), labels, epoch=self.state.epoch)
-            lacking = labels.new_full((), torch.nan, dtype=torch.float32)  # a rank without a valid label has no terms
+            lacking = losses.new_full((), torch.nan)  # a rank without a valid label has no terms
             for name in dict.fromkeys(gather_object(list(terms))):
                 if name != "cross_entropy":
                     self._gather_eval_term(name, terms.get(name, lacking).detach().repeat(len(labels)))
-        return losses.sum() / valid.sum().clamp_min(1)
+        return losses.nansum() / is_labelled(labels).sum().clamp_min(1)
 
     def _gather_eval_term(self, name: str, values: Tensor) -> None:
         self._eval_terms.setdefault(name, []).append(self.accelerator.gather_for_metrics(values))
@@ -351,14 +344,17 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
             model_inputs["output_hidden_states"] = True
         return model_inputs
 
-    @staticmethod
-    def _labels_of(inputs: dict) -> Tensor:
-        if "labels" not in inputs:
+    def _labels_of(self, inputs: dict, teacher_outputs: Any = None) -> Tensor:
+        """Without a cross-entropy no class is needed: the teacher's answers say how many examples there are."""
+        loss, logits = self.distillation_loss, None if teacher_outputs is None else logits_of(teacher_outputs)
+        if "labels" in inputs:
+            return inputs["labels"]
+        if loss.ce_weight or loss.needs_labels or logits is None or logits.ndim != 2:
             raise ValueError(
-                f"The batch has no 'labels', only {[name for name in inputs if name != STEP_CONTEXT]}: "
-                "let the dataset or the data collator name them so."
+                f"The batch has no 'labels', only {[name for name in inputs if name != STEP_CONTEXT]}: let the "
+                "dataset or the data collator name them so, or distil without them (ce_weight=0)."
             )
-        return inputs["labels"]
+        return torch.full(logits.shape[:1], UNLABELLED, device=logits.device)
 
     # ---- Optimizer, logs, files ----
 
@@ -372,13 +368,8 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         args = self.args
         if not isinstance(args, DistillationTrainingArguments) or not args.lr_milestones or self.lr_scheduler:
             return super().create_scheduler(num_training_steps, optimizer)
-        steps = [round(milestone * num_training_steps) for milestone in args.lr_milestones]
-        warmup_steps = args.get_warmup_steps(num_training_steps)
-
-        def factor(step: int) -> float:
-            return min(1.0, (step + 1) / (warmup_steps + 1)) * args.lr_decay ** sum(step >= s for s in steps)
-
-        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)  # type: ignore[arg-type]
+        factors = args.milestone_factors(num_training_steps)
+        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factors)  # type: ignore[arg-type]
         self._created_lr_scheduler = True
         return self.lr_scheduler
 

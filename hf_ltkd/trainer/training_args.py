@@ -4,6 +4,7 @@ import logging
 import math
 import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -43,7 +44,8 @@ class DistillationTrainingArguments(TrainingArguments):
     always wins; the milestones are fractions of the training, so a shorter one keeps their places.
 
     Raises:
-        `ValueError`: if a milestone or `lr_decay` lies outside 0..1, or `hub_timeout` is not above 0.
+        `ValueError`: if a milestone or `lr_decay` lies outside 0..1, `hub_timeout` is not above 0, an alpha is below
+            0, or early stopping has nothing to watch.
     """
 
     # Fields of the preset default to None, which stands for "the preset's value, or else that of TrainingArguments".
@@ -90,6 +92,22 @@ class DistillationTrainingArguments(TrainingArguments):
         },
     )
 
+    mixup_alpha: float = field(
+        default=0.0,
+        metadata={"help": "Mix each training image and its label with another's, by a part from Beta(alpha, alpha)."},
+    )
+    cutmix_alpha: float = field(
+        default=0.0,
+        metadata={"help": "Paste a box of another image instead; with mixup_alpha too, each step takes one of both."},
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={"help": "Stop after so many evaluations without a better metric_for_best_model (default: never)."},
+    )
+    early_stopping_threshold: float = field(
+        default=0.0, metadata={"help": "By how much an evaluation has to be better to count."}
+    )
+
     # On by default: without the file only those who have installed hf_ltkd could load the student, and nobody runs it
     # who does not ask for it with trust_remote_code=True.
     hub_model_code: bool = field(
@@ -131,20 +149,45 @@ class DistillationTrainingArguments(TrainingArguments):
                 )
         check_number("lr_decay", self.lr_decay, above=0, most=1)
         check_number("hub_timeout", self.hub_timeout, above=0)
+        check_number("mixup_alpha", self.mixup_alpha, 0)
+        check_number("cutmix_alpha", self.cutmix_alpha, 0)
         check_ranges(self)
         super().__post_init__()
+        if self.early_stopping_patience is not None:
+            self._check_early_stopping()
+
+    def _check_early_stopping(self) -> None:
+        asked = f"early_stopping_patience={self.early_stopping_patience}"
+        if self.early_stopping_patience < 1:  # type: ignore[operator]
+            raise ValueError(f"{asked} is not valid: it is a number of evaluations, 1 or more.")
+        if self.eval_strategy == "no" or self.metric_for_best_model is None:
+            raise ValueError(
+                f"{asked} has nothing to watch: set eval_strategy and metric_for_best_model (epoch and tail_accuracy, "
+                "for instance), and load_best_model_at_end to keep the best."
+            )
+
+    def milestone_factors(self, num_training_steps: int) -> Callable[[int], float]:
+        """What the learning rate is multiplied by at each step, by `lr_milestones`."""
+        steps = [round(milestone * num_training_steps) for milestone in self.lr_milestones or []]
+        warmup_steps = self.get_warmup_steps(num_training_steps)
+        return lambda step: min(1.0, (step + 1) / (warmup_steps + 1)) * self.lr_decay ** sum(step >= s for s in steps)
 
 
 def check_ranges(args: TrainingArguments) -> None:
     """Raises `ValueError` for a number that would train nothing, or nonsense."""
     for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
         check_number(name, getattr(args, name), 1, whole=True)
-    for name in ("learning_rate", "weight_decay", "num_train_epochs"):
-        check_number(name, getattr(args, name), 0)
+    for name in ("learning_rate", "num_train_epochs"):
+        check_number(name, getattr(args, name), above=0)
     for name in ("seed", "dataloader_num_workers"):
         check_number(name, getattr(args, name), 0, whole=True)
-    check_number("max_steps", args.max_steps, whole=True)
+    check_number("weight_decay", args.weight_decay, 0)
     check_number("label_smoothing_factor", args.label_smoothing_factor, 0, below=1)
+    if args.max_grad_norm != math.inf:  # which clips nothing
+        check_number("max_grad_norm", args.max_grad_norm, 0)
+    check_number("max_steps", args.max_steps, whole=True)
+    if args.max_steps != -1 and args.max_steps < 1:
+        raise ValueError(f"max_steps={args.max_steps} is not valid: it is 1 or more, or -1 to train by epochs.")
 
 
 def check_arguments(args: TrainingArguments, student: Any, compute_metrics: Any) -> None:

@@ -30,10 +30,13 @@ class DistillArguments:
     push: str | None = field(
         default=None, metadata={"help": "Hub id to push the student to at the end; without it nothing is pushed."}
     )
+    push_anyway: bool = field(
+        default=False, metadata={"help": "Push a student, too, that is worse than the plain one."}
+    )
     plain_student: bool = field(
         default=True, metadata={"help": "Also train the student without the teacher, to compare with."}
     )
-    loss: Literal["ltkd", "kd", "dkd", "dist", "reviewkd", "catkd", "bkd", "ce"] = field(
+    loss: Literal["ltkd", "kd", "dkd", "dist", "reviewkd", "catkd", "bkd", "gkl", "wttm", "ce"] = field(
         default="ltkd", metadata={"help": "The method; ce is the cross-entropy without a teacher."}
     )
     loss_args: list[str] = field(
@@ -45,7 +48,7 @@ class DistillArguments:
         metadata={"help": "Take the hyper-parameters published for this teacher and student: resnet32x4 resnet8x4."},
     )
     adjust_teacher: bool = field(
-        default=False, metadata={"help": "For --loss kd: divide the class prior out of the teacher's probabilities."}
+        default=False, metadata={"help": "Divide the class prior out of the teacher's probabilities (prior=teacher)."}
     )
     teacher_cache: str | None = field(
         default=None, metadata={"help": "A folder: ask the teacher once, keep its logits there, and train with them."}
@@ -56,11 +59,28 @@ class DistillArguments:
     teacher_cache_dtype: Literal["float32", "float16"] = field(
         default="float32", metadata={"help": "float16 halves the cache."}
     )
+    match_labels: bool = field(
+        default=False,
+        metadata={
+            "help": "Match the teacher's classes to the data's by name: it may have more of them, or another order."
+        },
+    )
     num_groups: int | None = field(
         default=None, metadata={"help": "Equal groups of classes (default: head, medium, tail)."}
     )
+    unlabelled: str | None = field(
+        default=None,
+        metadata={
+            "help": "A folder of images without a class, to distil on beside the others, without cross-entropy."
+        },
+    )
 
     def __post_init__(self):
+        if self.unlabelled is not None and self.loss in ("ce", "dkd"):
+            raise ValueError(
+                f"--unlabelled {self.unlabelled} does not go with --loss {self.loss}, which learns from the class of "
+                "each image: choose another loss, such as kd, or leave it out."
+            )
         if self.teacher is None and self.loss != "ce":
             raise ValueError(
                 f"--teacher is missing, which --loss {self.loss} needs: give the Hub id or the folder of a "
@@ -69,8 +89,10 @@ class DistillArguments:
         _check_whole(self, "num_groups", "teacher_cache_views")
         if self.pair is not None and len(self.pair) != 2:
             raise ValueError(f"--pair {' '.join(self.pair)} must be two names, the teacher's and the student's.")
-        if self.adjust_teacher and self.loss != "kd":
-            raise ValueError("--adjust_teacher goes with --loss kd alone.")
+        if self.match_labels and self.teacher is None:
+            raise ValueError("--match_labels needs a --teacher, whose classes are matched.")
+        if self.adjust_teacher and self.loss in ("reviewkd", "catkd", "ce"):
+            raise ValueError(f"--adjust_teacher goes with losses that compare logits, not with --loss {self.loss}.")
 
 
 @dataclass
@@ -80,6 +102,35 @@ class TrainTeacherArguments:
     model: str = field(
         default="resnet32x4",
         metadata={"help": "A network of the paper (resnet32x4, vgg13, ...), or the Hub id or folder of any other."},
+    )
+    ce: Literal["cross_entropy", "balanced_softmax", "logit_adjusted", "class_balanced", "ldam"] | None = field(
+        default=None,
+        metadata={"help": "Form of the cross-entropy (default: recommended; balanced_softmax for skewed counts)."},
+    )
+    loss_args: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Its arguments as name=value, e.g. tau=1.5, or drw_epoch=160 for ldam."},
+    )
+    peft: Literal["lora"] | None = field(
+        default=None,
+        metadata={
+            "help": "lora: train small matrices beside the linear layers of a big pretrained model, and its head; "
+            "needs hf_ltkd[peft]."
+        },
+    )
+
+    def __post_init__(self):
+        if self.peft not in (None, "lora"):
+            raise ValueError(f"peft={self.peft!r} is not known: use 'lora'.")
+
+
+@dataclass
+class ModelArguments:
+    """How models are loaded."""
+
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={"help": "Run the code that a model comes with; read it first, it can do whatever you can."},
     )
 
 
@@ -98,10 +149,35 @@ class EvaluateArguments:
     """Which model is evaluated."""
 
     model: str = field(metadata={"help": "Hub id or folder of the model."})
+    match_labels: bool = field(
+        default=False,
+        metadata={
+            "help": "Match the model's classes to the data's by name: it may have more of them, or another order."
+        },
+    )
+    batch_size: int = field(default=128, metadata={"help": "Images that the model is asked for at once."})
+    output_dir: str | None = field(
+        default=None,
+        metadata={"help": "A folder for class_report.json and confusion.png; without it nothing is written."},
+    )
+
+    def __post_init__(self):
+        _check_whole(self, "batch_size")
+
+
+@dataclass
+class AdjustArguments:
+    """Which model is adjusted, how much, and where it goes."""
+
+    model: str = field(metadata={"help": "Hub id or folder of the model."})
+    output_dir: str = field(default="adjusted", metadata={"help": "A new folder for the adjusted model."})
+    tau: float = field(default=1.0, metadata={"help": "How strongly the class prior counts."})
     batch_size: int = field(default=128, metadata={"help": "Images that the model is asked for at once."})
 
     def __post_init__(self):
         _check_whole(self, "batch_size")
+        if not self.tau > 0:
+            raise ValueError(f"--tau {self.tau} must be above 0: 1 takes the whole class prior out.")
 
 
 @dataclass
@@ -114,6 +190,12 @@ class DiagnoseArguments:
     )
     num_groups: int | None = field(
         default=None, metadata={"help": "Equal groups of classes (default: head, medium, tail)."}
+    )
+    match_labels: bool = field(
+        default=False,
+        metadata={
+            "help": "Match the teacher's classes to the data's by name: it may have more of them, or another order."
+        },
     )
     picture: str = field(default="teacher_bias.png", metadata={"help": "Where the picture goes."})
     batch_size: int = field(default=128, metadata={"help": "Images that the teacher is asked for at once."})
@@ -128,6 +210,9 @@ class PushArguments:
 
     model: str = field(metadata={"help": "The student's folder."})
     to: str = field(metadata={"help": "Its place on the Hub, as owner/name; made if it does not exist."})
+    push_anyway: bool = field(
+        default=False, metadata={"help": "Push a student, too, that is worse than the plain one."}
+    )
     private: bool = field(default=False, metadata={"help": "Make a new repository private."})
     dataset: str | None = field(
         default=None, metadata={"help": "The full dataset's name, best its Hub id; the card's metrics need it."}
@@ -195,6 +280,12 @@ class SourceArguments:
         },
     )
 
+    def __post_init__(self):
+        if not 0 < self.eval_fraction < 1:
+            raise ValueError(
+                f"eval_fraction={self.eval_fraction} is not valid: it is a part of each class, above 0 and below 1."
+            )
+
 
 def _check_whole(arguments: Any, *names: str) -> None:
     """Raises `ValueError` if a field that was given is no whole number of 1 or more."""
@@ -260,5 +351,5 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`", did you mean 'learning_rate'?"`, or nothing where no name is near."""
-    found = difflib.get_close_matches(name, list(known), 1)
+    found = difflib.get_close_matches(name, list(known), 1, cutoff=0.65)
     return f", did you mean {found[0]!r}?" if found else ""

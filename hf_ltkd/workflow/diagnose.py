@@ -6,8 +6,9 @@ from typing import Any
 
 from ..analysis.bias import GroupReport, group_report, loss_parts
 from ..data.arguments import DataArguments
-from .arguments import DiagnoseArguments, SourceArguments, split_settings
-from .inputs import Images, Model, check_classes, load_classifier, load_images, model_name
+from .arguments import DiagnoseArguments, ModelArguments, SourceArguments, split_settings
+from .beforehand import check_apart, check_weights
+from .inputs import Images, Model, fit_classes, load_classifier, load_images, model_name, name_data
 from .outputs import draw_bias
 from .recommend import Recommendation, recommend_num_groups, recommend_weights
 
@@ -42,23 +43,29 @@ def diagnose(teacher: Model, data: Any = None, **settings: Any) -> Diagnosis:
         teacher (`str`, `os.PathLike` or `PreTrainedModel`): A folder, a Hub id, or a model in memory.
         data (`str`, `os.PathLike` or `datasets.DatasetDict`): As in [`distill`].
         settings: `student` (whose loss it is; one that knows nothing by default), `num_groups`, `picture`,
-            `batch_size`, `eval_fraction`, and any field of `DataArguments`.
+            `batch_size`, `match_labels`, `trust_remote_code`, `eval_fraction`, and any field of `DataArguments`.
 
     Raises:
         `ValueError`: if teacher or student are not for these classes, or a setting is not known.
     """
     model_name(teacher)
-    own, source, image_fields = split_settings(
-        {"teacher": teacher, "data": data, **settings}, DiagnoseArguments, SourceArguments, DataArguments
+    own, source, image_fields, trust = split_settings(
+        {"teacher": teacher, "data": data, **settings},
+        *(DiagnoseArguments, SourceArguments, DataArguments, ModelArguments),
     )
-    args = DiagnoseArguments(**own)
-    network = load_classifier(teacher)
-    student = None if args.student is None else load_classifier(args.student)
-    where = SourceArguments(**source)
-    images = load_images(where, image_fields, network, student=student, num_groups=args.num_groups)
-    for model in (network, student):
+    args, where = DiagnoseArguments(**own), SourceArguments(**source)
+    read = {"data": name_data(where, image_fields)[1].get("data_dir"), "teacher": teacher, "student": args.student}
+    check_apart("picture", args.picture, read)
+    network = load_classifier(teacher, **trust)
+    student = None if args.student is None else load_classifier(args.student, **trust)
+    for model, role in ((network, "teacher"), (student, "student")):
         if model is not None:
-            check_classes(model, images.data)
+            check_weights(model, role)
+    how = {"num_groups": args.num_groups, "match_labels": args.match_labels, **trust}
+    images = load_images(where, image_fields, network, student=student, **how)
+    network = fit_classes(network, images.data, args.match_labels)
+    if student is not None:
+        student = fit_classes(student, images.data, args.match_labels, images.data.test.for_student())
     groups = images.groups
     report = group_report(network, images.data.test, groups, batch_size=args.batch_size)
     weights = recommend_weights(groups.num_classes)

@@ -8,9 +8,10 @@ from transformers import PreTrainedModel
 from ..hub.describe import hub_id
 from ..hub.names import BIAS_PICTURE
 from ..losses import CrossEntropyLoss
+from ..metrics.answers import Answers
 from ..teacher.cache import TeacherCache
 from .inputs import Model
-from .outputs import Comparison, accuracies, draw_bias, name_dataset, train_and_save
+from .outputs import Comparison, draw_bias, evaluate_trained, name_dataset, train_and_save
 from .plan import DistillPlan, make_plan
 from .push import push
 
@@ -73,13 +74,15 @@ def _run(plan: DistillPlan) -> Comparison:
             num_workers=plan.args.dataloader_num_workers,
         )
     trainer = plan.trainer(plan.network, plan.loss, teacher)
-    ours = train_and_save(trainer, plan)
+    ours, our_answers = train_and_save(trainer, plan)
     accuracy: dict[str, dict[str, float | None]] = {}
+    answers: dict[str, Any] = {}
     if plan.bias is not None:
-        accuracy["teacher"] = plan.bias.accuracy
+        accuracy["teacher"], answers["teacher"] = plan.bias.accuracy, plan.bias.answers
     if plain is not None:
-        accuracy["plain student"] = train_plain_student(plan, plain)
-    accuracy["this student"] = ours
+        accuracy["plain student"], answers["plain student"] = train_plain_student(plan, plain)
+    accuracy["this student"], answers["this student"] = ours, our_answers
+    groups = images.groups
     shares = None if plan.bias is None else dict(zip(images.groups.names, plan.bias.probability, strict=True))
     comparison = Comparison(
         dataset=name_dataset(images.data),
@@ -87,6 +90,13 @@ def _run(plan: DistillPlan) -> Comparison:
         teacher_name=None if plan.teacher is None else hub_id(plan.teacher),
         teacher_probability=shares,
         accuracy=accuracy,
+        intervals={model: given.intervals(groups) for model, given in answers.items()},
+        differences={
+            model: our_answers.differences(given, groups)
+            for model, given in answers.items()
+            if given is not our_answers
+        },
+        classes=our_answers.class_report(groups, images.data.class_names),
         output_dir=plan.output_dir,
     )
     if trainer.is_world_process_zero():
@@ -97,12 +107,13 @@ def _run(plan: DistillPlan) -> Comparison:
     return comparison
 
 
-def train_plain_student(plan: DistillPlan, student: PreTrainedModel) -> dict[str, float | None]:
-    """The accuracies of the same student without a teacher; nothing is written."""
+def train_plain_student(plan: DistillPlan, student: PreTrainedModel) -> tuple[dict[str, float | None], Answers]:
+    """The accuracies and answers of the same student without a teacher; nothing is written."""
     nothing: Any = {"save_strategy": "no", "push_to_hub": False, "load_best_model_at_end": False}
+    nothing["early_stopping_patience"] = None  # it has no best checkpoint to go back to
     trainer = plan.trainer(student, CrossEntropyLoss(), **nothing)
     trainer.train()
-    return accuracies(trainer.evaluate(), plan.images.groups)
+    return evaluate_trained(trainer, plan.images)
 
 
 def publish(plan: DistillPlan) -> str | None:
@@ -111,4 +122,5 @@ def publish(plan: DistillPlan) -> str | None:
     to = plan.choices.push or (args.push_to_hub and (args.hub_model_id or plan.output_dir.absolute().name))
     if not to or args.process_index != 0:
         return None
-    return push(plan.output_dir, to, private=args.hub_private_repo).commit_url
+    anyway = plan.choices.push_anyway
+    return push(plan.output_dir, to, private=args.hub_private_repo, push_anyway=anyway).commit_url

@@ -24,6 +24,7 @@ ALONE: dict[str, Any] = {
     "eval_strategy": "no",
     "eval_on_start": False,
     "load_best_model_at_end": False,
+    "early_stopping_patience": None,
     "push_to_hub": False,
     "gradient_accumulation_steps": 1,
     "dataloader_num_workers": 0,

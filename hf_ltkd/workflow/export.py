@@ -32,9 +32,9 @@ from ..data.pixels import to_rgb
 from ..hub.describe import describe_model, weights_digests
 from ..hub.names import ONNX_FILES
 from ..teacher.live import check_same_classes
-from ..trainer.checks import check_finite
 from ..utils import cpu_name, write_json
 from .arguments import ExportArguments
+from .beforehand import check_apart, check_weights
 from .inputs import load_classifier, load_processor, model_name
 
 
@@ -51,6 +51,7 @@ def export(
     output_dir: str | os.PathLike | None = None,
     threads: int = 1,
     runs: int = 100,
+    trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """
     Writes `onnx/model.onnx` and `onnx/measurements.json` into a student's folder; the next push sends them and puts
@@ -65,6 +66,7 @@ def export(
         output_dir (`str` or `os.PathLike`, *optional*, defaults to `model`): The folder that gets `onnx/`.
         threads (`int`, *optional*, defaults to 1): CPU threads that a network runs on while it is measured.
         runs (`int`, *optional*, defaults to 100): Runs of each network that are measured, one image each.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether code may be run that models come with.
 
     Returns:
         `dict`: The measurements, and `path` of the ONNX file: `max_difference` from PyTorch's logits, `max_logit`, and
@@ -86,16 +88,19 @@ def export(
     ExportArguments(str(model), output_dir=None if output_dir is None else str(output_dir), threads=threads, runs=runs)
     folder = Path(output_dir or model)
     files = find_images(images) if images else []
+    if output_dir is not None:
+        check_apart("output_dir", output_dir, {"teacher": teacher, **{f"images {path}": path for path in images}})
     names = {"student": str(model), **({"teacher": str(teacher)} if teacher else {})}
-    models = {who: load_classifier(name, dtype=torch.float32).eval() for who, name in names.items()}
-    for network in models.values():
-        check_finite(network, "exported")
+    trust: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    models = {who: load_classifier(name, dtype=torch.float32, **trust).eval() for who, name in names.items()}
+    for who, network in models.items():
+        check_weights(network, who)
     if teacher:
         check_same_classes(models["student"], models["teacher"])
     digests = weights_digests(Path(cached_file(names["student"], "config.json")).parent)  # type: ignore[arg-type]
     if not digests:
         raise ValueError(f"{names['student']!r} holds no model.safetensors: save it again with model.save_pretrained.")
-    pixels = {who: prepare(names[who], network, files) for who, network in models.items()}
+    pixels = {who: prepare(names[who], network, files, **trust) for who, network in models.items()}
 
     exported, differences, networks = {}, {}, {}
     with (
@@ -180,9 +185,9 @@ def find_images(paths: Sequence[str]) -> list[Path]:
     return files[:: max(1, len(files) // EXAMPLES)][:EXAMPLES]
 
 
-def prepare(name: str, model: PreTrainedModel, files: list[Path]) -> torch.Tensor:
+def prepare(name: str, model: PreTrainedModel, files: list[Path], trust_remote_code: bool = False) -> torch.Tensor:
     """The examples as the network wants them, `[examples, channels, height, width]`; random pixels without `files`."""
-    processor, shape = load_processor(name), describe_model(model)["input"]
+    processor, shape = load_processor(name, trust_remote_code), describe_model(model)["input"]
     random = np.random.default_rng(0)
     if processor is None and files:
         raise ValueError(

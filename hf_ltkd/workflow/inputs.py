@@ -1,27 +1,35 @@
 """Models and images by the names that a user gives, or as they are in memory."""
 
+import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from datasets import Dataset, DatasetDict
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data.arguments import PRESETS, DataArguments
+from ..data.augment import LabelledImages
 from ..data.holdout import Holdout, load_or_hold_out
+from ..data.image_files import class_name
 from ..data.images import ImageData
 from ..data.pixels import Pixels
 from ..data.processors import choose_pixels, pixels_of
 from ..groups import ClassGroups
 from ..models import create_model
+from ..teacher.live import class_names_of
+from ..teacher.loading import base_of, explained, load_config, load_model
 from ..utils import check_model_files, read_json
 from .arguments import SourceArguments
+from .classes import check_answer, order_by_name, with_classes
 from .recommend import recommend_images
 
 
+logger = logging.getLogger(__name__)
 Model = str | os.PathLike | PreTrainedModel
 
 
@@ -69,6 +77,25 @@ def find_data(name: str | os.PathLike) -> dict[str, str]:
     )
 
 
+def name_data(source: SourceArguments, given: Mapping[str, Any]) -> tuple[DatasetDict | None, dict[str, Any]]:
+    """
+    The splits, where they are in memory, and all fields of `DataArguments` that the user set.
+
+    Raises:
+        `ValueError`: if no images are named, or they can't be these, or a field is not valid.
+    """
+    data: Any = source.data  # the fields of the class name what a command line can hold
+    splits = DatasetDict(train=data) if isinstance(data, Dataset) else data if isinstance(data, DatasetDict) else None
+    if splits:
+        given = {"dataset_name": next(iter(splits.values())).info.dataset_name or "dataset in memory", **given}
+    elif data is not None:
+        given = {**given, **find_data(data)}
+    elif not {"data_dir", "dataset_name", "benchmark"} & set(given):
+        raise ValueError("--data is missing: give a folder of images, a benchmark's name or a dataset of the Hub.")
+    DataArguments(**given)
+    return splits, dict(given)
+
+
 def model_name(model: Model) -> str:
     """
     The name, folder or Hub id of a model; its class where it has none.
@@ -88,54 +115,54 @@ def is_pretrained(model: Model) -> bool:
     return "/" in model_name(model) or os.path.isdir(model)
 
 
-def load_classifier(model: Model, **kwargs: Any) -> PreTrainedModel:
+def load_classifier(
+    model: Model,
+    *,
+    class_names: Sequence[str] | None = None,
+    dtype: torch.dtype | None = None,
+    fresh_head: bool = False,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
     """
-    A trained image classifier; one that is loaded already is returned as it is.
+    A trained image classifier; one that is loaded already is returned as it is. Arguments as in [`load_model`].
+
+    Args:
+        fresh_head (`bool`, *optional*, defaults to `False`): Whether weights may be missing, because they are trained.
 
     Raises:
-        `ValueError`: if there is none in the folder or on the Hub, or one of its files is damaged.
+        `ValueError`: if there is none in the folder or on the Hub, it cannot be loaded, or a file of it is damaged.
     """
     if isinstance(model, PreTrainedModel):
         return model
-    check_model_files(model_name(model))
-    try:
-        return AutoModelForImageClassification.from_pretrained(model, **kwargs)
-    except (OSError, ValueError) as error:
-        where = "in this folder" if os.path.isdir(model) else "as a folder here or on the Hub"
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"There is no image classifier {os.fspath(model)!r} {where}: {reason}") from error
+    return load_model(
+        model_name(model),
+        AutoModelForImageClassification,
+        class_names=class_names,
+        dtype=dtype,
+        fresh_head=fresh_head,
+        trust_remote_code=trust_remote_code,
+    )
 
 
-@contextmanager
-def named(what: str) -> Iterator[None]:
-    """Of what an error of Transformers or the Hub is; only its first line is told."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{what} cannot be loaded: {str(error).splitlines()[0]}") from error
-
-
-def load_processor(name: str | os.PathLike) -> BaseImageProcessor | None:
+def load_processor(name: str | os.PathLike, trust_remote_code: bool = False) -> BaseImageProcessor | None:
     """
-    The image processor saved with a model, if there is one; models of timm have theirs in `config.json`.
+    The image processor saved with a model, if there is one; models of timm have theirs in `config.json`, and that of
+    an adapter may lie with its base.
 
     Raises:
-        `ValueError`: if a library is missing that it needs.
+        `ValueError`: if a library is missing that it needs, or code that is not trusted.
     """
     files = ("preprocessor_config.json", "processor_config.json")
     check_model_files(name)
     if os.path.isdir(name) and not any(os.path.exists(os.path.join(name, file)) for file in files):
-        config = read_json(os.path.join(name, "config.json"))
-        if "pretrained_cfg" not in config:
+        with explained(name):
+            base = base_of(name)
+        if base is not None:
+            return load_processor(base, trust_remote_code)
+        if "pretrained_cfg" not in read_json(os.path.join(name, "config.json")):
             return None
-    try:
-        with named(f"The image processor of {os.fspath(name)!r}"):
-            return AutoImageProcessor.from_pretrained(name)
-    except ImportError as error:
-        reason = str(error).strip().split(". ")[0]
-        raise ValueError(
-            f"The image processor of {name!r} cannot be loaded ({reason}): pip install timm torchvision"
-        ) from error
+    with explained(name, "image processor"):
+        return AutoImageProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
 
 
 def load_images(
@@ -146,6 +173,9 @@ def load_images(
     student: Model | None = None,
     seed: int = 0,
     num_groups: int | None = None,
+    unlabelled: Any = None,
+    match_labels: bool = False,
+    trust_remote_code: bool = False,
 ) -> Images:
     """
     The images as a model's own image processor makes them, and for a teacher and its student as each has it.
@@ -159,25 +189,32 @@ def load_images(
             without an image processor of its own sees what the teacher sees, in `image_size` if that is given.
         seed (`int`, *optional*, defaults to 0): Of the augmentation.
         num_groups (`int`, *optional*): Equal groups of classes; head, medium and tail by default.
+        unlabelled (`str` or `datasets.Dataset`, *optional*): Images without a class, as [`load_image_data`] takes.
+        match_labels (`bool`, *optional*, defaults to `False`):
+            Whether `model` may have more classes than the data, or another order.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether code may be run that models come with.
 
     Raises:
         `ValueError`: as [`load_or_hold_out`], or if no images are named, or the Hub has no such dataset.
     """
-    data: Any = source.data  # the fields of the class name what a command line can hold
-    splits = DatasetDict(train=data) if isinstance(data, Dataset) else data if isinstance(data, DatasetDict) else None
-    if splits:
-        given = {"dataset_name": next(iter(splits.values())).info.dataset_name or "dataset in memory", **given}
-    elif data is not None:
-        given = {**given, **find_data(data)}
-    elif not {"data_dir", "dataset_name", "benchmark"} & set(given):
-        raise ValueError("--data is missing: give a folder of images, a benchmark's name or a dataset of the Hub.")
+    splits, given = name_data(source, given)
     config = model.config if isinstance(model, PreTrainedModel) else None
     if model is not None and config is None and is_pretrained(model):
-        check_model_files(model_name(model))
-        with named(f"The model {model_name(model)!r}"):
-            config = AutoConfig.from_pretrained(model_name(model))
-    pixels, teacher_pixels = choose_pixels(_pixels_of(model), _pixels_of(student), given.get("image_size"))
+        config = load_config(model_name(model), trust_remote_code=trust_remote_code)
+    own, students = (_pixels_of(network, trust_remote_code) for network in (model, student))
+    pixels, teacher_pixels = choose_pixels(own, students, given.get("image_size"))
     args = DataArguments(**{**recommend_images(pixels, config, given.get("image_size"), teacher_pixels), **given})
+
+    def check_names(names: list[str], named: bool) -> None:
+        if num_groups is not None:
+            ClassGroups.from_counts([1] * len(names), num_groups)
+        for classifier in (model, student):
+            if isinstance(classifier, PreTrainedModel):
+                if match_labels:
+                    order_by_name(classifier, names)
+                else:
+                    _check_names(classifier, names, named, args)
+
     try:
         images, holdout = load_or_hold_out(
             args,
@@ -187,6 +224,8 @@ def load_images(
             teacher_processor=teacher_pixels,
             seed=seed,
             progress=is_main_process(),
+            unlabelled=unlabelled,
+            check_names=check_names,
         )
     except (ConnectionError, FileNotFoundError) as error:
         if args.dataset_name is None:
@@ -196,9 +235,11 @@ def load_images(
     return Images(images, make_groups(images, num_groups), holdout)
 
 
-def _pixels_of(model: Model | None) -> Pixels | None:
+def _pixels_of(model: Model | None, trust_remote_code: bool) -> Pixels | None:
     """What a trained model sees, where it was saved with an image processor."""
-    processor = None if model is None or not is_pretrained(model) else load_processor(model_name(model))
+    if model is None or not is_pretrained(model):
+        return None
+    processor = load_processor(model_name(model), trust_remote_code)
     return None if processor is None else pixels_of(processor)
 
 
@@ -209,21 +250,35 @@ def make_groups(data: ImageData, num_groups: int | None = None) -> ClassGroups:
     return ClassGroups.from_counts(data.split.class_counts, num_groups or len(data.class_names))
 
 
-def new_classifier(model: Model, data: ImageData) -> PreTrainedModel:
-    """A network of [`create_model`], or a trained one with a new head, for the classes of `data`."""
+def new_classifier(model: Model, data: ImageData, trust_remote_code: bool = False) -> PreTrainedModel:
+    """
+    A network of [`create_model`], or a trained one with a new head, for the classes of `data`; in float32.
+
+    Raises:
+        `ValueError`: if it cannot be loaded, or not trained on these images.
+    """
     if isinstance(model, PreTrainedModel):
         check_classes(model, data)
         return model
-    names = dict(enumerate(data.class_names))
-    labels = {"id2label": names, "label2id": {label: class_id for class_id, label in names.items()}}
+    names = data.class_names
     if is_pretrained(model):
-        return load_classifier(model, ignore_mismatched_sizes=True, **labels)
-    return create_model(model_name(model), len(names), data.args.image_size, **labels)
+        how: dict[str, Any] = {"class_names": names, "dtype": torch.float32, "trust_remote_code": trust_remote_code}
+        config = load_config(model, trust_remote_code=trust_remote_code)
+        if getattr(config, "quantization_config", None) is not None:
+            raise ValueError(
+                f"The model {model_name(model)!r} is quantised, and weights of 4 or 8 bits cannot be trained: give "
+                "the model that it was made from."
+            )
+        network = load_classifier(model, **how)
+    else:
+        network = create_model(model_name(model), len(names), data.args.image_size, id2label=dict(enumerate(names)))
+    check_answer(model_name(model), network, data.test.for_student())
+    return network
 
 
-def data_name(data: ImageData) -> str:
+def data_name(args: DataArguments) -> str:
     """What `--data` was."""
-    return str(data.args.data_dir or data.args.benchmark or data.args.dataset_name)
+    return str(args.data_dir or args.benchmark or args.dataset_name)
 
 
 def check_classes(model: PreTrainedModel, data: ImageData) -> None:
@@ -231,17 +286,53 @@ def check_classes(model: PreTrainedModel, data: ImageData) -> None:
     Raises:
         `ValueError`: if the model does not tell apart exactly the classes of the data, in their order.
     """
+    _check_names(model, data.class_names, data.named, data.args)
+
+
+def _check_names(model: PreTrainedModel, names: list[str], named: bool, args: DataArguments) -> None:
     name = model_name(model)
-    advice = f"train one on them first: hf-ltkd train-teacher --model {name} --data {data_name(data)}"
-    if model.config.num_labels != len(data.class_names):
-        raise ValueError(
-            f"The model {name!r} has {model.config.num_labels} classes, the data {len(data.class_names)}: {advice}"
+    advice = (
+        f"train one on them first: hf-ltkd train-teacher --model {shlex.quote(name)} --data "
+        f"{shlex.quote(data_name(args))}, or take its classes by name, if it knows all of them: --match_labels true"
+    )
+    if model.config.num_labels != len(names):
+        raise ValueError(f"The model {name!r} has {model.config.num_labels} classes, the data {len(names)}: {advice}")
+    if not named:
+        return  # its labels are class ids
+    for class_id, (own, given) in enumerate(zip(class_names_of(model), names, strict=True)):
+        if own not in (None, class_name(given)):
+            raise ValueError(f"Class {class_id} is {own!r} for the model {name!r} and {given!r} in the data: {advice}")
+
+
+def fit_classes(
+    model: PreTrainedModel, data: ImageData, match_labels: bool, images: LabelledImages | None = None
+) -> PreTrainedModel:
+    """
+    A trained model whose logits are those of the data's classes: as it is, or matched by the names of the classes.
+
+    Args:
+        model (`PreTrainedModel`): It stays as it is.
+        data ([`ImageData`]): Its classes, and an image to ask the model for.
+        match_labels (`bool`): Whether the model may have more classes, or another order.
+        images ([`LabelledImages`], *optional*, defaults to what a teacher sees): What the model sees.
+
+    Raises:
+        `ValueError`: if the model is not for these classes, or not for images of this size.
+    """
+    check_answer(model_name(model), model, images or data.test.for_teacher())
+    if model.config.problem_type == "multi_label_classification":
+        logger.warning(
+            "%s was trained for several classes an image: its logits are taken as those of a softmax over one.",
+            model_name(model),
         )
-    model_names = dict(model.config.id2label or {})
-    for class_id, class_name in enumerate(data.class_names):
-        model_class = model_names[class_id]  # type: ignore[index]
-        if model_class not in (class_name, f"LABEL_{class_id}") and not class_name.isdecimal():
-            raise ValueError(
-                f"Class {class_id} is {model_class!r} for the model {name!r} and {class_name!r} in the data: rename "
-                f"the class folders so that both have the same order, or {advice}"
-            )
+    if not match_labels:
+        check_classes(model, data)
+        return model
+    order = order_by_name(model, data.class_names)
+    if order == list(range(model.config.num_labels)):  # type: ignore[arg-type]
+        return model
+    logger.warning(
+        "Matched by name: the %d classes of the data among the %d of %s.",
+        *(len(order), model.config.num_labels, model_name(model)),
+    )
+    return with_classes(model, order, data.class_names)

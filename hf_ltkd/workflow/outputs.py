@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,13 @@ from ..data.arguments import PRESETS
 from ..data.images import ImageData
 from ..groups import ClassGroups
 from ..hub.names import COMPARISON_NAME
+from ..metrics.answers import Answers, is_settled
 from ..trainer.trainer import DistillationTrainer
 from ..utils import load_json, write_json
+from .adapters import merge_adapters
 from .inputs import Images
 from .plan import TrainingPlan
+from .report import write_report
 
 
 @dataclass(kw_only=True)
@@ -33,6 +36,11 @@ class Comparison:
         teacher_probability (`dict[str, float]`, *optional*): What each group gets of the teacher's probability.
         accuracy (`dict[str, dict[str, float]]`): By model (`"teacher"`, `"plain student"`, `"this student"`) the
             fractions `accuracy` and `{group}_accuracy`, `None` for a group without an image.
+        intervals (`dict`): By model the 95 % interval of each accuracy, `[low, high]`.
+        differences (`dict`): By other model how far this student's accuracies are above its own, on the same images:
+            `[difference, low, high]` with the 95 % interval.
+        classes (`list[dict]`): This student's precision, recall, F1 and support by class; not a part of the file, but
+            of `class_report.json`.
         output_dir (`Path`): Where the student is; not a part of the file.
         pushed (`str`, *optional*): The address of the commit on the Hub; not a part of the file.
     """
@@ -42,12 +50,15 @@ class Comparison:
     teacher_name: str | None = None
     teacher_probability: dict[str, float] | None = None
     accuracy: dict[str, dict[str, float | None]]
+    intervals: dict[str, dict[str, list[float] | None]] = field(default_factory=dict)
+    differences: dict[str, dict[str, list[float] | None]] = field(default_factory=dict)
+    classes: list[dict[str, Any]] = field(default_factory=list)
     output_dir: Path
     pushed: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """What `comparison.json` holds."""
-        names = [f.name for f in fields(self) if f.name not in ("output_dir", "pushed")]
+        names = [f.name for f in fields(self) if f.name not in ("classes", "output_dir", "pushed")]
         return {name: getattr(self, name) for name in names}
 
     def save_pretrained(self, directory: str | os.PathLike) -> None:
@@ -73,21 +84,58 @@ class Comparison:
             "teacher_name": self.teacher_name,
             "teacher_metrics": self.accuracy.get("teacher"),
             "plain_student_metrics": self.accuracy.get("plain student"),
+            "differences": self.differences,
         }
 
+    def check_is_better(self) -> None:
+        """
+        Raises:
+            `ValueError`: if the student is worse than the plain one, over all images and in the mean over the groups.
+        """
+        ours, plain = (self.accuracy.get(model, {}) for model in ("this student", "plain student"))
+        both = {name: (value, plain.get(name)) for name, value in ours.items()}
+        measured = {name: (a, b) for name, (a, b) in both.items() if a is not None and b is not None}
+        changes = {name: a - b for name, (a, b) in measured.items()}
+        of_groups = [change for name, change in changes.items() if name != "accuracy"]
+        if (
+            changes.get("accuracy", 0) >= 0 or sum(of_groups) > 0
+        ):  # less for the head, more for the tail, is the method
+            return
+        settled = not self.differences or is_settled(self.differences["plain student"]["accuracy"])
+        unsettled = "" if settled else " (which so few images don't settle)"
+        now, before = measured["accuracy"]
+        raise ValueError(
+            f"The student in {str(self.output_dir)!r} is not pushed: it is right about {now:.1%} of the images, the "
+            f"same network trained without a teacher about {before:.1%}{unsettled}. "
+            "Try other weights (hf-ltkd diagnose), or push it all the same with --push_anyway."
+        )
 
-def train_and_save(trainer: DistillationTrainer, plan: TrainingPlan) -> dict[str, float | None]:
-    """Trains, writes the model, its split and its metrics, and returns its accuracies."""
+
+def train_and_save(trainer: DistillationTrainer, plan: TrainingPlan) -> tuple[dict[str, float | None], Answers]:
+    """Trains, writes the model, its split, its metrics and its report, and returns its accuracies and its answers."""
     result = trainer.train(resume_from_checkpoint=plan.args.resume_from_checkpoint)
+    merge_adapters(trainer)
     trainer.save_model()  # first of all
     if trainer.is_world_process_zero():
         plan.images.data.split.save_pretrained(plan.output_dir)
         if plan.images.holdout is not None:
             plan.images.holdout.save_pretrained(plan.output_dir)
     trainer.save_metrics("train", result.metrics)
-    metrics = trainer.evaluate()
-    trainer.save_metrics("eval", metrics)
-    return accuracies(metrics, plan.images.groups)
+    accuracy, answers = evaluate_trained(trainer, plan.images, save=True)
+    if trainer.is_world_process_zero():
+        write_report(plan.output_dir, answers, plan.images)
+    return accuracy, answers
+
+
+def evaluate_trained(
+    trainer: DistillationTrainer, images: Images, save: bool = False
+) -> tuple[dict[str, float | None], Answers]:
+    """The accuracies and the answers of a network as it is in its trainer now."""
+    metrics = trainer.evaluate(images.data.test)
+    if save:
+        trainer.save_metrics("eval", metrics)
+    evaluation: Any = trainer.evaluation
+    return accuracies(metrics, images.groups), evaluation["answers"]
 
 
 def accuracies(metrics: Mapping[str, float], groups: ClassGroups) -> dict[str, float | None]:
@@ -103,7 +151,7 @@ def draw_bias(
     """Fig. 3 from up to 30 batches of evaluation and of training images, and where the losses go."""
     data, groups = images.data, images.groups
     evaluation, training = (
-        teacher_group_mass(teacher, part, groups, max_batches=30) for part in (data.test, data.train)
+        teacher_group_mass(teacher, part, groups, max_batches=30) for part in (data.test, data.train.labelled())
     )
     plot_teacher_bias(evaluation, training, groups, path, loss_shares=loss_shares)
 

@@ -5,6 +5,7 @@ import math
 import os
 import platform
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,26 +20,45 @@ from transformers import PreTrainedModel, set_seed
 
 from ..analysis.bias import GroupReport, group_report
 from ..data.arguments import DataArguments
+from ..data.augment import LabelledImages
 from ..data.holdout import HOLDOUT_NAME, Holdout
 from ..groups import ClassGroups
-from ..hub.push import check_repository
-from ..losses import CrossEntropyLoss, DistillationLoss, create_loss, log_class_prior
+from ..losses import CrossEntropyLoss, DistillationLoss, create_loss
 from ..metrics import group_accuracy
+from ..teacher.live import place_teacher
+from ..trainer.mixing import make_mixer
 from ..trainer.trainer import DistillationTrainer
 from ..trainer.training_args import DistillationTrainingArguments
 from ..utils import parse_values
-from .arguments import DistillArguments, SourceArguments, TrainingChoices, TrainTeacherArguments, split_settings
+from .adapters import add_lora
+from .arguments import (
+    DistillArguments,
+    ModelArguments,
+    SourceArguments,
+    TrainingChoices,
+    TrainTeacherArguments,
+    split_settings,
+)
+from .beforehand import check_apart, check_hub_id, check_network, check_training, check_weights
 from .inputs import (
     Images,
     Model,
-    check_classes,
+    fit_classes,
     is_pretrained,
     load_classifier,
     load_images,
     model_name,
+    name_data,
     new_classifier,
 )
-from .recommend import Recommendation, epochs_of, recommend_training, recommend_weights, training_arguments
+from .recommend import (
+    Recommendation,
+    epochs_of,
+    recommend_ce,
+    recommend_training,
+    recommend_weights,
+    training_arguments,
+)
 
 
 LOCK_NAME = ".training.lock"  # a hidden file of the output folder
@@ -56,6 +76,7 @@ class TrainingPlan:
         images ([`Images`]): What it is trained and evaluated on.
         args ([`DistillationTrainingArguments`]): How.
         reason (`str`): Why these training arguments, where they were recommended.
+        loss_reason (`str`): Why this loss, with these arguments.
     """
 
     name: str
@@ -64,6 +85,7 @@ class TrainingPlan:
     images: Images
     args: DistillationTrainingArguments
     reason: str
+    loss_reason: str = ""
 
     @property
     def output_dir(self) -> Path:
@@ -103,6 +125,11 @@ class TrainingPlan:
         """Also where `max_steps` sets the length."""
         return epochs_of(self.args, len(self.images.data.train))
 
+    @property
+    def validation(self) -> LabelledImages | None:
+        """The images that checkpoints are chosen on, where these are others than those that are reported."""
+        return self.images.data.validation
+
     def trainer(
         self,
         network: PreTrainedModel,
@@ -117,8 +144,8 @@ class TrainingPlan:
             teacher,
             replace(self.args, **changes) if changes else self.args,
             distillation_loss=loss,
-            train_dataset=self.images.data.train,
-            eval_dataset=self.images.data.test,
+            train_dataset=self.images.data.train if loss.needs_teacher else self.images.data.train.labelled(),
+            eval_dataset=self.images.data.test if self.validation is None else self.validation,
             compute_metrics=group_accuracy(self.images.groups),
             processing_class=self.images.data.image_processor,
         )
@@ -134,14 +161,12 @@ class DistillPlan(TrainingPlan):
         teacher (`PreTrainedModel`, *optional*): The teacher, on the training's device.
         bias ([`GroupReport`], *optional*): Its answers to the evaluation images.
         unseen (`bool`): Whether the teacher is known to be trained without the images that are held out.
-        loss_reason (`str`): Why these arguments of the loss.
     """
 
     choices: DistillArguments
     teacher: PreTrainedModel | None
     bias: GroupReport | None
     unseen: bool
-    loss_reason: str
 
     @property
     def cache_views(self) -> int:
@@ -167,49 +192,67 @@ def make_plan(**settings: Any) -> DistillPlan:
     Raises:
         `ValueError`: if teacher, student, images and settings do not fit each other.
     """
-    own, source, image_fields, choice, training = split_settings(
-        settings, DistillArguments, SourceArguments, DataArguments, TrainingChoices, DistillationTrainingArguments
+    own, trust, source, image_fields, choice, training = split_settings(
+        settings,
+        *(DistillArguments, ModelArguments, SourceArguments, DataArguments, TrainingChoices),
+        DistillationTrainingArguments,
     )
     choices, recommend = DistillArguments(**own), TrainingChoices(**choice).recommend
-    _prepare(training, "student")
+    where = SourceArguments(**source)
+    loss_args = _loss_arguments(choices.loss_args)
+    new_loss(choices, ClassGroups([0, 0], class_counts=[1, 1]), loss_args, image_fields.get("benchmark"))
+    read = {"data": name_data(where, image_fields)[1].get("data_dir"), "teacher": choices.teacher}
+    _prepare(training, "student", {**read, "student": choices.student})
+    if choices.teacher_cache is not None:
+        check_apart("teacher_cache", choices.teacher_cache, read)
     if choices.push is not None:
-        check_repository("push", choices.push)
+        check_hub_id("push", choices.push)
         if get_token() is None and training.get("hub_token") is None:
             raise ValueError(f"--push {choices.push} needs a login: run `hf auth login`, or set HF_TOKEN.")
         training["hub_model_id"] = choices.push
-    loss_args = _loss_arguments(choices.loss_args)
-    if choices.pair is None:  # wrong arguments are known before the images are looked at
-        create_loss(choices.loss, ClassGroups.from_counts([3, 2, 1]), **loss_args)
-    teacher = None if choices.teacher is None else load_classifier(choices.teacher)
+    check_training(training, choices.student, recommend)
+    check_network("student", choices.student, image_fields.get("image_size"), **trust)
+    teacher = None if choices.teacher is None else load_classifier(choices.teacher, **trust)
+    if teacher is not None:
+        check_weights(teacher, "teacher")
     images = load_images(
-        SourceArguments(**source),
+        where,
         image_fields,
         teacher,
         student=choices.student,
         seed=training.get("seed", 42),
         num_groups=choices.num_groups,
+        unlabelled=choices.unlabelled,
+        match_labels=choices.match_labels,
+        **trust,
     )
     if teacher is not None:
-        check_classes(teacher, images.data)
+        loaded, teacher = teacher, fit_classes(teacher, images.data, choices.match_labels)
+        if teacher is not loaded and choices.loss == "catkd":
+            raise ValueError("--match_labels does not go with --loss catkd, which reads the teacher's head: use kd.")
     args, reason = _training(choices.student, images, training, recommend)
-    student = new_classifier(choices.student, images.data)
+    student = new_classifier(choices.student, images.data, **trust)
 
     loss_reason = "the method's values where --loss_args says nothing"
     if choices.loss == "ltkd" and choices.pair is None and recommend:
         weights = recommend_weights(images.groups.num_classes, epochs_of(args, len(images.data.train)))
         loss_args, loss_reason = {**weights.values, **loss_args}, weights.reason
     if choices.adjust_teacher:
-        loss_args["teacher_log_prior"] = log_class_prior(images.data.split.class_counts)
-    dataset = (images.data.args.benchmark or "cifar100_lt").removesuffix("_lt")
-    pair: Any = choices.pair and tuple(choices.pair)
-    loss = create_loss(choices.loss, images.groups, pair=pair, dataset=dataset, **loss_args)
+        loss_args["prior"] = "teacher"
+    loss = new_loss(choices, images.groups, loss_args, images.data.args.benchmark)
     if isinstance(loss, CrossEntropyLoss) and loss.ce == "cross_entropy":
         choices = replace(choices, plain_student=False)  # it is the student
+    make_mixer(args, student, loss, choices.teacher_cache is not None)  # says what does not go together
     bias = None
     if teacher is not None:
-        teacher.to(args.device)  # type: ignore[arg-type]
+        place_teacher(teacher, args.device)
         batch_size = args.per_device_eval_batch_size
         bias = group_report(teacher, images.data.test, images.groups, batch_size=batch_size)
+        if bias.answers is not None and bias.answers.at_chance:
+            warnings.warn(
+                f"The teacher {model_name(teacher)!r} may have nothing to teach. {bias.answers.describe()}",
+                stacklevel=2,
+            )
     return DistillPlan(
         name=model_name(choices.student),
         network=student,
@@ -235,22 +278,51 @@ def plan_teacher(**settings: Any) -> TrainingPlan:
     Raises:
         `ValueError`: if model, images and settings do not fit each other.
     """
-    own, source, image_fields, choice, training = split_settings(
-        settings, TrainTeacherArguments, SourceArguments, DataArguments, TrainingChoices, DistillationTrainingArguments
+    own, trust, source, image_fields, choice, training = split_settings(
+        settings,
+        *(TrainTeacherArguments, ModelArguments, SourceArguments, DataArguments, TrainingChoices),
+        DistillationTrainingArguments,
     )
-    model = TrainTeacherArguments(**own).model
-    _prepare(training, "teacher")
-    images = load_images(SourceArguments(**source), image_fields, model, seed=training.get("seed", 42))
-    args, reason = _training(model, images, training, TrainingChoices(**choice).recommend)
-    network = new_classifier(model, images.data)
-    name = model_name(model)
-    return TrainingPlan(name=name, network=network, loss=CrossEntropyLoss(), images=images, args=args, reason=reason)
+    chosen, recommend = TrainTeacherArguments(**own), TrainingChoices(**choice).recommend
+    model, where = chosen.model, SourceArguments(**source)
+    _prepare(training, "teacher", {"data": name_data(where, image_fields)[1].get("data_dir"), "model": model})
+    check_training(training, model, recommend)
+    check_network("model", model, image_fields.get("image_size"), **trust)
+    images = load_images(where, image_fields, model, seed=training.get("seed", 42), **trust)
+    args, reason = _training(model, images, training, recommend)
+    network: Any = new_classifier(model, images.data, **trust)
+    if chosen.peft is not None:
+        network = add_lora(network, model_name(model))
+    loss_args, loss_reason = _loss_arguments(chosen.loss_args), ""
+    if chosen.ce is not None:
+        loss_args["ce"] = chosen.ce
+    elif recommend and "ce" not in loss_args:
+        recommended = recommend_ce(images.data.split.class_counts, args.label_smoothing_factor)
+        loss_args, loss_reason = {**recommended.values, **loss_args}, recommended.reason
+    return TrainingPlan(
+        name=model_name(model),
+        network=network,
+        loss=create_loss("ce", images.groups, **loss_args),
+        images=images,
+        args=args,
+        reason=reason,
+        loss_reason=loss_reason,
+    )
 
 
-def _prepare(training: dict[str, Any], output_dir: str) -> None:
+def new_loss(
+    choices: DistillArguments, groups: ClassGroups, loss_args: Mapping[str, Any], benchmark: str | None
+) -> DistillationLoss:
+    """The loss that was asked for."""
+    dataset = (benchmark or "cifar100_lt").removesuffix("_lt")
+    pair: Any = choices.pair and tuple(choices.pair)
+    return create_loss(choices.loss, groups, pair=pair, dataset=dataset, **loss_args)
+
+
+def _prepare(training: dict[str, Any], output_dir: str, read: Mapping[str, Any]) -> None:
     """
     Raises:
-        `ValueError`: if a model or a training is there already that would be overwritten.
+        `ValueError`: if a model or a training is there already that would be overwritten, or what is read.
     """
     resume = training.get("resume_from_checkpoint")
     if str(resume).lower() in ("true", "false"):  # from the command line it comes as a word
@@ -258,6 +330,9 @@ def _prepare(training: dict[str, Any], output_dir: str) -> None:
     folder = training.setdefault("output_dir", output_dir)
     if not isinstance(folder, str | os.PathLike):
         raise ValueError(f"output_dir={folder!r} is not valid: it must be the path of a folder.")
+    check_apart("output_dir", folder, read)
+    if training.get("hub_model_id") is not None:
+        check_hub_id("hub_model_id", training["hub_model_id"])
     _check_free(Path(folder), resume)
     candidates = Path(folder).glob("checkpoint-*") if resume is True else [Path(resume or folder)]
     if resume and not any(path.is_dir() for path in candidates):
@@ -265,7 +340,6 @@ def _prepare(training: dict[str, Any], output_dir: str) -> None:
             f"resume_from_checkpoint={resume} finds nothing: there is no checkpoint in {str(folder)!r}, nor a folder "
             "of that name; leave it out to start anew."
         )
-    DistillationTrainingArguments(**training)  # wrong ones are known before the images are looked at
 
 
 def _check_free(folder: Path, resume: Any) -> None:
@@ -284,6 +358,12 @@ def _training(
     if recommend:
         recommended = recommend_training(len(data.train), model_name(model), is_pretrained(model))
     args = training_arguments(given, recommended, data.args.crop)
+    if args.load_best_model_at_end and data.validation is None:
+        warnings.warn(
+            f"The checkpoint is chosen by {args.metric_for_best_model} on the images that are reported, which "
+            "flatters it: add a validation/ beside test/ to choose on.",
+            stacklevel=4,
+        )
     set_seed(args.seed)
     return args, recommended.reason
 

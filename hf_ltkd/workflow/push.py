@@ -4,6 +4,7 @@ import json
 import os
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,16 @@ from huggingface_hub import CommitInfo
 from huggingface_hub.errors import EntryNotFoundError
 from transformers.utils.hub import hf_api
 
+from ..data.processors import pixels_of
 from ..hub.card import write_model_card
 from ..hub.describe import describe_model
 from ..hub.names import ARGUMENTS_NAME, CARD_NAME, COMPARISON_NAME, RUN_NAME
-from ..hub.push import add_code, check_repository, explained, published_files, push_folder, time_limit, within
+from ..hub.push import add_code, explained, published_files, push_folder, time_limit, within
 from ..hub.readme import read_readme, take_over
 from ..teacher.live import load_teacher
-from ..trainer.checks import check_finite
 from ..utils import check_number, read_json, write_json
+from .beforehand import check_hub_id, check_weights
+from .inputs import load_processor
 from .outputs import Comparison
 
 
@@ -26,6 +29,7 @@ def push(
     model: str | os.PathLike,
     to: str,
     *,
+    push_anyway: bool = False,
     private: bool | None = None,
     dataset: str | None = None,
     dataset_split: str | None = None,
@@ -39,6 +43,7 @@ def push(
     model_code: bool | None = None,
     keep_card: bool = False,
     timeout: float = 60.0,
+    trust_remote_code: bool = False,
 ) -> CommitInfo:
     """
     Sends a student's folder to the Hub, with its model card; again, it sends only what is missing. Nothing in the
@@ -47,6 +52,8 @@ def push(
     Args:
         model (`str` or `os.PathLike`): The folder, of `hf-ltkd distill` or of [`~DistillationTrainer.save_model`].
         to (`str`): `"owner/name"`, or `"name"` for a repository of one's own; made if it does not exist.
+        push_anyway (`bool`, *optional*, defaults to `False`):
+            Whether a student is sent that is worse than the plain one by `comparison.json`.
         private (`bool`, *optional*): Whether a new repository is private.
         dataset (`str`, *optional*, defaults to that of `comparison.json`):
             The full dataset's name, best its Hub id; without it the card has no metrics in its front matter.
@@ -61,25 +68,30 @@ def push(
         keep_card (`bool`, *optional*, defaults to `False`): Whether a `README.md` is sent as it is.
         timeout (`float`, *optional*, defaults to 60.0):
             Seconds that the Hub may stay silent; the whole push may take five times that and 10 seconds a megabyte.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether code in the folder may be run.
 
     Returns:
         `huggingface_hub.CommitInfo`: The commit, with its `commit_url`.
 
     Raises:
-        `FloatingPointError`: if a weight is NaN or infinite.
-        `ValueError`: if the folder holds no classifier, or a file of results or `README.md` cannot be read.
+        `ValueError`: if the folder holds no classifier, a broken one, or one that is worse than without a teacher, or
+            if a file of results or `README.md` cannot be read.
         `OSError`: if the Hub cannot be reached or refuses; it says what to do.
     """
     if not isinstance(model, str | os.PathLike):
         raise ValueError(f"The model is a {type(model).__name__}: give the folder that holds it.")
-    check_repository("to", to)
+    check_hub_id("to", to)
     check_number("timeout", timeout, above=0)
     folder = Path(model)
     published_files(folder)
-    network = load_teacher(str(folder))  # loads any classifier
-    check_finite(network, "pushed")
-    compared = (folder / COMPARISON_NAME).is_file()
-    card: dict[str, Any] = Comparison.from_pretrained(folder).card_arguments() if compared else {}
+    network: Any = load_teacher(str(folder), trust_remote_code)  # loads any classifier
+    check_weights(network, "model")
+    card: dict[str, Any] = {}
+    if (folder / COMPARISON_NAME).is_file():
+        comparison = Comparison.from_pretrained(folder)
+        card = comparison.card_arguments()
+        if not push_anyway:
+            comparison.check_is_better()
     given = {
         "dataset": dataset,
         "dataset_split": dataset_split,
@@ -100,13 +112,21 @@ def push(
     def write_files(repo_id: str) -> None:
         add_code(folder, network, model_code)
         if not (folder / RUN_NAME).is_file():
-            write_json(folder / RUN_NAME, {"student": describe_model(network)})
+            write_json(folder / RUN_NAME, {"student": describe_model(network, _input_shape(folder, network))})
         if not keep_card:
             with explained(folder, repo_id, timeout):
                 within(time_limit(timeout), _take_over_card, folder, repo_id, revision)
             write_model_card(folder, repo_id=repo_id, **card)
 
     return push_folder(folder, to, private=private, revision=revision, timeout=timeout, prepare=write_files)
+
+
+def _input_shape(folder: Path, network: Any) -> list[int] | None:
+    """That of the image processor, where there is one that says it."""
+    processor = load_processor(folder)
+    with suppress(ValueError):  # its pixels have no fixed size
+        return processor and [getattr(network.config, "num_channels", 3), *pixels_of(processor).size]
+    return None
 
 
 def _take_over_card(folder: Path, repo_id: str, revision: str | None) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,9 @@ from ..trainer.training_args import DistillationTrainingArguments
 # The two settings that were measured: handwritten digits (10 classes, 1 and 1) and CIFAR-100 (100 classes, the paper's
 # 6 and 6 better than 1 and 1). Between them the border is their geometric mean, which nobody has measured.
 FEW_CLASSES = 31
+
+
+SKEWED = 2  # largest to smallest class, from which on there is a tail
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,27 @@ def recommend_weights(num_classes: int, epochs: float | None = None) -> Recommen
         values,
         f"{measured}. A starting point from two measured settings, not a rule: more weight gives the tail more and "
         f"the head less, {also}.",
+    )
+
+
+def recommend_ce(class_counts: Sequence[int], label_smoothing: float = 0.0) -> Recommendation:
+    """
+    `ce` of [`CrossEntropyLoss`] for a teacher.
+
+    Args:
+        class_counts (`Sequence[int]`): Training images per class.
+        label_smoothing (`float`, *optional*, defaults to 0.0): What goes with the plain cross-entropy alone.
+    """
+    ratio = max(class_counts) / min(class_counts)
+    if ratio < SKEWED:
+        return Recommendation({"ce": "cross_entropy"}, f"the classes are nearly even (ratio {ratio:.3g})")
+    if label_smoothing:
+        return Recommendation({"ce": "cross_entropy"}, "label_smoothing_factor goes with this one alone")
+    return Recommendation(
+        {"ce": "balanced_softmax"},
+        f"the counts are skewed (ratio {ratio:.3g}). On CIFAR-100 at factor 100, at a reduced scale with one seed, "
+        "such a teacher had 25.2 % over all classes and 11.8 % on the tail, one of the plain cross-entropy 20.8 % and "
+        "1.1 %; --ce cross_entropy trains that one",
     )
 
 

@@ -35,7 +35,7 @@ def run(plan: TrainingPlan) -> Evaluation:
     """
     with plan.holding_folder():
         trainer = plan.trainer(plan.network, plan.loss)
-        accuracy = train_and_save(trainer, plan)
+        accuracy, answers = train_and_save(trainer, plan)
         if plan.args.push_to_hub:
             trainer.push_to_hub(dataset=name_dataset(plan.images.data))  # now the card has the accuracies
-    return Evaluation(model=str(plan.output_dir), accuracy=accuracy, images=plan.images)
+    return Evaluation(model=str(plan.output_dir), accuracy=accuracy, images=plan.images, answers=answers)

@@ -27,6 +27,7 @@ FLAGS = {
     "train-teacher": "model data eval_share recipe push_to_hub hub_model_code".split(),
     "diagnose": "teacher picture batch_size data eval_share num_groups student".split(),
     "check": ["data"],  # not in 0.1.0
+    "adjust": "model output_dir tau batch_size data".split(),  # not in 0.1.0
     "evaluate": "model batch_size data eval_share".split(),
     "push": "model to private".split(),
     "export": "model teacher images output_dir threads runs".split(),
@@ -41,7 +42,7 @@ VALUES |= {"teacher_cache_dtype": "float16", "loss_args": "a=1", "pair": "a"}
 def test_every_flag_of_before_is_read(command):
     names = FLAGS[command] + (DATA_FLAGS if command not in ("push", "export") else [])
     required = {"diagnose": ["--teacher", "x"], "evaluate": ["--model", "x"], "push": ["--model", "x", "--to", "x/y"]}
-    required["export"] = ["--model", "x"]
+    required["export"] = required["adjust"] = ["--model", "x"]
     for name in names:
         for flag in {f"--{name}", "--" + name.replace("_", "-")}:
             given = [flag] if name in SWITCHES else [flag, VALUES.get(name, "1")]
@@ -102,7 +103,7 @@ def test_help_of_a_command_has_an_example_that_parses(name, capsys, monkeypatch)
 def test_help_shows_defaults_and_choices(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     text = help_text("distill")
-    assert "--loss {ltkd,kd,dkd,dist,reviewkd,catkd,bkd,ce}" in text and "(default: resnet8x4)" in text
+    assert "--loss {ltkd,kd,dkd,dist,reviewkd,catkd,bkd,gkl,wttm,ce}" in text and "(default: resnet8x4)" in text
     assert "33/34/33 % of the classes" in text and "--no_plain_student" in text
     assert "--adam_beta1" in help_text("distill", show_all=True)
 

@@ -1,5 +1,6 @@
 """The console command as a user calls it, on made-up images of three colours."""
 
+import re
 import shutil
 import signal
 
@@ -66,15 +67,31 @@ def test_training_a_teacher(home, tmp_path, capsys):
     arguments += ["--max_steps", "2", "--output_dir", str(tmp_path / "new")]
     assert main([*arguments, "--dry_run"]) == 0 and not list(tmp_path.iterdir())
     out = " ".join(capsys.readouterr().out.split())
+    assert (
+        "Loss balanced_softmax: ce_weight 1.0, ce balanced_softmax" in out and "counts are skewed (ratio 4.75)" in out
+    )
     assert "resnet8: 77,587 parameters" in out and "to train (2 batches each" in out and "Dry run" in out
     assert main(arguments) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "Time" not in out and f"next: hf-ltkd distill --teacher {tmp_path / 'new'} --data {home.photos}" in out
 
 
+def test_adjusting(home, tmp_path, capsys):
+    target = str(tmp_path / "new")
+    assert main(["adjust", "--model", home.student, "--data", home.photos, "--output_dir", target, "--tau", "2"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "bias of each class less 2 · log of its share" in out and "3 classes of 38 to 8 images" in out
+    assert "before" in out and f"the adjusted model is in '{target}'" in out
+    assert main(["adjust", "--model", target]) == 2
+    assert "has been adjusted already (tau 2.0)" in capsys.readouterr().err
+
+
 def test_evaluation(home, capsys):
     assert main(["evaluate", "--model", home.student, "--data", home.photos]) == 0
-    shown = capsys.readouterr().out.splitlines()[-1].split()
+    out = capsys.readouterr().out
+    row = next(line for line in out.splitlines() if line.split()[:1] == ["student"])
+    shown = ["student", *re.findall(r"(\d+\.\d) \(", row)]
+    assert "blue" in out and "precision" in out and "go where --output_dir FOLDER says" in " ".join(out.split())
     written = home.comparison.accuracy["this student"]
     expected = [written[name] for name in ("head_accuracy", "medium_accuracy", "tail_accuracy", "accuracy")]
     assert shown[0] == "student" and [float(x) / 100 for x in shown[1:]] == pytest.approx(expected, abs=6e-4)
@@ -125,7 +142,7 @@ TEACHER = ["distill", "--teacher", "{folder}/teacher", "--data", "{folder}/photo
         (["distill", "--teacher", "{folder}/teacher"], "--data is missing"),
         (["evaluate", "--data", "{folder}/photos"], "required: --model"),
         (["distill", "--teacher", "{folder}/photos", "--data", "{folder}/photos"], "no image classifier"),
-        (["evaluate", "--model", "{folder}/teacher", "--data", "{folder}"], "has no image"),
+        (["evaluate", "--model", "{folder}/teacher", "--data", "{folder}"], "Class 0 is 'blue' for the model"),
         ([*TEACHER, "--colour", "red"], "unrecognized arguments: --colour red"),
         ([*TEACHER, "--loss_args", "alpha"], "must have the form name=value"),
         ([*TEACHER, "--output_dir", "{folder}/student"], "holds a model or an unfinished training already"),
@@ -144,8 +161,8 @@ def test_errors_are_one_sentence(home, tmp_path, monkeypatch, capsys, arguments,
     assert home.files() == before and not list(tmp_path.iterdir())
 
 
-def test_traceback_on_request(monkeypatch, capsys):
-    assert main(["diagnose", "--teacher", "./x", "--traceback"]) == 2
+def test_traceback_on_request(home, monkeypatch, capsys):
+    assert main(["diagnose", "--teacher", "./x", "--data", home.photos, "--traceback"]) == 2
     shown = capsys.readouterr().err
     assert shown.startswith("Traceback") and "ValueError: There is no image classifier './x'" in shown
     monkeypatch.setenv("HF_LTKD_TRACEBACK", "1")

@@ -2,13 +2,15 @@
 
 import re
 
+import numpy as np
 import pytest
 from photos import TRAINING
 
 from hf_ltkd import ClassGroups
 from hf_ltkd.analysis.bias import GroupReport
 from hf_ltkd.cli import describe, text
-from hf_ltkd.cli.tables import changes, duration, group_table, number, share_table, size
+from hf_ltkd.cli.tables import changes, class_table, duration, group_table, number, share_table, size
+from hf_ltkd.metrics.answers import Answers
 from hf_ltkd.workflow.estimate import Estimate
 from hf_ltkd.workflow.outputs import Comparison
 from hf_ltkd.workflow.plan import make_plan
@@ -34,11 +36,23 @@ def test_sizes_and_numbers():
 
 def test_tables():
     assert group_table({"teacher": TEACHER, "this student": STUDENT}) == [
-        "accuracy (%)       head   medium     tail      all",
-        "teacher            75.0     50.0     25.0     50.0",
-        "this student       70.0     50.0     37.5     52.5",
+        "accuracy (%)    head  medium  tail   all",
+        "teacher         75.0    50.0  25.0  50.0",
+        "this student    70.0    50.0  37.5  52.5",
     ]
-    assert changes(STUDENT, TEACHER) == "-5.0 head, +0.0 medium, +12.5 tail, +2.5 all"
+    intervals = {"x": {"accuracy": [0.4, 0.6], "tail_accuracy": [0.1, 0.5]}}
+    assert group_table({"x": {"accuracy": 0.5, "tail_accuracy": 0.25, "head_accuracy": None}}, intervals) == [
+        "accuracy (%), and its 95 % interval",
+        "                        tail          head           all",
+        "x               25.0 (10–50)  not measured  50.0 (40–60)",
+    ]
+    differences = {"head_accuracy": [-0.05, -0.1, 0.0], "tail_accuracy": [0.125, 0.05, 0.2], "medium_accuracy": None}
+    assert changes(STUDENT, differences) == "+12.5 tail (+5.0 to +20.0); too few test images to tell: head"
+    row = {"class": "cat", "group": "head", "training_images": 1200, "precision": None, "recall": 0.5, "f1": 0.0}
+    assert class_table([{**row, "support": 12}]) == [
+        "class  group      train   test       precision          recall              F1",
+        "cat    head       1,200     12  never answered            50.0             0.0",
+    ]
     assert share_table({"KD": [0.5, 0.25, 0.15, 0.1]}, GROUPS) == [
         "part of the loss    between groups  within head  within medium  within tail",
         "KD                           50.0%        25.0%          15.0%        10.0%",
@@ -59,6 +73,20 @@ def test_whom_a_teacher_favours(probability, verdict):
     assert (
         rows[2] == f"tail    gets {probability[2]:>6.1%} of its probability for  33.3% of the images, accuracy 25.0%"
     )
+
+
+def test_of_a_teacher_at_chance_nothing_is_said_of_its_bias():
+    """Whatever it answers most often, and however it shares its probability."""
+    labels = np.repeat([0, 1, 2], 20)
+    for predictions in (np.zeros(60, int), np.tile([0, 1, 2, 1, 0], 12)):
+        report = GroupReport(TEACHER, [0.3, 0.3, 0.4], [20, 20, 20], Answers(labels, predictions))
+        *_, last = describe.describe_bias(report, GROUPS)
+        assert (
+            "cannot be told from chance: 33.3% of its 60 answers are right, 33.3% would be" in last
+            and "biased against" not in last
+        )
+    *_, last = describe.describe_bias(GroupReport(TEACHER, [0.3] * 3, [20] * 3, Answers(labels, labels)), GROUPS)
+    assert "chance" not in last
 
 
 def test_how_long_it_takes_and_what_a_cache_would_save():
@@ -92,9 +120,14 @@ def test_a_plan_is_said_in_order(home, tmp_path, capsys):
 
 def test_a_comparison_is_said(tmp_path, capsys):
     results = {"teacher": TEACHER, "this student": STUDENT}
-    text.print_comparison(Comparison(dataset="x", dataset_split="test", accuracy=results, output_dir=tmp_path))
+    more = {"differences": {"teacher": {"head_accuracy": [-0.05, -0.08, -0.02]}}, "output_dir": tmp_path}
+    text.print_comparison(Comparison(dataset="x", dataset_split="test", accuracy=results, **more))
     out = capsys.readouterr().out
-    assert "against the teacher: -5.0 head" in out and "against the plain" not in out and str(tmp_path) in out
+    assert (
+        "against the teacher: -5.0 head (-8.0 to -2.0)" in out
+        and "against the plain" not in out
+        and str(tmp_path) in out
+    )
 
 
 def test_only_the_first_process_speaks(monkeypatch, capsys):

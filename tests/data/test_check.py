@@ -6,6 +6,7 @@ import warnings
 import datasets
 import numpy as np
 import pytest
+from accelerate import PartialState
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
 
@@ -269,3 +270,19 @@ def test_argument_errors(kwargs, message):
 def test_all_classes_are_rare(tail):
     with pytest.raises(ValueError, match="All classes have fewer than min_class_images=50"):
         prepare(arguments(tail, rare="drop", min_class_images=50), progress=False)
+
+
+def looks(folder: str) -> int:
+    """How many images this rank looks at, and whether it knows of the damaged one all the same."""
+    PartialState(cpu=True)  # as a trainer's arguments do
+    looked = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hf_ltkd.data.check._look", lambda file: looked.append(file) or (b"x", "broken"))
+        with pytest.raises(ValueError, match="images cannot be decoded: .*broken"):
+            prepare(DataArguments(data_dir=folder), progress=False)
+    return len(looked)
+
+
+def test_one_rank_looks_at_the_images_for_all(two_ranks, photos):
+    seen = two_ranks(looks, str(photos))
+    assert seen[0] > 0 and seen[1] == 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as PILImage
-from transformers import ViTImageProcessor
+from transformers import ViTImageProcessorPil
 
 from hf_ltkd.data import DataArguments, LazyImageDataset, decode_images, load_image_data
 
@@ -143,7 +143,7 @@ def test_shrinking_sees_every_pixel():
 @pytest.mark.parametrize("size", [4, 5, 8, 16])
 def test_resizing_is_that_of_the_image_processor(size):
     arrays = [picture(1, (12, 8)), picture(2, (8, 8)), picture(3, (7, 9))]
-    processor = ViTImageProcessor(size={"height": size, "width": size}, do_rescale=False, do_normalize=False)
+    processor = ViTImageProcessorPil(size={"height": size, "width": size}, do_rescale=False, do_normalize=False)
     expected = processor([PILImage.fromarray(a) for a in arrays], return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(decode(*arrays, size=size).float(), expected.float(), rtol=0, atol=0)
 

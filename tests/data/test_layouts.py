@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from PIL import Image as PILImage
 
-from hf_ltkd.data import DataArguments
+from hf_ltkd.data import DataArguments, load_image_data
 from hf_ltkd.data.sources import find_source
 
 
@@ -296,7 +297,6 @@ def said(root: Path, **arguments) -> str:
         ("extra/ant/7.png", "not used: extra/"),
         ("old.parquet", "not used: old.parquet"),
         ("train.csv", "not used: train.csv"),
-        ("val/ant/7.png", "val/: not used, since test/ is there"),
         ("val/7.png", "not used: val/"),
         ("train/ant/2024/7.png", "train/: images in folders inside those of ant belong to these classes"),
     ],
@@ -358,6 +358,20 @@ def test_eval_split(name, tmp_path):
     assert read(tmp_path, eval_split=name) == {"train": TRAIN, name: {21: "cat"}}
 
 
+def test_validation_beside_test_is_for_choosing(tmp_path):
+    """Whatever they are called; with labels and pixels of its own, in memory and decoded each time."""
+    both(folders, "Train", "testing")(tmp_path)
+    folders(tmp_path / "val", {21: "cat", 22: "ant"})
+    assert read(tmp_path) == {**TWO, "validation": {21: "cat", 22: "ant"}}
+    assert "val/: 2 images to choose checkpoints on" in said(tmp_path)
+    for crop in ("padded", "resized"):
+        data = load_image_data(DataArguments(data_dir=str(tmp_path), image_size=4, crop=crop), progress=False)
+        assert data.validation.labels.tolist() == [0, 2] and data.test.labels.tolist() == [0, 1, 2]
+        assert not torch.equal(data.validation[0]["pixel_values"], data.validation[1]["pixel_values"])
+    alone = load_image_data(DataArguments(data_dir=str(tmp_path), image_size=4, eval_split="val"), progress=False)
+    assert alone.validation is None and len(alone.test) == 2
+
+
 def test_columns_by_name(tmp_path):
     table = {"picture": [png(n) for n in TRAIN], "thumb": [png(n + 100) for n in TRAIN], "kind": [*TRAIN.values()]}
     pq.write_table(pa.table(table), tmp_path / "train.parquet")
@@ -396,6 +410,28 @@ def refused(message: str, build, **arguments):
     [
         refused(r"test/ and train/ hold images alone", both(folders, pattern="{number}.png")),
         refused(r"data/ holds images alone", lambda root: folders(root, TRAIN, "{number}.png")),
+        refused(
+            r"holds cover.png beside one folder, photos/, with folders in it: .* give '.*data/photos'",
+            lambda root: (folders(root / "photos", TRAIN), write(root / "cover.png", png(1))),
+        ),
+        refused(
+            r"metadata.csv has no labels: it has no column 'label'.* columns are \['image', 'species'\]",
+            lambda root: flat(root, TRAIN, "metadata.csv", header="file_name,species"),
+            label_column="label",
+        ),
+        refused(
+            r"has no labels: it has no column 'label'",
+            lambda root: (
+                root.mkdir(),
+                pq.write_table(pa.table({"image": [png(1)], "species": ["ant"]}), root / "train.parquet"),
+            ),
+            label_column="label",
+        ),
+        refused(
+            r"has no labels: it has no column 'kind'",
+            lambda root: (folders(root, TRAIN), write(root / "metadata.csv", "file_name\nant/1.png\n")),
+            label_column="kind",
+        ),
         refused(r"only notes.txt", lambda root: write(root / "notes.txt")),
         refused(
             r"has no image .*; 1 .heic there", lambda root: (folders(root, TRAIN), write(root / "dog" / "1.heic"))

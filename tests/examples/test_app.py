@@ -14,6 +14,7 @@ from PIL import Image, ImageFile
 from transformers import ViTImageProcessor, dynamic_module_utils, pipeline, set_seed
 
 from hf_ltkd import ClassGroups, create_model
+from hf_ltkd.data.pixels import to_rgb
 from hf_ltkd.hub.push import add_code
 
 
@@ -159,6 +160,24 @@ def test_photographs_of_every_format(app, tmp_path, kind):
     image = app.read_image(tmp_path / "image")
     assert image.size == (40, 20) and image.mode == "RGB"
     np.testing.assert_allclose(np.asarray(image)[10, 10], (250, 5, 5), atol=10)  # the loss of JPEG and WebP
+
+
+WILD = {
+    "I;16": np.array([[0, 300], [40000, 65535]], dtype=np.uint16),
+    "I": np.array([[0, 300], [40000, 65535]], dtype=np.int32),
+    "I, large": np.array([[-5, 300], [40000, 655350]], dtype=np.int32),
+    "F": np.array([[0, 0.25], [0.5, 1]], dtype=np.float32),
+    "F, no number": np.array([[np.nan, 0.25], [0.5, 300]], dtype=np.float32),
+    "F, one value": np.full((2, 2), 1e6, dtype=np.float32),
+    "RGBA": np.array([[[10, 20, 30, 0], [10, 20, 30, 128]]], dtype=np.uint8),
+    "L": np.array([[7]], dtype=np.uint8),
+}
+
+
+@pytest.mark.parametrize("kind", WILD)
+def test_images_of_every_mode_are_those_of_the_training(app, kind):
+    image = Image.fromarray(WILD[kind])
+    np.testing.assert_array_equal(np.asarray(app.to_rgb(image)), np.asarray(to_rgb(image)))
 
 
 def test_photographs_stand_upright(app, tmp_path):

@@ -52,10 +52,12 @@ def images(tmp_path_factory) -> Path:
         processor = ViTImageProcessor(size={"height": 8, "width": 8}, image_mean=[0.5] * 3, image_std=[0.25] * 3)
         processor.save_pretrained(folder / f"teacher{seed}")
     too_much, ltkd = {"loss": "ltkd", "arguments": {"alpha": 1e39}}, TINY["methods"]["LTKD"]
+    adjusted = {"loss": "ce", "adjust_student": True}
     mass = {"measure": "group_mass", "batch_size": 16, "batches": 100, "temperatures": [1, 4]}
     for name, values in {
         "tiny": TINY,
         "more": {"extends": "tiny.yaml", "methods": {**TINY["methods"], "too much": too_much}},
+        "adjusted": {"extends": "tiny.yaml", "seeds": [0], "methods": {"Student, adjusted": adjusted, "LTKD": ltkd}},
         "mass": {"extends": "tiny.yaml", "seeds": [0], "methods": {"mass": mass}},
         "parts": {"extends": "tiny.yaml", "group_losses": {"temperature": 4}, "methods": {"LTKD": ltkd}},
     }.items():

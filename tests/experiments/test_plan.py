@@ -95,6 +95,15 @@ def test_a_given_teacher_is_not_trained():
     assert [cell.run["teacher"] for cell in cells] == [None, given, given]
 
 
+def test_a_teacher_with_another_cross_entropy_is_another_teacher():
+    methods = {"LTKD": {"loss": "ltkd"}, "From a balanced one": {"loss": "ltkd", "teacher_ce": "balanced_softmax"}}
+    cells = plan(make_experiment({**TINY, "methods": methods}, "own", FOLDER), seeds=[0])
+    assert [cell.method for cell in cells] == ["Teacher", "Teacher, balanced_softmax", *methods]
+    plain, balanced, *students = [cell.run for cell in cells]
+    assert {**plain, "arguments": {"ce": "balanced_softmax"}} == balanced
+    assert [student["teacher"] for student in students] == [plain, balanced]
+
+
 def test_a_student_alone_needs_no_teacher():
     methods = {"Student": {"loss": "ce"}}
     (cell,) = plan(make_experiment({**TINY, "pairs": ["resnet8"], "methods": methods, "seeds": [0]}, "own", FOLDER))

@@ -16,6 +16,7 @@ from helpers import trains_in_a_fork
 from job import Job
 from plan import digest, plan
 from tiny import TINY, lines_of, settled
+from transformers import AutoModelForImageClassification
 
 from hf_ltkd import DistillationTrainer
 from hf_ltkd.data import long_tailed_counts
@@ -43,6 +44,24 @@ def test_result_lines(whole):
     assert not list((whole / "unfinished").iterdir())  # the checkpoints of finished runs are gone
     (teacher,) = (whole / "teachers").iterdir()
     assert (teacher / "model.safetensors").exists() and (teacher / "logits_2_float32").is_dir()
+
+
+def test_adjusted_scores_are_those_of_logits_less_the_log_prior(start, images, tmp_path):
+    lines = {line["method"]: line for line in start(tmp_path, experiment="adjusted")}
+    assert [*lines] == ["Teacher", "Teacher, adjusted", "Student, adjusted", "LTKD"]
+    job = Job(make_experiment(TINY, "tiny", tmp_path), {}, {}, str(images), None, tmp_path)
+    test = job.images(lines["Teacher"]["run"]).data.test
+    (teacher,) = (tmp_path / "teachers").iterdir()
+    network = AutoModelForImageClassification.from_pretrained(teacher).eval()
+    batch = [test[i] for i in range(len(test))]
+    with torch.no_grad():
+        logits = network(torch.stack([example["pixel_values"] for example in batch])).logits.double()
+    labels, counts = torch.tensor([int(e["labels"]) for e in batch]), torch.tensor(long_tailed_counts([20] * 6, 4))
+    for method, scores in (("Teacher", logits), ("Teacher, adjusted", logits - (counts / counts.sum()).log())):
+        right = scores.argmax(1) == labels
+        expected = [right[labels == label].double().mean().item() for label in range(6)]
+        assert lines[method]["class_accuracy"] == pytest.approx(expected), method
+    assert lines["Teacher"]["class_accuracy"] != lines["Teacher, adjusted"]["class_accuracy"]
 
 
 # ---- Killed, continued, shared, extended ----

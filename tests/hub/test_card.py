@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from transformers import ViTImageProcessorPil, set_seed
 
-from hf_ltkd import ClassGroups, DistillationTrainingArguments, LongTailSplit, create_model
+from hf_ltkd import ClassGroups, CrossEntropyLoss, DistillationTrainingArguments, LongTailSplit, create_model
 from hf_ltkd.hub.card import escape, write_model_card
 from hf_ltkd.hub.names import PICTURES
 from hf_ltkd.hub.readme import BEGIN, END
@@ -75,8 +75,7 @@ def test_what_is_given_and_measured_is_in_the_card(folder):
     assert "| teacher | 80.0 | 35.0 | 5.0 | 40.0 |" in text
     assert "| plain student | 72.5 | 30.0 | 10.0 | 37.5 |" in text
     assert "| this student | 70.0 | 50.0 | 30.0 | 50.0 |" in text
-    assert "Against the plain student, accuracy changes by -2.5 points on head, +20.0 points on medium" in text
-    assert "Against the teacher, accuracy changes by -10.0 points on head" in text
+    assert "Whether it differs from the plain student by more than chance is not known" in text
     assert "imbalance factor of 6.0 and seed 3 from 360 examples" in text
     assert "import hf_ltkd" in text and 'pipeline("image-classification", "me/it")' in text
     assert "trust_remote_code" not in text
@@ -85,6 +84,34 @@ def test_what_is_given_and_measured_is_in_the_card(folder):
         assert min(picture.size) > 300
     assert "(group_accuracy.png)" in text and not (folder / "class_accuracy.png").exists()
     assert not list(folder.glob("*.tmp"))
+
+
+def test_differences_are_stated_where_they_are_more_than_chance(folder):
+    """On 20 images a class -2.5 points are chance and 20 are not; on the same images, as measured."""
+    write_json(folder / "distillation.json", {"class_examples": [20] * 6, "metrics": STUDENT})
+    text = card_of(folder, teacher_metrics=TEACHER, plain_student_metrics=PLAIN).text
+    # Wilson's interval of 28 of 40, and Newcombe's of 12 and 4 of 40, by their formulas
+    assert "| this student | 70.0 (55–82) | 50.0 (35–65) | 30.0 (18–45) | 50.0 (41–59) |" in text
+    assert "| plain student | 72.5 (57–84) |" in text
+    assert "Against the plain student, accuracy changes by +20.0 points (+2.3 to +36.6) on tail classes" in text
+    assert "Against the plain student, on head, medium, all classes the test set is too small to tell" in text
+    paired = {"plain student": {"head_accuracy": [-0.025, -0.04, -0.01], "tail_accuracy": [0.2, -0.01, 0.3]}}
+    text = card_of(folder, plain_student_metrics=PLAIN, differences=paired).text
+    assert "-2.5 points (-4.0 to -1.0) on head" in text and "on medium, tail, all classes the test" in text
+
+
+def test_a_teacher_is_no_student(folder):
+    """And no argument is listed that had no effect."""
+    loss = CrossEntropyLoss()
+    used = {"class": "CrossEntropyLoss", "hyper_parameters": loss.used_hyper_parameters()}
+    training = {"epochs": 3.0, "steps": 6, "evaluated": {"epoch": 2.0, "chosen_by": "accuracy", "chosen_apart": False}}
+    run = {"loss": used, "student": {}, "teacher": None, "metrics": STUDENT, "training": training}
+    write_json(folder / "distillation.json", run)
+    card = card_of(folder, model_name="it")
+    assert "student" not in card.text and "| this model | 70.0 |" in card.text
+    assert "knowledge-distillation" not in card.data.tags
+    assert "`tau`" not in card.text and "warmup" not in card.text and "`ce_weight` | 1.0" in card.text
+    assert "is that of epoch 2 of 3, the best by `accuracy` of those saved, chosen on these very" in card.text
 
 
 def test_what_is_not_known_is_left_out(folder):
@@ -144,7 +171,7 @@ def test_a_group_without_test_examples_has_no_number(folder):
     write_json(folder / "eval_results.json", STUDENT | {"eval_tail_accuracy": math.nan})
     card = card_of(folder, dataset="me/data")
     assert "Tail accuracy" not in {result.metric_name for result in card.data.eval_results}
-    assert "| this student | 70.0 | 50.0 |  | 50.0 |" in card.text and "nan" not in card.text.lower()
+    assert "| this student | 70.0 | 50.0 | not measured | 50.0 |" in card.text and "nan" not in card.text.lower()
 
 
 def test_hostile_names(folder):

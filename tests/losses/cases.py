@@ -19,9 +19,11 @@ from hf_ltkd import (
     DistillationLoss,
     DISTLoss,
     DKDLoss,
+    GKLLoss,
     KDLoss,
     LTKDLoss,
     ReviewKDLoss,
+    WTTMLoss,
     log_class_prior,
 )
 
@@ -115,6 +117,48 @@ def _dist(s, t, y):
     return {"cross_entropy": loops.cross_entropy(s, y), "inter_class": 1.5 * inter, "intra_class": 3 * intra}
 
 
+def prior_case(side: str) -> Case:
+    """LTKD with the prior put in or taken out, at a tau of its own."""
+
+    def by_loops(student, teacher, labels):
+        prior = [1.5 * p for p in loops.log_prior(COUNTS)]
+        shifted = loops.shifted(student, prior), teacher
+        if side == "teacher":
+            shifted = student, loops.shifted(teacher, [-p for p in prior])
+        cross, within = loops.ltkd(*shifted, GROUPS.group_of_class.tolist(), 1.0, rebalance=False)
+        return {"balanced_softmax": loops.cross_entropy(student, labels, loops.log_prior(COUNTS)),
+                "cross_group": cross, "within_group": within}  # fmt: skip
+
+    return Case(
+        lambda: LTKDLoss(GROUPS, alpha=1.0, beta=1.0, temperature=1.0, rebalance=False, prior=side, tau=1.5,
+                         ce="balanced_softmax"), 12, by_loops,
+    )  # fmt: skip
+
+
+def gkl_loss_in_epoch_1() -> GKLLoss:
+    """With class means of an epoch of one example a class."""
+    loss = GKLLoss(GROUPS, alpha=2.0, beta=3.0, gamma=0.3, weight_temperature=2.0).double()
+    loss(torch.zeros(10, 10), GKL_EPOCH, torch.arange(10), epoch=0.0)
+    loss.begin_epoch(1.0)
+    return loss
+
+
+def _gkl(s, t, y):
+    class_means = [loops.softmax(row, 2.0) for row in GKL_EPOCH.tolist()]
+    entropy, squares = loops.gkl(s, t, 4.0, [[p**0.3 for p in class_means[label]] for label in y])
+    return {"cross_entropy": loops.cross_entropy(s, y), "soft_cross_entropy": 2 * entropy,
+            "squared_differences": 3 * squares}  # fmt: skip
+
+
+def _gkl_of_examples(s, t, y):
+    entropy, squares = loops.gkl(s, t, 4.0, [[p**0.3 for p in loops.softmax(row, 4.0)] for row in t])
+    return {"cross_entropy": loops.cross_entropy(s, y), "soft_cross_entropy": entropy,
+            "squared_differences": 16 * squares}  # fmt: skip
+
+
+GKL_EPOCH = 3 * wave(10, 10, frequency=1.7)
+
+
 # A class-balanced weight is at most the number of classes; an offset of the logits at most log 500.
 CASES = {
     "ce": Case(
@@ -145,6 +189,32 @@ CASES = {
     ),
     "dkd": Case(lambda: DKDLoss(ce="logit_adjusted", class_counts=COUNTS), 16 * 8, _dkd),
     "dist": Case(lambda: DISTLoss(gamma=2.0, dist_weight=1.5, temperature=2.0), 4 * 3, _dist, splits=False),
+    "ldam": Case(
+        lambda: CrossEntropyLoss(ce="ldam", class_counts=COUNTS, ldam_scale=3.0), 6,
+        lambda s, t, y: {"ldam": loops.ldam(s, y, COUNTS, 0.5, 3.0)},
+    ),
+    "ldam, re-weighted": Case(
+        lambda: CrossEntropyLoss(ce="ldam", class_counts=COUNTS, max_margin=2.0, ldam_scale=1.0, drw_epoch=5,
+                                 effective_number_beta=0.99), 20,
+        lambda s, t, y: {"ldam": loops.ldam(s, y, COUNTS, 2.0, 1.0, loops.class_balanced_weights(COUNTS, 0.99))},
+    ),
+    "kd, standardized": Case(
+        lambda: KDLoss(standardize=True, temperature=2.0, kd_weight=9.0, prior="student", class_counts=COUNTS), 36,
+        lambda s, t, y: {
+            "cross_entropy": loops.cross_entropy(s, y),
+            "kd": 9 * loops.kd(
+                loops.standardized(loops.shifted(s, loops.log_prior(COUNTS))), loops.standardized(t), 2.0),
+        },
+    ),
+    "wttm": Case(
+        lambda: WTTMLoss(gamma=0.3, wttm_weight=2.0), 2 * 10**0.7,
+        lambda s, t, y: {"cross_entropy": loops.cross_entropy(s, y), "transformed_teacher": 2 * loops.wttm(s, t, 0.3)},
+    ),
+    # The variance of t - s is at most a quarter of its squared range, which is twice the largest log probability (25).
+    "gkl": Case(gkl_loss_in_epoch_1, 3 / 2 * 25, _gkl),
+    "gkl, of examples": Case(lambda: GKLLoss(GROUPS, gamma=0.3, class_wise=False), 16 / 2 * 25, _gkl_of_examples),
+    "ltkd, prior of the teacher": prior_case("teacher"),
+    "ltkd, prior of the student": prior_case("student"),
     "bkd": Case(lambda: BKDLoss(COUNTS, effective_number_beta=0.99), 4, _bkd),
     "reviewkd": Case(ReviewKDLoss, 4),
     "catkd": Case(CATKDLoss, 4),

@@ -1,6 +1,8 @@
 """Every loss on logits once more: as the papers write it, one number at a time, in Python's float64."""
 
+import itertools
 import math
+import statistics
 from collections.abc import Sequence
 
 
@@ -24,6 +26,52 @@ def kl(p: Sequence[float], q: Sequence[float]) -> float:
 def mean(values) -> float:
     values = list(values)
     return math.fsum(values) / len(values)
+
+
+def log_power_shares(row: Sequence[float], gamma: float) -> tuple[float, list[float]]:
+    """Of the probabilities to the power `gamma`: their sum, and the logarithms of their shares."""
+    powers = [gamma * log_p for log_p in log_softmax(row)]
+    return math.fsum(map(math.exp, powers)), log_softmax(powers)
+
+
+def wttm(student: Rows, teacher: Rows, gamma: float) -> float:
+    """Zheng and Yang's."""
+    losses = []
+    for s, t in zip(student, teacher, strict=True):
+        total, shares = log_power_shares(t, gamma)
+        losses.append(total * kl(list(map(math.exp, shares)), softmax(s)))
+    return mean(losses)
+
+
+def gkl(student: Rows, teacher: Rows, temperature: float, weights: Rows) -> tuple[float, float]:
+    """Both terms of Cui et al. over all pairs of classes, without alpha and beta."""
+    entropies, squares, products = [], [], []
+    for s, t, w in zip(student, teacher, weights, strict=True):
+        log_s = log_softmax([z / temperature for z in s])
+        entropies.append(-math.fsum(p * z for p, z in zip(softmax(t, temperature), log_s, strict=True)))
+        for i, j in itertools.product(range(len(s)), repeat=2):
+            products.append(w[i] * w[j])
+            squares.append(w[i] * w[j] * ((t[i] - t[j]) - (s[i] - s[j])) ** 2)
+    return mean(entropies), math.fsum(squares) / math.fsum(products) / 4
+
+
+def standardized(rows: Rows) -> list[list[float]]:
+    """Sun et al.'s: by mean and sample deviation of each row."""
+    return [[(z - mean(row)) / (statistics.stdev(row) + 1e-7) for z in row] for row in rows]
+
+
+def shifted(rows: Rows, offsets: Sequence[float]) -> list[list[float]]:
+    return [[z + offset for z, offset in zip(row, offsets, strict=True)] for row in rows]
+
+
+def ldam(logits: Rows, labels: Sequence[int], class_counts, max_margin: float, scale: float, weights=None) -> float:
+    """Cao et al.'s, the mean over the examples."""
+    margins = [n**-0.25 for n in class_counts]
+    margins = [max_margin * m / max(margins) for m in margins]
+    rows = [[scale * z for z in row] for row in logits]
+    for row, y in zip(rows, labels, strict=True):
+        row[y] -= scale * margins[y]
+    return cross_entropy(rows, labels, weights=weights)
 
 
 def cross_entropy(logits: Rows, labels: Sequence[int], offsets=None, weights=None) -> float:

@@ -61,7 +61,7 @@ def test_arguments():
             {"alfa": 1},
             "LTKDLoss does not take these arguments: alfa is not known: alpha, beta, temperature, reb",
         ),
-        ("kd", {"temperature": "hot"}, "temperature='hot' is not valid: it must be a number, above 0"),
+        ("kd", {"temperature": "hot"}, "temperature='hot' of KDLoss is not valid: it must be a number, such as 4"),
         ("dkd", {"pair": ("vgg13", "vgg11")}, "No hyper-parameters of DKDLoss are published for vgg13 -> vgg11"),
     ],
 )

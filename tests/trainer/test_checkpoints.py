@@ -16,6 +16,7 @@ from hf_ltkd import (
     ClassGroups,
     DistillationTrainer,
     DistillationTrainingArguments,
+    GKLLoss,
     ImageDataset,
     KDLoss,
     LTKDLoss,
@@ -154,6 +155,19 @@ def make_trainer(folder, teacher_seed=0, loss=None, data=None, **arguments):
         distillation_loss=loss or LTKDLoss(GROUPS, group_mass_momentum=0.9),
         train_dataset=data or images(),
     )
+
+
+def test_what_a_loss_remembers_is_resumed_within_an_epoch(tmp_path):
+    arguments = {"max_steps": 7, "save_total_limit": None, "data": images(24)}  # 3 steps an epoch
+    whole = make_trainer(tmp_path, loss=GKLLoss(GROUPS), **arguments)
+    whole.train()
+    for step in (3, 5):  # between two epochs, and within one
+        resumed = make_trainer(tmp_path, loss=GKLLoss(GROUPS), **arguments)
+        resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+        for part in (lambda trainer: trainer.distillation_loss, lambda trainer: trainer.model):
+            expected = part(whole).state_dict()
+            for name, value in part(resumed).state_dict().items():
+                assert torch.equal(value, expected[name]), name
 
 
 def test_resume_with_a_changed_teacher_or_batch_is_refused(tmp_path):

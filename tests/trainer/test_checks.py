@@ -133,3 +133,15 @@ def test_tied_weights_of_a_plain_module_are_saved_and_resumed(tmp_path):
         assert torch.equal(value, trained[0][name]) and torch.equal(value, trained[1][name]), name
     assert not torch.equal(saved["a.weight"], start["a.weight"])
     assert student.b.weight is student.a.weight
+
+
+def test_a_best_checkpoint_by_what_is_not_measured_is_refused(tmp_path):
+    args = {"metric_for_best_model": "eval_tail", "eval_strategy": "epoch"}
+    with pytest.raises(ValueError, match="metric_for_best_model='eval_tail' is not measured: use one of loss, cross_"):
+        trainer_for(tmp_path, args=args)
+    with pytest.raises(
+        ValueError, match="early_stopping_patience=2 has nothing to watch: set eval_strategy and metric"
+    ):
+        trainer_for(tmp_path, args={"early_stopping_patience": 2})
+    with pytest.raises(ValueError, match="early_stopping_patience=0 is not valid: it is a number of evaluations"):
+        trainer_for(tmp_path, args={**args, "early_stopping_patience": 0})

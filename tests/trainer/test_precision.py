@@ -11,9 +11,11 @@ from hf_ltkd import (
     CrossEntropyLoss,
     DISTLoss,
     DKDLoss,
+    GKLLoss,
     KDLoss,
     LTKDLoss,
     ReviewKDLoss,
+    WTTMLoss,
     log_class_prior,
 )
 
@@ -26,6 +28,8 @@ LOSSES = {
     "dkd": DKDLoss(temperature=1.0, ce="logit_adjusted", class_counts=COUNTS),
     "dist": DISTLoss(temperature=1.0),
     "bkd": BKDLoss(COUNTS),
+    "gkl": GKLLoss(GROUPS, standardize=True),
+    "wttm": WTTMLoss(prior="student", ce="ldam", class_counts=COUNTS),
 }
 
 

@@ -14,6 +14,7 @@ from hf_ltkd import (
     CrossEntropyLoss,
     DistillationTrainer,
     DistillationTrainingArguments,
+    GKLLoss,
     ImageDataset,
     KDLoss,
     LTKDLoss,
@@ -301,7 +302,7 @@ def test_batches_without_labels_are_refused(tmp_path):
 
 def test_one_optimizer_step_is_one_batch(tmp_path, two_ranks):
     """The same 32 examples as 1 × 32, 4 × 8 accumulated, 2 ranks × 16 and 2 ranks × 4 × 4 move the student equally."""
-    losses = ["ltkd", "ltkd_momentum", "kd", "dkd", "bkd"]
+    losses = ["ltkd", "ltkd_momentum", "kd", "dkd", "bkd", "gkl", "gkl_of_examples"]
     whole = one_step(str(tmp_path), losses, 32, 1, 1)
     for name, others in {
         "accumulated": [one_step(str(tmp_path), losses, 8, 4, 1)],
@@ -320,6 +321,33 @@ def test_one_optimizer_step_is_one_batch(tmp_path, two_ranks):
                 assert other_logs[key] == pytest.approx(logs[key], rel=1e-4), (name, loss, key)
             for key in ("eval_loss", "eval_accuracy", "eval_tail_accuracy"):
                 assert other_logs[key] == pytest.approx(logs[key], rel=1e-3), (name, loss, key)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_what_a_loss_remembers_of_an_epoch(tmp_path, accumulation):
+    """GKL's class means are those of the epoch before, whatever is evaluated in between."""
+    loss = GKLLoss(GROUPS, weight_temperature=1.0)
+    args = {"num_train_epochs": 2, "max_steps": -1, "gradient_accumulation_steps": accumulation}
+    args |= {"eval_strategy": "steps", "eval_steps": 1, "eval_with_teacher": True}
+    trainer = trainer_for(tmp_path, loss=loss, args=args)
+    trainer.train()
+    rows = trainer.train_dataset.__getitems__(range(32))
+    with torch.no_grad():
+        probs = trainer.teacher_model(torch.stack([row["pixel_values"] for row in rows])).logits.softmax(1)
+    labels = torch.stack([row["labels"] for row in rows])
+    means = torch.stack([probs[labels == c].mean(0) for c in range(6)])
+    torch.testing.assert_close(loss.class_probs, means, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(loss.sums, means * loss.counts[:, None], rtol=1e-4, atol=1e-5)
+    assert torch.equal(loss.counts, labels.bincount().float())
+
+
+def test_an_evaluation_between_two_steps_changes_nothing_that_a_loss_remembers(tmp_path):
+    masses = []
+    for eval_strategy in ("no", "steps"):
+        loss = LTKDLoss(GROUPS, group_mass_momentum=0.5)
+        trainer_for(tmp_path, loss=loss, args={"eval_strategy": eval_strategy, "eval_steps": 1}).train()
+        masses.append(loss.log_group_mass)
+    assert torch.equal(*masses)
 
 
 def test_overlap_needs_a_gpu_and_a_live_teacher(tmp_path):

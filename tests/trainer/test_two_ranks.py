@@ -8,7 +8,7 @@ import torch
 from one_step import tiny_vit
 from test_trainer import GROUPS, images, trainer_for
 
-from hf_ltkd import BKDLoss, CATKDLoss, CrossEntropyLoss, KDLoss, LTKDLoss, ReviewKDLoss
+from hf_ltkd import BKDLoss, CATKDLoss, CrossEntropyLoss, GKLLoss, KDLoss, LTKDLoss, ReviewKDLoss
 
 
 LOSSES = {
@@ -16,6 +16,7 @@ LOSSES = {
     "kd": lambda: KDLoss(),
     "ltkd": lambda: LTKDLoss(GROUPS, group_mass_momentum=0.5),
     "bkd": lambda: BKDLoss(GROUPS.class_counts),
+    "gkl": lambda: GKLLoss(GROUPS, beta=0.1),
     "reviewkd": lambda: ReviewKDLoss(),
     "catkd": lambda: CATKDLoss(),
 }
@@ -68,7 +69,7 @@ def test_a_rank_without_a_label_changes_nothing(two_ranks, tmp_path, name):
         assert (first[key] == second[key]).all()
         torch.testing.assert_close(*map(torch.from_numpy, (first[key], value)), rtol=1e-4, atol=2e-6, msg=key)
     assert first_metrics == second_metrics == pytest.approx(metrics, rel=1e-4)
-    assert len(metrics) == {"ce": 7, "ltkd": 9}.get(name, 8)  # the loss's own terms too
+    assert len(metrics) == {"ce": 7, "ltkd": 9, "gkl": 9}.get(name, 8)  # the loss's own terms too
 
 
 def step(folder, batch_size, accelerator_config):

@@ -1,6 +1,7 @@
 """A student from a teacher and a folder of images, as one Python call."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,9 +21,10 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from hf_ltkd import ClassGroups, LongTailSplit, create_model, distill
+from hf_ltkd import ClassGroups, DistillationTrainer, LongTailSplit, create_model, distill
 from hf_ltkd.data import read_class_folders
 from hf_ltkd.data.holdout import Holdout
+from hf_ltkd.metrics.answers import is_settled
 from hf_ltkd.workflow.distill import publish, run
 from hf_ltkd.workflow.plan import make_plan
 
@@ -57,6 +59,25 @@ def test_files(home):
     assert processor.image_mean == teacher.image_mean and processor.image_std == teacher.image_std
     assert dict(processor.size) == dict(teacher.size)
     assert str(home.folder) not in (student / "README.md").read_text()
+
+
+def test_the_report_of_each_class(home):
+    """By name, and the same as by hand; a picture; and what differs by no more than chance is not stated."""
+    report = json.loads((home.folder / "student" / "class_report.json").read_text())
+    by_hand = accuracy_by_hand(home.student, home.photos)
+    assert [row["class"] for row in report["classes"]] == list(COUNTS)
+    assert [row["recall"] for row in report["classes"]] == pytest.approx(by_hand)
+    assert [row["support"] for row in report["classes"]] == [2, 2, 2]
+    assert sum(pair["images"] for pair in report["confused"]) == round(6 * (1 - by_hand.mean()))
+    low, high = report["accuracy"]["tail_accuracy"]["interval"]
+    assert low <= by_hand[2] <= high and report["accuracy"]["accuracy"]["images"] == 6
+    assert home.comparison.classes == report["classes"]
+    assert Image.open(home.folder / "student" / "confusion.png").width > 300
+    card, differences = (home.folder / "student" / "README.md").read_text(), home.comparison.differences
+    assert list(differences) == ["teacher", "plain student"]
+    stated = [name for name, changes in differences.items() if any(is_settled(d) for d in changes.values())]
+    assert card.count("accuracy changes by") == len(stated)
+    assert "the test set is too small to tell a difference" in card and "Wilson" in card
 
 
 def test_the_plain_student_starts_from_the_same_weights(home, tmp_path, monkeypatch):
@@ -180,3 +201,34 @@ def test_nothing_is_pushed_unless_asked(home, tmp_path, monkeypatch):
     monkeypatch.setattr("hf_ltkd.workflow.distill.push", None)
     plan = make_plan(teacher=home.teacher, student="resnet8", data=home.photos, output_dir=str(tmp_path), **SHORT)
     assert publish(plan) is None
+
+
+def test_a_checkpoint_is_chosen_on_validation_images_and_reported_on_test_images(home, tmp_path):
+    """Log and card say which; on the reported images there is a warning."""
+    for split, first in (("train", 0), ("test", 4), ("validation", 7)):
+        for name in COUNTS:
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for number in range(first, first + (4 if split == "train" else 2)):
+                file = tmp_path / "data" / split / name / f"{number}.png"
+                file.symlink_to(f"{home.photos}/{name}/{number}.png")
+    best = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch", "num_train_epochs": 3}
+    best |= {"metric_for_best_model": "accuracy", "loss": "ce", "student": "resnet8", "image_size": 8, **TRAINING}
+    plan = make_plan(data=tmp_path / "data", output_dir=tmp_path / "one", **best)
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        evaluate = DistillationTrainer.evaluation_loop
+        patch.setattr(
+            DistillationTrainer,
+            "evaluation_loop",
+            lambda self, loader, *a, **k: asked.append(loader.dataset) or evaluate(self, loader, *a, **k),
+        )
+        run(plan)
+    assert asked == [plan.images.data.validation] * 3 + [plan.images.data.test]
+    card = (tmp_path / "one" / "README.md").read_text()
+    training = json.loads((tmp_path / "one" / "distillation.json").read_text())["training"]
+    assert f"that of epoch {training['evaluated']['epoch']:g} of 3, the best by `accuracy`" in card
+    assert "chosen on validation images." in card and "student" not in card
+    shutil.rmtree(tmp_path / "data" / "validation")
+    with pytest.warns(UserWarning, match="chosen by accuracy on the images that are reported, which flatters it"):
+        distill(data=tmp_path / "data", output_dir=tmp_path / "two", **best)
+    assert "chosen on these very test images" in (tmp_path / "two" / "README.md").read_text()

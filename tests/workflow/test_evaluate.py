@@ -1,5 +1,7 @@
 """Accuracy per group of a saved model."""
 
+import json
+
 import pytest
 from photos import accuracy_by_hand
 from transformers import AutoModelForImageClassification
@@ -32,10 +34,19 @@ def test_the_groups_are_those_it_was_saved_with(home, tmp_path):
     assert result.images.holdout.per_class == 4
 
 
+def test_the_report_is_written_where_it_is_asked_for(home, tmp_path):
+    result = evaluate(home.student, home.photos, output_dir=tmp_path / "report")
+    assert [path.name for path in result.files] == ["class_report.json", "confusion.png"]
+    assert all(path.is_file() for path in result.files)
+    ours = json.loads((tmp_path / "report" / "class_report.json").read_text())
+    assert ours == json.loads((home.folder / "student" / "class_report.json").read_text())
+    assert ours["classes"] == result.classes
+
+
 def test_errors(home):
     with pytest.raises(ValueError, match="There is no image classifier"):
         evaluate(home.photos, home.photos)
     with pytest.raises(ValueError, match="no setting 'batchsize', did you mean 'batch_size'"):
         evaluate(home.student, home.photos, batchsize=1)
-    with pytest.raises(ValueError, match="has no image"):
+    with pytest.raises(ValueError, match="Class 0 is 'blue' for the model"):
         evaluate(home.student, str(home.folder))

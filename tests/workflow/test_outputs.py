@@ -26,9 +26,10 @@ OF_VERSION_0_1_0 = {
 def test_a_comparison_is_read_as_it_was_written(tmp_path):
     (tmp_path / "comparison.json").write_text(json.dumps(OF_VERSION_0_1_0))
     comparison = Comparison.from_pretrained(tmp_path)
-    assert comparison.to_dict() == OF_VERSION_0_1_0 and comparison.output_dir == tmp_path
+    now = {**OF_VERSION_0_1_0, "intervals": {}, "differences": {}}
+    assert comparison.to_dict() == now and comparison.output_dir == tmp_path
     comparison.save_pretrained(tmp_path / "copy")
-    assert json.loads((tmp_path / "copy" / "comparison.json").read_text()) == OF_VERSION_0_1_0
+    assert json.loads((tmp_path / "copy" / "comparison.json").read_text()) == now
     with pytest.raises(FileNotFoundError):
         Comparison.from_pretrained(tmp_path / "nowhere")
 
@@ -41,7 +42,32 @@ def test_what_the_card_is_told():
         "teacher_name": "me/big",
         "teacher_metrics": {"accuracy": 0.5},
         "plain_student_metrics": None,
+        "differences": {},
     }
+
+
+@pytest.mark.parametrize(
+    ("ours", "plain", "is_pushed"),
+    [
+        ((0.5, 0.5, 0.5), (0.6, 0.6, 0.6), False),
+        ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), True),
+        ((0.5, 0.4, 0.6), (0.6, 0.8, 0.1), True),  # the head loses, the tail gains more
+        ((0.5, 0.2, 0.3), (0.6, 0.8, 0.2), False),
+        ((0.5, 0.5, None), (0.6, 0.6, None), False),
+        ((0.5, 0.5, 0.5), None, True),
+    ],
+)
+def test_a_student_that_is_worse_than_the_plain_one(ours, plain, is_pushed):
+    names = ("accuracy", "head_accuracy", "tail_accuracy")
+    accuracy = {"this student": dict(zip(names, ours, strict=True))}
+    if plain is not None:
+        accuracy["plain student"] = dict(zip(names, plain, strict=True))
+    comparison = Comparison(dataset="x", dataset_split="test", accuracy=accuracy, output_dir=Path("x"))
+    if is_pushed:
+        comparison.check_is_better()
+    else:
+        with pytest.raises(ValueError, match=r"is not pushed: it is right about 50.0% .* --push_anyway"):
+            comparison.check_is_better()
 
 
 def test_accuracies_of_a_trainer():

@@ -72,8 +72,9 @@ def test_the_plain_student_is_not_trained_twice(plan_of):
 
 
 def test_kd_from_an_adjusted_teacher(plan_of):
-    prior = plan_of(loss="kd", adjust_teacher=True).loss.teacher_log_prior
-    assert prior.exp() == pytest.approx(torch.tensor([38, 18, 8]) / 64)
+    loss = plan_of(loss="kd", adjust_teacher=True).loss
+    assert loss.prior == "teacher"
+    assert loss.log_prior.exp() == pytest.approx(torch.tensor([38, 18, 8]) / 64)
 
 
 def test_old_names_work_with_a_warning(plan_of):
@@ -93,7 +94,7 @@ def test_none_is_what_was_not_set(plan_of):
         ({"eval_fraction": 0.01}, "too few to hold out 1% of it for evaluation"),
         ({"data": "nowhere"}, "--data 'nowhere' is no folder here"),
         ({"pair": ["vgg13"]}, "must be two names"),
-        ({"adjust_teacher": True}, "goes with --loss kd alone"),
+        ({"adjust_teacher": True, "loss": "catkd"}, "goes with losses that compare logits, not with --loss catkd"),
         ({"loss_args": ["alpha"]}, "must have the form name=value"),
         ({"lr_decay": 2}, "lr_decay=2 is not valid"),
         ({"loss": "mine"}, "There is no loss 'mine'"),

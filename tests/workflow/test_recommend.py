@@ -7,6 +7,7 @@ from hf_ltkd import DistillationTrainingArguments
 from hf_ltkd.workflow.recommend import (
     epochs_of,
     merge_training,
+    recommend_ce,
     recommend_images,
     recommend_num_groups,
     recommend_training,
@@ -19,6 +20,12 @@ def test_weights():
     assert recommend_weights(10, 30).values == {"alpha": 1, "beta": 1, "temperature": 4, "warmup_epochs": 2}
     assert recommend_weights(100, 60).values == {"alpha": 6, "beta": 6, "temperature": 4, "warmup_epochs": 4}
     assert "warmup_epochs" not in recommend_weights(10).values
+
+
+def test_cross_entropy_of_a_teacher():
+    assert recommend_ce([9, 5]).values == {"ce": "cross_entropy"}
+    assert recommend_ce([10, 5]).values == {"ce": "balanced_softmax"}
+    assert recommend_ce([10, 5], label_smoothing=0.1).values == {"ce": "cross_entropy"}
 
 
 def test_groups():

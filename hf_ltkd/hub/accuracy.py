@@ -1,0 +1,92 @@
+"""Accuracies as a card says them: with their intervals, and differences only where they are more than chance."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..groups import ClassGroups
+from ..metrics.answers import is_settled, newcombe, wilson
+
+
+Results = Mapping[str, Mapping[str, Any]]
+
+
+def metric_names(groups: ClassGroups | None) -> list[str]:
+    """The accuracy of each group, then that over all classes."""
+    return [*(f"{name}_accuracy" for name in (groups.names if groups else ())), "accuracy"]
+
+
+def example_counts(groups: ClassGroups | None, class_examples: Sequence[int] | None) -> dict[str, int]:
+    """How many test examples each accuracy is of; empty where nobody knows."""
+    if groups is None or not class_examples:
+        return {}
+    counts = np.bincount(groups.group_of_class.numpy(), class_examples, groups.num_groups).astype(int).tolist()
+    return dict(zip(metric_names(groups), [*counts, sum(class_examples)], strict=True))
+
+
+def accuracy_rows(groups: ClassGroups | None, results: Results, examples: Mapping[str, int]) -> dict[str, list[str]]:
+    """By model a cell a metric: percent and the 95 % interval, where the number of examples is known."""
+    ours = [*results.values()][-1] if results else {}
+    return {
+        model: [_cell(metrics, ours, n, examples) for n in metric_names(groups)] for model, metrics in results.items()
+    }
+
+
+def _cell(metrics: Mapping[str, Any], ours: Mapping[str, Any], name: str, examples: Mapping[str, int]) -> str:
+    value = metrics.get(name)
+    if value is None:
+        return "not measured" if ours.get(name) is None else ""
+    if not examples.get(name):
+        return f"{100 * value:.1f}"
+    low, high = wilson(round(value * examples[name]), examples[name])
+    return f"{100 * value:.1f} ({100 * low:.0f}–{100 * high:.0f})"
+
+
+def sentences_on_changes(
+    groups: ClassGroups | None,
+    results: Results,
+    examples: Mapping[str, int],
+    differences: Mapping[str, Mapping[str, Sequence[float] | None]],
+) -> list[str]:
+    """
+    How the accuracy of the last model differs from that of the others, where the 95 % interval leaves 0 out.
+
+    Args:
+        differences (`Mapping`): By other model and metric `[difference, low, high]` on the same images. Without them
+            the test sets count as independent, which makes intervals wider.
+    """
+    sentences = []
+    name_of = {name: name.removesuffix("_accuracy") for name in metric_names(groups)} | {"accuracy": "all"}
+    *others, ours = results.items() if results else [("", {})]
+    for other, metrics in others:
+        found: dict[str, Sequence[float]] = {}
+        for name in metric_names(groups):
+            both = ours[1].get(name), metrics.get(name)
+            if None in both:
+                continue
+            paired = differences.get(other, {}).get(name)
+            if paired is not None:
+                found[name] = paired
+            elif examples.get(name):
+                found[name] = newcombe(*both, examples[name])
+        settled = [
+            f"{100 * d:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f}) on {name_of[name]}"
+            for name, (d, low, high) in found.items()
+            if is_settled((d, low, high))
+        ]
+        open_ = [name_of[name] for name in found if not is_settled(found[name])]
+        if settled:
+            sentences.append(
+                f"Against the {other}, accuracy changes by {', '.join(settled)} classes (95 % intervals)."
+            )
+        if open_:
+            sentences.append(
+                f"Against the {other}, on {', '.join(open_)} classes the test set is too small to tell a difference."
+            )
+        if not found:
+            sentences.append(
+                f"Whether it differs from the {other} by more than chance is not known: nobody has noted how many "
+                "test examples a group has."
+            )
+    return sentences

@@ -1,0 +1,244 @@
+"""Post-hoc logit adjustment of a trained model, folded into the bias of its head, so that the saved model has it."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ..analysis.bias import group_report
+from ..data.arguments import DataArguments
+from ..groups import CLASS_GROUPS_NAME, ClassGroups
+from ..hub.card import write_model_card
+from ..hub.describe import describe_model
+from ..hub.names import CARD_NAME, EVALUATION_NAME, ONNX_FILES, PICTURES, PUBLISHED, RUN_NAME
+from ..hub.push import published_files
+from ..losses import log_class_prior
+from ..teacher.live import load_teacher
+from ..utils import read_json, write_json
+from .arguments import AdjustArguments, SourceArguments, split_settings
+from .inputs import Images, check_classes, load_images
+
+
+# Of distillation.json: what a run measured of the weights that the adjustment changes.
+MEASURED = ("metrics", "class_accuracy", "test_examples")
+
+
+@dataclass(frozen=True)
+class Adjustment:
+    """
+    Attributes:
+        model (`str`): The model that was adjusted.
+        output_dir (`Path`): Where the adjusted one is.
+        tau (`float`): How strongly the prior counted.
+        class_counts (`tuple[int, ...]`): Training examples per class.
+        caution (`str`, *optional*): Why the model may be over-corrected now.
+        before, after (`dict[str, float]`, *optional*): The fractions `accuracy` and `{group}_accuracy` of both, where
+            `data` was given.
+        images ([`Images`], *optional*): What they were evaluated on.
+    """
+
+    model: str
+    output_dir: Path
+    tau: float
+    class_counts: tuple[int, ...]
+    caution: str | None = None
+    before: dict[str, float | None] | None = None
+    after: dict[str, float | None] | None = None
+    images: Images | None = None
+
+
+def adjust(
+    model: str | os.PathLike,
+    data: Any = None,
+    output_dir: str | os.PathLike = "adjusted",
+    tau: float = 1.0,
+    **settings: Any,
+) -> Adjustment:
+    """
+    Writes a model whose logits are those of another less `tau · log prior` (post-hoc logit adjustment, Menon et al.,
+    ICLR 2021, arXiv 2007.07314, Eq. 9): what a classifier trained by a plain cross-entropy on long-tailed data should
+    answer on balanced data. Everything but the bias of the head stays.
+
+    Args:
+        model (`str` or `os.PathLike`): A folder or Hub id of a classifier.
+        data (`str`, `os.PathLike` or `datasets.DatasetDict`, *optional*):
+            The images, as in [`distill`], whose training counts are taken where the model was saved without
+            `class_groups.json`; both models are evaluated on them.
+        output_dir (`str` or `os.PathLike`, *optional*, defaults to `"adjusted"`): A new folder.
+        tau (`float`, *optional*, defaults to 1.0): How strongly the prior counts.
+        settings: `batch_size`, `eval_fraction`, and any field of `DataArguments`.
+
+    Raises:
+        `ValueError`: if the model has been adjusted already, its head cannot hold the adjustment, nothing tells the
+            counts, or there is something in `output_dir`; nothing is written then.
+    """
+    own, source, image_fields = split_settings(
+        {"model": model, "data": data, "output_dir": output_dir, "tau": tau, **settings},
+        *(AdjustArguments, SourceArguments, DataArguments),
+    )
+    args, name = AdjustArguments(**own), os.fspath(model)
+    target = Path(args.output_dir)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"There is something in {str(target)!r} already: choose another --output_dir.")
+    folder = _folder_of(name)
+    published = published_files(folder)
+    run = read_json(folder / RUN_NAME)
+    if "logit_adjustment" in run:
+        raise ValueError(
+            f"{name!r} has been adjusted already (tau {run['logit_adjustment']['tau']}): adjust the model that it was "
+            "made from."
+        )
+    network: Any = load_teacher(str(folder))
+    images = None
+    if data is not None or {"data_dir", "dataset_name", "benchmark"} & set(image_fields):
+        images = load_images(SourceArguments(**source), image_fields, network)
+        check_classes(network, images.data)
+    counts = _class_counts(name, folder, network, images)
+
+    before = after = None
+    if images is not None:
+        if (folder / CLASS_GROUPS_NAME).is_file():
+            images = Images(images.data, ClassGroups.from_pretrained(folder), images.holdout)
+        before = group_report(network, images.data.test, images.groups, batch_size=args.batch_size).accuracy
+    adjust_head(network, counts, tau=args.tau)
+    if images is not None:
+        after = group_report(network, images.data.test, images.groups, batch_size=args.batch_size).accuracy
+
+    target.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="_adjust-", dir=target.absolute().parent) as elsewhere:
+        made = Path(elsewhere) / target.name
+        network.save_pretrained(made)
+        _check_saved(network, made)
+        stale = {"config.json", EVALUATION_NAME, *ONNX_FILES, *PICTURES}
+        for file in {*published, CARD_NAME} - stale:
+            if (folder / file).is_file() and not file.startswith("model"):  # the weights are there already
+                shutil.copy(folder / file, made / file)
+        kept = {key: value for key, value in run.items() if key not in MEASURED}
+        kept = kept or {"student": describe_model(network)}
+        if after is not None and images is not None:
+            kept |= {"metrics": after, "test_examples": len(images.data.test)}
+        write_json(made / RUN_NAME, {**kept, "logit_adjustment": {"tau": args.tau, "class_counts": list(counts)}})
+        write_model_card(made)
+        if target.exists():
+            target.rmdir()
+        os.replace(made, target)
+    return Adjustment(name, target, args.tau, counts, _caution(run), before, after, images)
+
+
+def adjust_head(model: PreTrainedModel, class_counts: Sequence[int], *, tau: float = 1.0) -> None:
+    """
+    Adds `-tau · log prior` to the bias of a model's last linear layer, in place.
+
+    Args:
+        model (`PreTrainedModel`): A classifier; its mode is left in eval.
+        class_counts (`Sequence[int]` of length `classes`): Training examples per class.
+        tau (`float`, *optional*, defaults to 1.0): How strongly the prior counts.
+
+    Raises:
+        `ValueError`: if no bias moves the logits so, or the counts are not one a class; the model is as it was then.
+    """
+    shift, name = -tau * log_class_prior(class_counts), type(model).__name__
+    inputs, called = _probe(model), []
+    hooks = [
+        layer.register_forward_hook(lambda layer, *_: called.append(layer))
+        for layer in model.modules()
+        if len(shift) in (getattr(layer, "out_features", None), getattr(layer, "out_channels", None))
+    ]
+    logits = _logits(model, inputs)
+    for hook in hooks:
+        hook.remove()
+    if logits.shape[-1] != len(shift):
+        raise ValueError(f"{name} has {logits.shape[-1]} classes, and there are counts of {len(shift)}.")
+    by_hand = "predict with logits - tau * hf_ltkd.log_class_prior(class_counts) instead."
+    heads = [layer for layer in dict.fromkeys(called) if isinstance(layer, nn.Linear | nn.Conv2d)]
+    if not heads:
+        raise ValueError(f"{name} has no last linear layer whose bias could hold the adjustment: {by_hand}")
+    if any(head.bias is None for head in heads[-1:]):
+        raise ValueError(f"The last layer of {name} has no bias, so that no saved model could be adjusted: {by_hand}")
+    for layers in (heads[-1:], heads):  # the last one; or all whose logits are averaged, as in a distilled DeiT
+        biases = [layer.bias for layer in layers if layer.bias is not None]
+        saved = [bias.detach().clone() for bias in biases]
+        with torch.no_grad():
+            for bias in biases:
+                bias += shift.to(bias)
+        if _equal(model, _logits(model, inputs), logits + shift.to(logits)):
+            return
+        with torch.no_grad():
+            for bias, value in zip(biases, saved, strict=True):
+                bias.copy_(value)
+    raise ValueError(f"The logits of {name} are not those of its last linear layer: {by_hand}")
+
+
+def _folder_of(name: str) -> Path:
+    """The folder itself, or where the files of a repository of the Hub are kept."""
+    if os.path.isdir(name):
+        return Path(name)
+    try:
+        return Path(snapshot_download(name, allow_patterns=[*PUBLISHED, "*.py"]))
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"There is no model {name!r} as a folder here or on the Hub: {reason}") from error
+
+
+def _class_counts(name: str, folder: Path, network: PreTrainedModel, images: Images | None) -> tuple[int, ...]:
+    """Those that the model was saved with, else those of the training images."""
+    groups = ClassGroups.from_pretrained(folder) if (folder / CLASS_GROUPS_NAME).is_file() else None
+    counts: Sequence[int] | None = groups.class_counts if groups is not None else None
+    if counts is None and images is not None:
+        counts = images.data.split.class_counts
+    if counts is None:
+        raise ValueError(
+            f"{name!r} was saved without the training examples of each class ({CLASS_GROUPS_NAME}): give the images "
+            "that it was trained on with --data."
+        )
+    if len(counts) != network.config.num_labels:
+        raise ValueError(f"{name!r} has {network.config.num_labels} classes, and there are counts of {len(counts)}.")
+    return tuple(map(int, counts))
+
+
+def _caution(run: dict[str, Any]) -> str | None:
+    loss = run.get("loss") or {}
+    values = loss.get("hyper_parameters", {})
+    corrected = [f"ce={values['ce']}"] if values.get("ce", "cross_entropy") != "cross_entropy" else []
+    corrected += [f"prior={values['prior']}"] if values.get("prior") else []
+    corrected += [loss["class"]] if loss.get("class") in ("LTKDLoss", "BKDLoss") else []
+    if not corrected:
+        return None
+    return (
+        f"It was trained with {', '.join(corrected)}, which corrects for the class counts by itself: corrected twice, "
+        "it may favour rare classes, so compare both."
+    )
+
+
+def _probe(model: PreTrainedModel) -> dict[str, Tensor]:
+    """An input of random pixels, or of the tokens that Transformers tries models with."""
+    if model.main_input_name != "pixel_values":
+        return {name: value[:1].to(model.device) for name, value in model.dummy_inputs.items()}
+    shape = describe_model(model).get("input", (3, 224, 224))
+    pixels = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+    return {"pixel_values": pixels.to(model.device, model.dtype)}
+
+
+@torch.no_grad()
+def _logits(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
+    return model.eval()(**inputs).logits.float()
+
+
+def _equal(model: PreTrainedModel, logits: Tensor, expected: Tensor) -> bool:
+    """Up to rounding: that of 16 bits, if the bias has no more."""
+    tolerance = max(1e-4, 4 * torch.finfo(model.dtype).eps)
+    return torch.allclose(logits, expected, rtol=0, atol=tolerance * expected.abs().max().item())
+
+
+def _check_saved(network: PreTrainedModel, folder: Path) -> None:
+    inputs, again = _probe(network), load_teacher(str(folder))
+    if not _equal(network, _logits(again, inputs), _logits(network, inputs)):  # type: ignore[arg-type]
+        raise ValueError(f"{type(network).__name__} gives other logits when it is loaded again: nothing was written.")

@@ -1,0 +1,115 @@
+"""What can be known to go wrong before an image is decoded or a teacher is asked."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from transformers import PreTrainedModel
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
+
+from ..models import create_model
+from ..trainer.checks import broken_tensors
+from ..utils import listed
+from .inputs import Model, is_pretrained, load_classifier, model_name
+from .recommend import Recommendation, recommend_training, training_arguments
+
+
+def check_training(given: Mapping[str, Any], model: Model, recommend: bool) -> None:
+    """
+    Raises:
+        `ValueError`: if a training argument makes no sense, or what reports to is not installed.
+    """
+    # The number of images is not known yet, and decides nothing that could be wrong.
+    recommended = Recommendation()
+    if recommend:
+        recommended = recommend_training(10_000, model_name(model), is_pretrained(model))
+    args = training_arguments(dict(given), recommended, crop="padded")
+    if args.learning_rate > 10:
+        raise ValueError(f"learning_rate={args.learning_rate} is not valid: usual ones lie between 1e-5 and 1.")
+    available = get_available_reporting_integrations()
+    for tracker in args.report_to or []:
+        if tracker not in INTEGRATION_TO_CALLBACK:
+            raise ValueError(
+                f"--report_to {tracker} is not known: use none, all, or some of {', '.join(INTEGRATION_TO_CALLBACK)}."
+            )
+        if tracker not in available:
+            raise ValueError(
+                f"--report_to {tracker} needs a package that is not installed here: pip install "
+                f"{tracker.replace('_', '-')}, or leave it out; there {_are(available)}."
+            )
+
+
+def _are(available: list[str]) -> str:
+    return f"are {', '.join(available)}" if available else "is none"
+
+
+def check_network(flag: str, model: Model, image_size: int | None, trust_remote_code: bool = False) -> None:
+    """
+    Raises:
+        `ValueError`: if there is no such network, or its weights are broken.
+    """
+    if is_pretrained(model) or not isinstance(model, str):
+        check_weights(load_classifier(model, fresh_head=True, trust_remote_code=trust_remote_code), flag)
+        return
+    try:
+        with torch.device("meta"):
+            create_model(model, 2, image_size or 32)
+    except ValueError as error:
+        raise ValueError(f"--{flag} {model}: {error}") from error
+
+
+def check_weights(model: PreTrainedModel, role: str) -> None:
+    """
+    Raises:
+        `ValueError`: if a weight is NaN or infinite: whatever the model is shown, its answer is no class.
+    """
+    if wrong := broken_tensors(model):
+        raise ValueError(
+            f"The {role} {model_name(model)!r} is broken: {len(wrong)} of its tensors hold NaN or Inf "
+            f"({listed(wrong, 3)}): give another checkpoint, or train it again with a lower learning rate."
+        )
+
+
+def check_hub_id(flag: str, name: str) -> None:
+    """
+    Raises:
+        `ValueError`: if no repository of the Hub can have this name.
+    """
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ValueError(
+            f"--{flag} {name!r} is no name of a repository on the Hub: expected owner/name, of letters, digits, '-', "
+            "'_' and '.', at most 96 of them."
+        ) from error
+
+
+def check_apart(flag: str, path: str | os.PathLike, others: Mapping[str, Any]) -> None:
+    """
+    Args:
+        flag (`str`): What `path` was given as.
+        path (`str` or `os.PathLike`): Where something will be written.
+        others (`Mapping[str, Any]`): By flag what is read; all but folders here are passed over.
+
+    Raises:
+        `ValueError`: if `path` is one of the `others` or inside, which would change it;
+            or if nothing can be written there.
+    """
+    place = Path(path).expanduser().resolve()
+    for other, name in others.items():
+        if not isinstance(name, str | os.PathLike) or not Path(name).expanduser().is_dir():
+            continue
+        folder = Path(name).expanduser().resolve()
+        if place == folder or folder in place.parents:
+            raise ValueError(
+                f"--{flag} {str(path)!r} is {'' if place == folder else 'inside '}the folder of --{other} "
+                f"({str(name)!r}), whose content it would change: choose one outside."
+            )
+    above = next(parent for parent in (place, *place.parents) if parent.exists())
+    if above.is_file() or not os.access(above, os.W_OK):
+        what = "is a file" if above.is_file() else "cannot be written to"
+        raise ValueError(f"--{flag} {str(path)!r}: {str(above)!r} {what}; choose another place.")
