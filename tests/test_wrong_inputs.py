@@ -38,6 +38,7 @@ from hf_ltkd.cli import main
 from hf_ltkd.data.arguments import DataArguments
 from hf_ltkd.data.holdout import hold_out
 from hf_ltkd.data.processors import make_processor
+from hf_ltkd.workflow.adjust import adjust
 from hf_ltkd.workflow.export import export
 from hf_ltkd.workflow.push import push
 
@@ -163,6 +164,7 @@ CALLS: dict[str, Wrong] = {
             "crop": ("center", 5),
             "group_rule": ("halves", 5),
             "rare": ("forget", None, 5),
+            "augment": ("blur", "", None, 5),
         }.items()
     },
     "data_dir": Wrong(lambda v: hf_ltkd.cifar100_lt(10, data_dir=v, progress=False), (Path("nowhere"), "nowhere", 5), "nowhere|5"),
@@ -172,6 +174,7 @@ CALLS: dict[str, Wrong] = {
         for name, function in {
             "kd": hf_ltkd.kd_loss, "dist": hf_ltkd.dist_loss,
             "ltkd": lambda s, t: hf_ltkd.ltkd_loss(s, t, GROUPS), "dkd": lambda s, t: hf_ltkd.dkd_loss(s, t, LABELS),
+            "gkl": hf_ltkd.gkl_loss, "wttm": hf_ltkd.wttm_loss,
             "bkd": lambda s, t: hf_ltkd.bkd_loss(s, t, torch.ones(3)),
         }.items()
         for whose, call in {
@@ -180,26 +183,35 @@ CALLS: dict[str, Wrong] = {
     },
     **{
         f"{name}'s class ids": Wrong(
-            call, (None, 5, [0, 1, 2, 0], LABELS[:2], LABELS.float(), LABELS + 1, LABELS - 1, LABELS[None]), "labels"
+            call, (None, 5, [0, 1, 2, 0], LABELS[:2], LABELS.float(), LABELS + 1, LABELS - 2, LABELS[None], LABELS > 0, torch.rand(4, 2)), "labels"
         )
         for name, call in {
             "dkd": lambda v: hf_ltkd.dkd_loss(STUDENT, TEACHER, v),
             "balanced softmax": lambda v: hf_ltkd.balanced_softmax_loss(STUDENT, v, [3, 2, 1]),
             "logit adjustment": lambda v: hf_ltkd.logit_adjusted_loss(STUDENT, v, [3, 2, 1]),
             "class balanced": lambda v: hf_ltkd.class_balanced_loss(STUDENT, v, torch.ones(3)),
+            "ldam": lambda v: hf_ltkd.ldam_loss(STUDENT, v, [3, 2, 1]),
+            "GKLLoss": lambda v: hf_ltkd.GKLLoss(GROUPS)(STUDENT, TEACHER, v),
             "KDLoss": lambda v: KDLoss()(STUDENT, TEACHER, v),
             "CrossEntropyLoss": lambda v: CrossEntropyLoss()(STUDENT, None, v),
         }.items()
     },
+    "a soft label": Wrong(lambda v: KDLoss()(STUDENT, TEACHER, v), (torch.ones(4, 3), torch.zeros(4, 3), torch.full((4, 3), NAN)), "labels"),
+    "a soft label for one class": Wrong(
+        lambda v: v(STUDENT, TEACHER, torch.eye(4, 3)), (DKDLoss(), hf_ltkd.dkd_loss, hf_ltkd.GKLLoss(GROUPS)), "labels"
+    ),
+    "no class for": Wrong(lambda v: v(STUDENT, TEACHER, LABELS - 1), (DKDLoss(), hf_ltkd.dkd_loss, hf_ltkd.GKLLoss(GROUPS)), "-1"),
     **{
         f"{name}'s temperature": Wrong(call, (0, *NO_WEIGHT), "temperature")
         for name, call in {
             "kd": lambda v: hf_ltkd.kd_loss(STUDENT, TEACHER, temperature=v),
+            "gkl": lambda v: hf_ltkd.gkl_loss(STUDENT, TEACHER, temperature=v),
+            "gkl's weight": lambda v: hf_ltkd.gkl_loss(STUDENT, TEACHER, weight_temperature=v),
             "ltkd": lambda v: hf_ltkd.ltkd_loss(STUDENT, TEACHER, GROUPS, temperature=v),
             "decomposition": lambda v: hf_ltkd.kl_decomposition(STUDENT, TEACHER, GROUPS, temperature=v),
             **{
                 loss: lambda v, loss=loss: create_loss(loss, GROUPS, temperature=v)
-                for loss in ("kd", "ltkd", "dkd", "dist", "bkd")
+                for loss in ("kd", "ltkd", "dkd", "dist", "bkd", "gkl")
             },
         }.items()
     },
@@ -208,10 +220,27 @@ CALLS: dict[str, Wrong] = {
         for loss, names in {
             "ltkd": ("alpha", "beta", "ce_weight", "warmup_epochs", "group_mass_momentum"), "kd": ("kd_weight",),
             "dkd": ("alpha", "beta"), "dist": ("beta", "gamma", "dist_weight"), "bkd": ("bkd_weight",),
-            "ce": ("tau",), "reviewkd": ("review_weight",), "catkd": ("cat_weight",),
+            "gkl": ("alpha", "beta", "gamma"), "wttm": ("gamma", "wttm_weight"),
+            "ce": ("tau", "max_margin", "ldam_scale"), "reviewkd": ("review_weight",), "catkd": ("cat_weight",),
         }.items()
         for name in names
     },
+    "drw_epoch": Wrong(lambda v: create_loss("ce", GROUPS, ce="ldam", drw_epoch=v), (NO_WEIGHT[0], *NO_WEIGHT[2:]), "drw_epoch"),
+    "drw_epoch without ldam": Wrong(lambda v: create_loss("ce", GROUPS, drw_epoch=v), (0, 160), "ldam"),
+    "prior": Wrong(lambda v: create_loss("kd", GROUPS, prior=v), ("both", 5, True, ["teacher"]), "prior"),
+    "prior without counts": Wrong(lambda v: KDLoss(prior=v), ("teacher", "student"), "class_counts"),
+    "class_counts of a prior": Wrong(lambda v: KDLoss(prior="teacher", class_counts=v), NO_COUNTS, "class_counts"),
+    "standardize": Wrong(lambda v: KDLoss(standardize=v), (None, "yes", 1), "standardize"),
+    **{
+        name: Wrong(lambda v, loss=loss, name=name: create_loss(loss, GROUPS, **{name: v}), (None, "yes", 1, 0.5), name)
+        for name, loss in {"rebalance": "ltkd", "reweight": "ltkd", "class_wise": "gkl", "normalize": "catkd", "standardize": "wttm"}.items()
+    },
+    "margin": Wrong(lambda v: hf_ltkd.ldam_loss(STUDENT, LABELS, [3, 2, 1], max_margin=v), NO_WEIGHT, "margin"),
+    "scale": Wrong(lambda v: hf_ltkd.ldam_loss(STUDENT, LABELS, [3, 2, 1], scale=v), NO_WEIGHT, "scale"),
+    "class_counts of LDAM": Wrong(lambda v: hf_ltkd.ldam_loss(STUDENT, LABELS, v), (*NO_COUNTS, [1, 2]), "class_counts"),
+    "gamma of WTTM": Wrong(lambda v: hf_ltkd.wttm_loss(STUDENT, TEACHER, gamma=v), NO_WEIGHT, "gamma"),
+    "weight_probs": Wrong(lambda v: hf_ltkd.gkl_loss(STUDENT, TEACHER, weight_probs=v), (5, [1.0], torch.ones(3), LABELS), "weight_probs"),
+    "groups of GKL": Wrong(hf_ltkd.GKLLoss, (None, "thirds", [0, 1, 2]), "groups"),
     "effective_number_beta": Wrong(lambda v: create_loss("ce", GROUPS, ce="class_balanced", effective_number_beta=v), (1, *NO_WEIGHT), "beta"),
     "resolution": Wrong(lambda v: CATKDLoss(resolution=v), NO_COUNT, "resolution"),
     "ce": Wrong(lambda v: KDLoss(ce=v), ("focal", None, 5, "balanced_softmax"), "ce="),
@@ -277,6 +306,11 @@ CALLS: dict[str, Wrong] = {
             "preset": ("mine", 5),
             "label_smoothing_factor": (-1, 1.5, NAN, "x"),
             "label_names": (["y"],),
+            "mixup_alpha": NO_WEIGHT,
+            "cutmix_alpha": NO_WEIGHT,
+            "max_steps": (0, -2, 1.5, "x"),
+            "max_grad_norm": (-1, NAN, "x"),
+            "early_stopping_patience": (0, -1, 1.5, 3, "x"),
         }.items()
     },
 }  # fmt: skip
@@ -304,7 +338,7 @@ def check_sentence(caught: pytest.ExceptionInfo, word: str) -> None:
 PHOTOS, TEACHERS, STUDENTS = "{home.photos}", "{home.teacher}", "{home.student}"
 WORKFLOW: dict[str, Wrong] = {
     "teacher": Wrong(lambda v, h: hf_ltkd.distill(v, "resnet8", h.photos, **CPU), (None, 5, "nowhere", Path("nowhere"), [1], torch.nn.Linear(1, 1)), "teacher|model|classifier"),
-    "student": Wrong(lambda v, h: hf_ltkd.distill(h.teacher, v, h.photos, **CPU), (5, "resnet9", "nowhere/x", [1], tiny(4)), "student|model|depth|classes"),
+    "student": Wrong(lambda v, h: hf_ltkd.distill(h.teacher, v, h.photos, **CPU), (5, "resnet9", "nowhere/x", [1], tiny(4)), "student|model|depth|classes|classifier"),
     "data": Wrong(lambda v, h: hf_ltkd.distill(h.teacher, "resnet8", v, **CPU), (None, 5, "nowhere", Path("nowhere"), [1, 2], "a/b/c", DatasetDict(), table([0, 1])), "data"),
     **{
         name: Wrong(lambda v, h, name=name: hf_ltkd.distill(h.teacher, "resnet8", h.photos, **{**CPU, name: v}), values, name.split("_")[0] + "|alfa|alpha")
@@ -323,14 +357,29 @@ WORKFLOW: dict[str, Wrong] = {
             "output_dir": (5, ["a"]),
             "benchmark": ("mnist",),
             "learning_rat": (1,),
-            "adjust_teacher": (True,),
+            "adjust_teacher": ("yes", 1),
+            "match_labels": ("yes", 1),
+            "trust_remote_code": ("yes", 1),
+            "unlabelled": ("nowhere", Path("nowhere"), 5),
+            "augment": ("blur", "nowhere:blur", "json:nothing", 5),
+            "mixup_alpha": (-1, NAN, INF, "x"),
+            "cutmix_alpha": (-1, NAN, INF, "x"),
+            "early_stopping_patience": (0, 1.5, "x", 3),
         }.items()
     },
+    "adjusted for": Wrong(lambda v, h: hf_ltkd.distill(h.teacher, "resnet8", h.photos, loss=v, adjust_teacher=True, **CPU), ("reviewkd", "catkd", "ce"), "adjust_teacher"),
+    "unlabelled for": Wrong(lambda v, h: hf_ltkd.distill(h.teacher, "resnet8", h.photos, loss=v, unlabelled=h.photos, **CPU), ("ce", "dkd", "kd"), "unlabelled"),
+    "match_labels without a teacher": Wrong(lambda v, h: hf_ltkd.distill(v, "resnet8", h.photos, loss="ce", match_labels=True, **CPU), (None,), "match_labels"),
+    "adjusted": Wrong(lambda v, h: adjust(v, output_dir="new"), (None, 5, "nowhere", Path("nowhere"), [1]), "model|classifier"),
+    "tau": Wrong(lambda v, h: adjust(h.teacher, h.photos, "new", v), (0, -1, *NO_NUMBER[1:]), "tau"),
+    "adjusted into": Wrong(lambda v, h: adjust(h.teacher, h.photos, h.folder / v), ("photos", "student"), "something in"),
+    "ce of a teacher": Wrong(lambda v, h: hf_ltkd.train_teacher("resnet8", h.photos, ce=v, **CPU), ("focal", 5), "ce"),
+    "peft": Wrong(lambda v, h: hf_ltkd.train_teacher("resnet8", h.photos, peft=v, **CPU), ("dora", 5, True, "lora"), "peft|pretrained|linear"),
     "model": Wrong(lambda v, h: hf_ltkd.evaluate(v, h.photos), (None, 5, "nowhere", Path("nowhere"), [1], tiny(4)), "model|classes|classifier"),
     "batch_size": Wrong(lambda v, h: hf_ltkd.evaluate(h.student, h.photos, batch_size=v), (*NO_COUNT[:3], *NO_COUNT[4:]), "batch_size"),
     "diagnosed teacher": Wrong(lambda v, h: hf_ltkd.diagnose(v, h.photos), (None, 5, "nowhere", Path("nowhere")), "model|classifier"),
     "diagnosing batch_size": Wrong(lambda v, h: hf_ltkd.diagnose(h.teacher, h.photos, batch_size=v), NO_COUNT[:3], "batch_size"),
-    "trained model": Wrong(lambda v, h: hf_ltkd.train_teacher(v, h.photos, **CPU), (5, "resnet9", "a/b/c", [1], tiny(4)), "model|depth|classes"),
+    "trained model": Wrong(lambda v, h: hf_ltkd.train_teacher(v, h.photos, **CPU), (5, "resnet9", "a/b/c", [1], tiny(4)), "model|depth|classes|classifier"),
     "photos": Wrong(
         lambda v, h: hf_ltkd.train_teacher("resnet8", h.folder / v, image_size=8, **CPU),
         ("grey", "black", "empty", "photos/red", "teacher", "nowhere"),
@@ -412,7 +461,11 @@ COMMANDS = (
         "--seed x", "--max_steps x", "--bf16 maybe", "--recommend maybe", "--crop center", "--crop_padding -1",
         "--split_seed -1", "--split_seed x", "--imbalance_factor 0.5", "--imbalance_factor x", "--imbalance_factor nan",
         "--group_rule halves", "--rare forget", "--rare drop", "--min_class_images 0", "--group_column track",
-        "--teacher_cache_views 0", "--teacher_cache_dtype int8", "--adjust_teacher", "--learning_rat 1", "--benchmark mnist",
+        "--teacher_cache_views 0", "--teacher_cache_dtype int8", "--adjust_teacher --loss ce", "--mixup_alpha -1",
+        "--mixup_alpha x", "--cutmix_alpha nan", "--augment blur", "--augment nowhere:blur", "--unlabelled nowhere",
+        f"--unlabelled {PHOTOS}", f"--loss dkd --unlabelled {PHOTOS}", "--match_labels maybe", "--loss_args prior=both",
+        "--loss_args standardize=1", "--loss_args drw_epoch=5", "--loss_args ce=ldam drw_epoch=-1", "--early_stopping_patience 0",
+        "--early_stopping_patience 2 --eval_strategy no", "--teacher_cache c --mixup_alpha 1", "--max_steps 0", "--learning_rat 1", "--benchmark mnist",
         "--train_list a.txt", "--test_list a.txt", "--dataset_name a/b", "--preset mine", "--lr_decay 0", "--lr_milestones 2",
         "--hub_timeout 0", "--data_device nonsense", "--eval_split nowhere", "--resume_from_checkpoint nowhere",
         "--optim nonsense", "--lr_scheduler_type nonsense", "--save_strategy sometimes", "--eval_strategy sometimes",
@@ -424,6 +477,11 @@ COMMANDS = (
     f"evaluate --model {STUDENTS} --data {PHOTOS} --batch_size x", f"evaluate --model {STUDENTS} --data {PHOTOS}/red",
     "diagnose", f"diagnose --teacher nowhere --data {PHOTOS}", f"diagnose --teacher {TEACHERS} --data {PHOTOS} --batch_size 0",
     f"diagnose --teacher {TEACHERS} --data {PHOTOS} --num_groups 9", f"diagnose --teacher {TEACHERS} --data {PHOTOS} --student nowhere",
+    f"distill --loss ce --match_labels --data {PHOTOS}", "adjust", "adjust --model nowhere", f"adjust --model {TEACHERS}",
+    *(f"adjust --model {TEACHERS} --data {PHOTOS} {flags}" for flags in (
+        "--tau 0", "--tau x", "--tau nan", "--tau inf", "--batch_size 0", f"--output_dir {PHOTOS}", "--data nowhere",
+    )),
+    f"train-teacher --model resnet8 --data {PHOTOS} --ce focal", f"train-teacher --model resnet8 --data {PHOTOS} --peft dora",
     f"train-teacher --model resnet9 --data {PHOTOS}", "train-teacher --model resnet8", f"train-teacher --model nowhere/x --data {PHOTOS}",
     "train-teacher --data nowhere", "check", "check --data nowhere", "check --data {home.folder}/photos/red", "check --image_size x",
     "push", f"push --model {STUDENTS}", f"push --model {PHOTOS} --to me/x", "push --model nowhere --to me/x",

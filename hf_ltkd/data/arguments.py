@@ -230,7 +230,8 @@ class DataArguments:
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not valid: use {' or '.join(values)}.")
-        if isinstance(self.augment, str) and self.augment not in AUGMENTATIONS and ":" not in self.augment:
+        is_name = isinstance(self.augment, str) and (self.augment in AUGMENTATIONS or ":" in self.augment)
+        if not is_name and not callable(self.augment):
             raise ValueError(
                 f"augment={self.augment!r} is not known: use {', '.join(AUGMENTATIONS)}, or package.module:name for a "
                 "callable of your own."

@@ -297,7 +297,9 @@ def load_or_hold_out(
             _choose(source.splits["train"], args, eval_fraction)  # raises, if nothing can be held out
     source, report = prepare(args, source=source, progress=progress)
     splits, holdout = source.splits, None
-    evaluated = [] if report is None else [report.digests[n] for n in (source.eval_split, "validation") if n in splits]
+    evaluated = (
+        [] if report is None else [report.digests[n] for n in (source.eval_split, "validation") if n and n in splits]
+    )
     seen = np.concatenate(evaluated) if evaluated else None
     if "train" in splits and source.eval_split is None and args.eval_split is None:
         full, digests = splits["train"], None if report is None else report.digests["train"]
@@ -311,7 +313,8 @@ def load_or_hold_out(
         rows = (held_out, ~held_out)
         splits = DatasetDict({name: full.select(np.flatnonzero(r)) for name, r in zip(names, rows, strict=True)})
     elif args.group_column is not None and "train" in splits:
-        source.said += _groups_in_both({n: splits[n] for n in ("train", source.eval_split)}, args.group_column)
+        parts = {n: splits[n] for n in ("train", source.eval_split) if n is not None}
+        source.said += _groups_in_both(parts, args.group_column)
     data = load_image_data(args, splits=splits, progress=progress, eval_digests=seen, **options)
     data.sources = source.said + data.sources
     return data, holdout

@@ -46,7 +46,7 @@ def read_unlabelled(
         dataset, column = as_images(source, image_column if image_column in source.column_names else None)
         dataset, name = dataset.select_columns([column]), "a dataset in memory"
     else:
-        folder = Path(source).expanduser()
+        folder = Path(str(source)).expanduser()
         if not folder.is_dir():
             raise ValueError(f"--unlabelled {str(source)!r} is no folder here: give a folder of images.")
         _check_apart(folder, train, image_column)

@@ -62,14 +62,14 @@ def sentences_on_changes(
     for other, metrics in others:
         found: dict[str, Sequence[float]] = {}
         for name in metric_names(groups):
-            both = ours[1].get(name), metrics.get(name)
-            if None in both:
+            own, other_one = ours[1].get(name), metrics.get(name)
+            if own is None or other_one is None:
                 continue
             paired = differences.get(other, {}).get(name)
             if paired is not None:
                 found[name] = paired
             elif examples.get(name):
-                found[name] = newcombe(*both, examples[name])
+                found[name] = newcombe(own, other_one, examples[name])
         settled = [
             f"{100 * d:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f}) on {name_of[name]}"
             for name, (d, low, high) in found.items()

@@ -102,7 +102,9 @@ class DistillationLoss(nn.Module):
     ):
         super().__init__()
         check_not_negative(ce_weight=ce_weight, tau=tau, warmup_epochs=warmup_epochs)
-        check_not_negative(max_margin=max_margin, ldam_scale=ldam_scale, drw_epoch=drw_epoch or 0)
+        check_not_negative(max_margin=max_margin, ldam_scale=ldam_scale)
+        if drw_epoch is not None:
+            check_not_negative(drw_epoch=drw_epoch)
         self.ce: str = ce
         self.ce_weight, self.warmup_epochs = ce_weight, warmup_epochs
         self.tau, self.effective_number_beta = tau, effective_number_beta

@@ -57,7 +57,7 @@ def check_probabilities(labels: Tensor) -> None:
     if not labels.is_floating_point() or not is_eager(labels):
         return
     sums = labels.sum(-1)
-    wrong = ((sums - 1).abs() > 0.01) | (labels < 0).any(-1)
+    wrong = ~((sums - 1).abs() <= 0.01) | (labels < 0).any(-1)  # NaN, too
     if wrong.any():
         raise ValueError(
             f"The labels of an example sum to {sums[wrong][0].item():.3g}: soft labels are probabilities that sum to "
@@ -158,10 +158,11 @@ def check_labels(labels: Any, logits: Tensor, *marks: int) -> None:
         raise ValueError(f"The labels are {kind}: give a tensor of class ids (int64), one per row of the logits.")
     is_soft = labels.is_floating_point()
     if labels.shape != (logits.shape if is_soft else logits.shape[:-1]):
+        several = not is_soft and labels.shape == logits.shape
         raise ValueError(
-            f"Logits of shape {tuple(logits.shape)} and labels of shape {tuple(labels.shape)} in {labels.dtype} do "
-            "not fit: for logits [..., classes] the labels must be [...], one class id (int64) each, or soft labels "
-            f"[..., classes] in floating point.{'' if is_soft or labels.shape != logits.shape else ' ' + MULTI_LABEL}"
+            f"Logits of shape {tuple(logits.shape)} and {'soft ' * is_soft}labels of shape {tuple(labels.shape)} do "
+            "not fit: for logits [..., classes] the labels must be [...], one class id (int64) each, or [..., "
+            f"classes], one probability per class.{(' ' + MULTI_LABEL) * several}"
         )
     if not is_soft and labels.is_cpu and is_eager(labels):
         wrong = (labels < 0) | (labels >= logits.shape[-1])

@@ -45,12 +45,14 @@ class LogitLoss(DistillationLoss):
         kwargs: `ce_weight`, `ce`, `class_counts`, `tau` (of `prior` too), `warmup_epochs` of [`DistillationLoss`].
 
     Raises:
-        `ValueError`: if `prior` is unknown or lacks its `class_counts`.
+        `ValueError`: if `prior` is unknown or lacks its `class_counts`, or `standardize` is no `bool`.
     """
 
     def __init__(self, *, prior: Side | None = None, standardize: bool = False, **kwargs):
         super().__init__(**kwargs)
         self.prior, self.standardize = prior, standardize
+        if not isinstance(standardize, bool):
+            raise ValueError(f"standardize={standardize!r} is not valid: it must be True or False.")
         if prior is None:
             return
         if prior not in get_args(Side):

@@ -157,13 +157,13 @@ class DistillationTrainingArguments(TrainingArguments):
             self._check_early_stopping()
 
     def _check_early_stopping(self) -> None:
-        asked = f"early_stopping_patience={self.early_stopping_patience}"
-        if self.early_stopping_patience < 1:  # type: ignore[operator]
-            raise ValueError(f"{asked} is not valid: it is a number of evaluations, 1 or more.")
+        check_number("early_stopping_patience", self.early_stopping_patience, 1, whole=True)
+        check_number("early_stopping_threshold", self.early_stopping_threshold, 0)
         if self.eval_strategy == "no" or self.metric_for_best_model is None:
             raise ValueError(
-                f"{asked} has nothing to watch: set eval_strategy and metric_for_best_model (epoch and tail_accuracy, "
-                "for instance), and load_best_model_at_end to keep the best."
+                f"early_stopping_patience={self.early_stopping_patience} has nothing to watch: set "
+                "eval_strategy and metric_for_best_model (epoch and tail_accuracy, for instance), and "
+                "load_best_model_at_end to keep the best."
             )
 
     def milestone_factors(self, num_training_steps: int) -> Callable[[int], float]:

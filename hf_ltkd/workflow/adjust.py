@@ -24,7 +24,8 @@ from ..losses import log_class_prior
 from ..teacher.live import load_teacher
 from ..utils import read_json, write_json
 from .arguments import AdjustArguments, SourceArguments, split_settings
-from .inputs import Images, check_classes, load_images
+from .beforehand import check_weights
+from .inputs import Images, check_classes, load_images, model_name
 
 
 # Of distillation.json: what a run measured of the weights that the adjustment changes.
@@ -80,11 +81,12 @@ def adjust(
         `ValueError`: if the model has been adjusted already, its head cannot hold the adjustment, nothing tells the
             counts, or there is something in `output_dir`; nothing is written then.
     """
+    name = model_name(model)
     own, source, image_fields = split_settings(
         {"model": model, "data": data, "output_dir": output_dir, "tau": tau, **settings},
         *(AdjustArguments, SourceArguments, DataArguments),
     )
-    args, name = AdjustArguments(**own), os.fspath(model)
+    args = AdjustArguments(**own)
     target = Path(args.output_dir)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"There is something in {str(target)!r} already: choose another --output_dir.")
@@ -96,7 +98,8 @@ def adjust(
             f"{name!r} has been adjusted already (tau {run['logit_adjustment']['tau']}): adjust the model that it was "
             "made from."
         )
-    network: Any = load_teacher(str(folder))
+    network: Any = load_teacher(folder)
+    check_weights(network, "model")
     images = None
     if data is not None or {"data_dir", "dataset_name", "benchmark"} & set(image_fields):
         images = load_images(SourceArguments(**source), image_fields, network)

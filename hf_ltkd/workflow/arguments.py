@@ -5,6 +5,7 @@ In Python a teacher, student or model may also be in memory, `data` a `datasets.
 """
 
 import difflib
+import math
 import os
 import warnings
 from collections.abc import Iterable, Mapping
@@ -176,8 +177,8 @@ class AdjustArguments:
 
     def __post_init__(self):
         _check_whole(self, "batch_size")
-        if not self.tau > 0:
-            raise ValueError(f"--tau {self.tau} must be above 0: 1 takes the whole class prior out.")
+        if not 0 < self.tau < math.inf:
+            raise ValueError(f"--tau {self.tau} must be a number above 0: 1 takes the whole class prior out.")
 
 
 @dataclass
@@ -326,7 +327,7 @@ def split_settings(settings: Mapping[str, Any], *classes: type) -> list[dict[str
 
 
 # What may be more than a command line can hold, or the name of a loss of one's own.
-IN_MEMORY = ("teacher", "student", "model", "data", "loss", "loss_args")
+IN_MEMORY = ("teacher", "student", "model", "data", "unlabelled", "augment", "loss", "loss_args")
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:

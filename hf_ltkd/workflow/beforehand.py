@@ -74,13 +74,13 @@ def check_weights(model: PreTrainedModel, role: str) -> None:
         )
 
 
-def check_hub_id(flag: str, name: str) -> None:
+def check_hub_id(flag: str, name: Any) -> None:
     """
     Raises:
         `ValueError`: if no repository of the Hub can have this name.
     """
     try:
-        validate_repo_id(name)
+        validate_repo_id(name or "")  # it lets None pass
     except HFValidationError as error:
         raise ValueError(
             f"--{flag} {name!r} is no name of a repository on the Hub: expected owner/name, of letters, digits, '-', "

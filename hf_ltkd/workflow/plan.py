@@ -200,7 +200,7 @@ def make_plan(**settings: Any) -> DistillPlan:
     choices, recommend = DistillArguments(**own), TrainingChoices(**choice).recommend
     where = SourceArguments(**source)
     loss_args = _loss_arguments(choices.loss_args)
-    new_loss(choices, ClassGroups([0, 0], class_counts=[1, 1]), loss_args, image_fields.get("benchmark"))
+    new_loss(choices, ClassGroups.from_counts([1, 1], 1), loss_args, image_fields.get("benchmark"))
     read = {"data": name_data(where, image_fields)[1].get("data_dir"), "teacher": choices.teacher}
     _prepare(training, "student", {**read, "student": choices.student})
     if choices.teacher_cache is not None:

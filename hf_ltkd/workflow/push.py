@@ -125,7 +125,8 @@ def _input_shape(folder: Path, network: Any) -> list[int] | None:
     """That of the image processor, where there is one that says it."""
     processor = load_processor(folder)
     with suppress(ValueError):  # its pixels have no fixed size
-        return processor and [getattr(network.config, "num_channels", 3), *pixels_of(processor).size]
+        if processor is not None:
+            return [getattr(network.config, "num_channels", 3), *pixels_of(processor).size]
     return None
 
 

@@ -171,5 +171,5 @@ def test_a_loss_on_the_target_class_says_so():
 def test_another_negative_label_is_an_error():
     """Only -1 stands for no class."""
     student, teacher, labels = CASES["kd"].batch()
-    with pytest.raises(IndexError):
+    with pytest.raises(ValueError, match=r"hold -2, outside the classes 0 to 9 \(or -100, -1\)"):
         KDLoss()(student, teacher, labels.where(labels > 3, -2))
