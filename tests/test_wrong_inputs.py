@@ -136,7 +136,7 @@ CALLS: dict[str, Wrong] = {
     ),
     "labels": Wrong(
         images,
-        (None, 5, "abcd", ["a"] * 4, [0, 1], [0.5] * 4, [NAN] * 4, [None] * 4, [[0]] * 4, [0, 1, 2, 10**30], [True] * 4, [-1] * 4),
+        (None, 5, "abcd", ["a"] * 4, [0, 1], [0.5] * 4, [NAN] * 4, [None] * 4, [[0]] * 4, [0, 1, 2, 10**30], [True] * 4, [-2] * 4),
         "labels",
     ),
     "mean": Wrong(lambda v: images(mean=v), (None, "abc", 0.5, [0.5], [NAN] * 3, [INF] * 3, ["a"] * 3, [None] * 3), "mean"),

@@ -325,10 +325,10 @@ def _class_ids(labels: Any) -> Tensor:
     except (TypeError, ValueError, RuntimeError):  # no numbers
         ids = torch.empty(0, 0)
     wrong = ids.is_floating_point() or ids.dtype == torch.bool or ids.ndim != 1
-    if wrong or isinstance(labels, str) or ((ids < 0) & (ids != -100)).any():
+    if wrong or isinstance(labels, str) or ((ids < -1) & (ids != -100)).any():
         raise ValueError(
-            "labels must be whole numbers from 0 (or -100, which counts nowhere), one class id per image, not "
-            f"{str(labels)[:60]!r}."
+            "labels must be whole numbers from 0, one class id per image (or -1 for no class, or -100, which counts "
+            f"nowhere), not {str(labels)[:60]!r}."
         )
     return ids.long().cpu()
 

@@ -18,18 +18,28 @@ from ..data.arguments import DataArguments
 from ..groups import CLASS_GROUPS_NAME, ClassGroups
 from ..hub.card import write_model_card
 from ..hub.describe import describe_model
-from ..hub.names import CARD_NAME, EVALUATION_NAME, ONNX_FILES, PICTURES, PUBLISHED, RUN_NAME
+from ..hub.names import (
+    CARD_NAME,
+    CONFUSION_PICTURE,
+    EVALUATION_NAME,
+    ONNX_FILES,
+    PICTURES,
+    PUBLISHED,
+    REPORT_NAME,
+    RUN_NAME,
+)
 from ..hub.push import published_files
 from ..losses import log_class_prior
 from ..teacher.live import load_teacher
 from ..utils import read_json, write_json
-from .arguments import AdjustArguments, SourceArguments, split_settings
+from .arguments import AdjustArguments, ModelArguments, SourceArguments, split_settings
 from .beforehand import check_weights
 from .inputs import Images, check_classes, load_images, model_name
+from .report import write_report
 
 
 # Of distillation.json: what a run measured of the weights that the adjustment changes.
-MEASURED = ("metrics", "class_accuracy", "test_examples")
+MEASURED = ("metrics", "class_accuracy", "class_examples", "test_examples")
 
 
 @dataclass(frozen=True)
@@ -75,16 +85,16 @@ def adjust(
             `class_groups.json`; both models are evaluated on them.
         output_dir (`str` or `os.PathLike`, *optional*, defaults to `"adjusted"`): A new folder.
         tau (`float`, *optional*, defaults to 1.0): How strongly the prior counts.
-        settings: `batch_size`, `eval_fraction`, and any field of `DataArguments`.
+        settings: `batch_size`, `trust_remote_code`, `eval_fraction`, and any field of `DataArguments`.
 
     Raises:
         `ValueError`: if the model has been adjusted already, its head cannot hold the adjustment, nothing tells the
             counts, or there is something in `output_dir`; nothing is written then.
     """
     name = model_name(model)
-    own, source, image_fields = split_settings(
+    own, trust, source, image_fields = split_settings(
         {"model": model, "data": data, "output_dir": output_dir, "tau": tau, **settings},
-        *(AdjustArguments, SourceArguments, DataArguments),
+        *(AdjustArguments, ModelArguments, SourceArguments, DataArguments),
     )
     args = AdjustArguments(**own)
     target = Path(args.output_dir)
@@ -98,29 +108,31 @@ def adjust(
             f"{name!r} has been adjusted already (tau {run['logit_adjustment']['tau']}): adjust the model that it was "
             "made from."
         )
-    network: Any = load_teacher(folder)
+    network: Any = load_teacher(folder, **trust)
     check_weights(network, "model")
     images = None
     if data is not None or {"data_dir", "dataset_name", "benchmark"} & set(image_fields):
-        images = load_images(SourceArguments(**source), image_fields, network)
+        images = load_images(SourceArguments(**source), image_fields, network, **trust)
         check_classes(network, images.data)
     counts = _class_counts(name, folder, network, images)
 
     before = after = None
+    answers: Any = None
     if images is not None:
         if (folder / CLASS_GROUPS_NAME).is_file():
             images = Images(images.data, ClassGroups.from_pretrained(folder), images.holdout)
         before = group_report(network, images.data.test, images.groups, batch_size=args.batch_size).accuracy
     adjust_head(network, counts, tau=args.tau)
     if images is not None:
-        after = group_report(network, images.data.test, images.groups, batch_size=args.batch_size).accuracy
+        report = group_report(network, images.data.test, images.groups, batch_size=args.batch_size)
+        after, answers = report.accuracy, report.answers
 
     target.absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="_adjust-", dir=target.absolute().parent) as elsewhere:
         made = Path(elsewhere) / target.name
         network.save_pretrained(made)
-        _check_saved(network, made)
-        stale = {"config.json", EVALUATION_NAME, *ONNX_FILES, *PICTURES}
+        _check_saved(network, made, **trust)
+        stale = {"config.json", EVALUATION_NAME, REPORT_NAME, CONFUSION_PICTURE, *ONNX_FILES, *PICTURES}
         for file in {*published, CARD_NAME} - stale:
             if (folder / file).is_file() and not file.startswith("model"):  # the weights are there already
                 shutil.copy(folder / file, made / file)
@@ -128,6 +140,9 @@ def adjust(
         kept = kept or {"student": describe_model(network)}
         if after is not None and images is not None:
             kept |= {"metrics": after, "test_examples": len(images.data.test)}
+            rows = answers.class_report(images.groups, images.data.class_names)
+            kept |= {"class_accuracy": [row["recall"] for row in rows], "class_examples": [r["support"] for r in rows]}
+            write_report(made, answers, images)
         write_json(made / RUN_NAME, {**kept, "logit_adjustment": {"tau": args.tau, "class_counts": list(counts)}})
         write_model_card(made)
         if target.exists():
@@ -241,7 +256,7 @@ def _equal(model: PreTrainedModel, logits: Tensor, expected: Tensor) -> bool:
     return torch.allclose(logits, expected, rtol=0, atol=tolerance * expected.abs().max().item())
 
 
-def _check_saved(network: PreTrainedModel, folder: Path) -> None:
-    inputs, again = _probe(network), load_teacher(str(folder))
+def _check_saved(network: PreTrainedModel, folder: Path, trust_remote_code: bool = False) -> None:
+    inputs, again = _probe(network), load_teacher(folder, trust_remote_code)
     if not _equal(network, _logits(again, inputs), _logits(network, inputs)):  # type: ignore[arg-type]
         raise ValueError(f"{type(network).__name__} gives other logits when it is loaded again: nothing was written.")

@@ -120,10 +120,6 @@ class TrainTeacherArguments:
         },
     )
 
-    def __post_init__(self):
-        if self.peft not in (None, "lora"):
-            raise ValueError(f"peft={self.peft!r} is not known: use 'lora'.")
-
 
 @dataclass
 class ModelArguments:

@@ -259,7 +259,7 @@ def test_rare_classes_are_not_held_out(tmp_path):
     [
         ({"rare": "drop"}, "rare='drop' needs min_class_images"),
         ({"rare": "hide", "min_class_images": 2}, "rare='hide' is not valid: use keep or drop or merge"),
-        ({"min_class_images": 0}, "min_class_images=0 is not valid: it must be 1 or more"),
+        ({"min_class_images": 0}, "min_class_images=0 is not valid: it must be a whole number, 1 or more"),
     ],
 )
 def test_argument_errors(kwargs, message):

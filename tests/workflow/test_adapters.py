@@ -49,5 +49,5 @@ def test_what_is_asked_for(monkeypatch, home, tmp_path):
     monkeypatch.setattr(adapters, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r'peft, which is not installed here: pip install "hf_ltkd\[peft\]"'):
         add_lora(torch.nn.Linear(1, 1), "x")
-    with pytest.raises(ValueError, match="peft='lorra' is not known: use 'lora'"):
+    with pytest.raises(ValueError, match="peft='lorra' is not valid: it must be one of lora"):
         train_teacher("resnet8", home.photos, peft="lorra", output_dir=str(tmp_path / "t"))

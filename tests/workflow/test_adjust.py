@@ -126,11 +126,13 @@ def test_a_saved_model(home, tmp_path):
     assert [result.after[name] for name in names] == pytest.approx(after)
     run = json.loads((tmp_path / "new" / "distillation.json").read_text())
     assert run["logit_adjustment"] == {"tau": 2.0, "class_counts": COUNTS} and run["metrics"] == result.after
-    assert "class_accuracy" not in run and not (tmp_path / "new" / "eval_results.json").exists()
+    assert run["class_accuracy"] == pytest.approx(after) and not (tmp_path / "new" / "eval_results.json").exists()
     assert ClassGroups.from_pretrained(tmp_path / "new").class_counts == tuple(COUNTS)
     card = " ".join((tmp_path / "new" / "README.md").read_text(encoding="utf-8").split())
     assert "2 · log of its share of the 64 training examples was taken" in card
-    assert f"| this student | {100 * after[0]:.1f} |" in card
+    assert f"| this student | {100 * after[0]:.1f} (" in card
+    report = json.loads((tmp_path / "new" / "class_report.json").read_text())
+    assert [row["recall"] for row in report["classes"]] == pytest.approx(after)  # each group is one class
     assert "trained with LTKDLoss, which corrects" in result.caution
     with pytest.raises(ValueError, match=r"has been adjusted already \(tau 2.0\): adjust the model that it was made"):
         adjust(tmp_path / "new", output_dir=tmp_path / "newer")
@@ -144,7 +146,7 @@ def test_a_model_that_was_saved_without_counts(home, tmp_path):
         adjust(tmp_path / "old", output_dir=tmp_path / "new")
     with pytest.raises(ValueError, match="There is something in .*old' already"):
         adjust(tmp_path / "old", output_dir=tmp_path / "old")
-    with pytest.raises(ValueError, match="--tau 0 must be above 0"):
+    with pytest.raises(ValueError, match="--tau 0 must be a number above 0"):
         adjust(tmp_path / "old", tau=0)
     for name, message in (
         ("nowhere", "no model 'nowhere' as a folder here or on the Hub"),

@@ -194,7 +194,7 @@ def test_push_at_the_end(home, tmp_path, monkeypatch):
     settings = {"output_dir": tmp_path / "s", "push": "me/small", "hub_private_repo": True, **SHORT}
     comparison = distill(home.teacher, "resnet8", home.photos, **settings)
     assert comparison.pushed == "https://example.org/commit" and "pushed" not in comparison.to_dict()
-    assert sent == [(tmp_path / "s", "me/small", {"private": True})]
+    assert sent == [(tmp_path / "s", "me/small", {"private": True, "push_anyway": False})]
 
 
 def test_nothing_is_pushed_unless_asked(home, tmp_path, monkeypatch):
