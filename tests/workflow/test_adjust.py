@@ -130,8 +130,8 @@ def test_a_saved_model(home, tmp_path):
     assert ClassGroups.from_pretrained(tmp_path / "new").class_counts == tuple(COUNTS)
     card = " ".join((tmp_path / "new" / "README.md").read_text(encoding="utf-8").split())
     assert "2 · log of its share of the 64 training examples was taken" in card
-    assert f"| this student | {100 * after[0]:.1f} |" in card
-    assert "trained with LTKDLoss, which corrects" in result.caution
+    assert f"| this student | {100 * after[0]:.1f} (" in card
+    assert "trained with ce=balanced_softmax, LTKDLoss, which corrects" in result.caution
     with pytest.raises(ValueError, match=r"has been adjusted already \(tau 2.0\): adjust the model that it was made"):
         adjust(tmp_path / "new", output_dir=tmp_path / "newer")
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
