@@ -110,7 +110,7 @@ def test_distil(folder, tmp_path, capsys, flags, network, loss, values):
     accuracy = accuracy_of(tmp_path, folder)
     assert json.loads((tmp_path / "eval_results.json").read_text())["eval_accuracy"] == pytest.approx(accuracy)
     shown = capsys.readouterr().out
-    assert f"{100 * accuracy:.1f}\n" in shown and "plain student" not in shown
+    assert f"{100 * accuracy:.1f} (" in shown and "plain student" not in shown
 
 
 def accuracy_of(model_folder, folder):

@@ -29,7 +29,7 @@ def test_what_is_not_set_is_recommended(plan_of):
     assert (values["alpha"], values["beta"], values["temperature"], values["warmup_epochs"]) == (2, 1, 1, 16)
     assert values["ce"] == "balanced_softmax"
     assert plan.args.num_train_epochs == plan.epochs == 240 and plan.args.learning_rate == 0.05
-    assert "10 classes" in plan.loss_reason and "the paper's preset" in plan.reason
+    assert "beside a balanced softmax" in plan.loss_reason and "the paper's preset" in plan.reason
     assert plan.images.data.args.image_size == 8  # the teacher's
     assert plan.unseen and plan.bias.images == [2, 2, 2]
     assert plan.images.groups.names == ("head", "medium", "tail") and plan.teacher.config.depth == 14
