@@ -36,7 +36,25 @@ def two_ranks():
 
 
 # What takes longest, in this order.
-LONGEST = ("two_ranks",)
+LONGEST = (
+    "two_ranks",
+    "trainer/test_arguments_table",
+    "models/test_registration",
+    "hub/test_card",
+    "models/test_families",
+    "experiments/test_sweep",
+    "analysis/test_plots",
+    "experiments/test_report",
+    "experiments/test_run",
+    "workflow/test_train_teacher",
+    "workflow/test_estimate",
+    "hub/test_describe",
+    "examples/test_examples",
+    "hub/test_push",
+    "test_setup",
+    "workflow/test_diagnose",
+    "trainer/test_columns",
+)
 
 
 def pytest_collection_modifyitems(items):

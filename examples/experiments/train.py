@@ -1,7 +1,6 @@
 """One run: training a teacher or a student, from its description to its result."""
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from hf_ltkd.data import ImageData
 from hf_ltkd.teacher import teacher_fingerprint
 from hf_ltkd.trainer.checkpoints import last_complete_checkpoint
 from hf_ltkd.utils import describe_machine
+from hf_ltkd.workflow.adjust import adjusted as adjusted_logits
 from hf_ltkd.workflow.inputs import check_classes, load_classifier, new_classifier
 from hf_ltkd.workflow.outputs import accuracies
 from hf_ltkd.workflow.plan import TrainingPlan
@@ -84,10 +84,8 @@ def train(job: Job, run: Run) -> dict[str, Any]:
         result["teacher_fingerprint"] = fingerprint(trainer.model)
     adjusted = None
     if run["loss"] == "ce" and loss.ce == "cross_entropy":
-        prior = hf_ltkd.log_class_prior(data.split.class_counts).to(args.device)
-        hook = trainer.model.register_forward_hook(lambda *call: replace(call[-1], logits=call[-1].logits - prior))
-        metrics = trainer.evaluate()
-        hook.remove()
+        with adjusted_logits(trainer.model, data.split.class_counts):
+            metrics = trainer.evaluate()
         adjusted = {"metrics": accuracies(metrics, groups), "class_accuracy": trainer.evaluation["class_accuracy"]}
     metrics = trainer.evaluate()
     first_step = int(checkpoint.rpartition("-")[2]) if checkpoint else 0

@@ -111,7 +111,7 @@ def plot_group_accuracy(
     axes.set_xticks(positions, [*map(_plain, groups.names), "all classes"])
     axes.set_ylabel("test accuracy (%)")
     axes.set_ylim(0, 105)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=len(results), frameon=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=min(3, len(results)), frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
 

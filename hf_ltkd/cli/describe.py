@@ -2,7 +2,7 @@
 
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,7 @@ def describe_bias(report: GroupReport, groups: ClassGroups) -> list[str]:
 
 def describe_start(recommendation: Recommendation) -> str:
     """Recommended values, and why."""
-    values = ", ".join(f"{name} {value:g}" for name, value in recommendation.values.items())
+    values = ", ".join(f"{n} {v}" if isinstance(v, str) else f"{n} {v:g}" for n, v in recommendation.values.items())
     return f"{values}: {recommendation.reason}"
 
 
@@ -141,9 +141,11 @@ def describe_training(plan: TrainingPlan) -> list[str]:
     return lines
 
 
-def describe_estimate(times: Estimate, plain_student: bool, cache_bytes: int | None, views: int) -> list[str]:
+def describe_estimate(
+    times: Estimate, without_teacher: Sequence[str], cache_bytes: int | None, views: int
+) -> list[str]:
     """How long the training takes, and whether a teacher cache would shorten it."""
-    plain = f" and {duration(times.training(with_teacher=False))} for the plain student" * plain_student
+    plain = "".join(f" and {duration(times.training(with_teacher=False))} for the {name}" for name in without_teacher)
     lines = [f"about {duration(times.training())} to distil{plain}", describe_batches(times)]
     if cache_bytes is not None and views > 1:
         saved = times.asking_the_teacher

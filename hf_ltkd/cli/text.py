@@ -73,7 +73,7 @@ def print_plan(plan: DistillPlan, times: Estimate | None = None) -> None:
     say("Method", f"{plan.choices.loss}: {describe_loss(plan.loss)}", plan.loss_reason)
     say("Training", *describe_training(plan))
     if times is not None:
-        say("Time", *describe_estimate(times, plan.choices.plain_student, plan.cache_bytes, plan.cache_views))
+        say("Time", *describe_estimate(times, [*plan.without_teacher], plan.cache_bytes, plan.cache_views))
 
 
 def print_teacher_plan(plan: TrainingPlan, times: Estimate | None = None) -> None:
@@ -97,17 +97,19 @@ def print_dry_run(plan: TrainingPlan, then: str = "pushes nothing") -> None:
 def print_start(plan: DistillPlan) -> None:
     """What is done now."""
     say("Distilling", f"The student goes to {str(plan.output_dir)!r}.")
-    if plan.choices.plain_student:
-        say("Plain", "Then the same student, trained by cross-entropy alone, to compare with; it is not saved.")
+    if plan.without_teacher:
+        names = " and a ".join(plan.without_teacher)
+        say("Compare", f"Then a {names} (the same network without a teacher), to compare with; not saved.")
 
 
 def print_comparison(comparison: Comparison) -> None:
     """The student beside the others, and where everything is."""
     results, folder = comparison.accuracy, str(comparison.output_dir)
     say("Result", *group_table(results, comparison.intervals))
-    for name in ("plain student", "teacher"):
-        if name in comparison.differences:
-            say("", f"against the {name}: {changes(results['this student'], comparison.differences[name])}")
+    for name, differences in comparison.differences.items():
+        say("", f"against the {name}: {changes(results['this student'], differences)}")
+    if verdict := comparison.verdict():
+        say("Verdict", verdict)
     say_classes(comparison.classes)
     say(
         "Files",

@@ -61,6 +61,8 @@ def write_model_card(
     teacher_name: str | None = None,
     teacher_metrics: Mapping[str, Any] | None = None,
     plain_student_metrics: Mapping[str, Any] | None = None,
+    other_metrics: Mapping[str, Mapping[str, Any]] | None = None,
+    verdict: str | None = None,
     differences: Mapping[str, Mapping[str, Any]] | None = None,
     language: str | None = None,
     license: str | None = None,
@@ -91,6 +93,8 @@ def write_model_card(
             Accuracies as fractions of the teacher and of the same student trained without one, named as those of
             [`group_accuracy`] with or without `eval_`, such as an `eval_results.json`; with `class_accuracy`, a list
             of one fraction a class, they are drawn too.
+        other_metrics (`Mapping`, *optional*): By name those of other models to compare with.
+        verdict (`str`, *optional*): A sentence on what the comparison means.
         differences (`Mapping`, *optional*):
             By `"teacher"` and `"plain student"` and by metric `[difference, low, high]`, measured on the same images.
             A difference is stated where the interval leaves 0 out.
@@ -117,6 +121,7 @@ def write_model_card(
     results = {
         "teacher": without_prefix(teacher_metrics or {}),
         "plain student": without_prefix(plain_student_metrics or {}),
+        **{name: without_prefix(metrics) for name, metrics in (other_metrics or {}).items()},
         ours: student,
     }
     results = {name: metrics for name, metrics in results.items() if "accuracy" in metrics}
@@ -194,6 +199,7 @@ def write_model_card(
         class_rows=_class_rows(labels, groups, student.get("class_accuracy")),
         pictures=[picture for picture in (*PICTURES, CONFUSION_PICTURE) if (folder / picture).is_file()],
         captions=CAPTIONS,
+        verdict=verdict and escape(verdict),
         changes=[escape(s) for s in sentences_on_changes(groups, results, examples, differences or {})],
         emissions=emissions,
         onnx=onnx_measurements(folder),

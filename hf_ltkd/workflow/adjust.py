@@ -3,8 +3,9 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from ..hub.names import (
 )
 from ..hub.push import published_files
 from ..losses import log_class_prior
+from ..losses.checks import logits_of
 from ..teacher.live import load_teacher
 from ..utils import read_json, write_json
 from .arguments import AdjustArguments, ModelArguments, SourceArguments, split_settings
@@ -149,6 +151,22 @@ def adjust(
             target.rmdir()
         os.replace(made, target)
     return Adjustment(name, target, args.tau, counts, _caution(run), before, after, images)
+
+
+@contextmanager
+def adjusted(model: nn.Module, class_counts: Sequence[int], *, tau: float = 1.0) -> Iterator[None]:
+    """Within, a model's logits are less `tau · log prior`; its weights stay. Arguments as in [`adjust_head`]."""
+    shift = tau * log_class_prior(class_counts)
+
+    def take_out(module: Any, inputs: Any, outputs: Any) -> Any:
+        logits = logits_of(outputs) - shift.to(logits_of(outputs))
+        return logits if isinstance(outputs, Tensor) else replace(outputs, logits=logits)
+
+    hook = model.register_forward_hook(take_out)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def adjust_head(model: PreTrainedModel, class_counts: Sequence[int], *, tau: float = 1.0) -> None:

@@ -35,7 +35,8 @@ class DistillArguments:
         default=False, metadata={"help": "Push a student, too, that is worse than the plain one."}
     )
     plain_student: bool = field(
-        default=True, metadata={"help": "Also train the student without the teacher, to compare with."}
+        default=True,
+        metadata={"help": "Also train the student without the teacher, plain and balanced, to compare."},
     )
     loss: Literal["ltkd", "kd", "dkd", "dist", "reviewkd", "catkd", "bkd", "gkl", "wttm", "ce"] = field(
         default="ltkd", metadata={"help": "The method; ce is the cross-entropy without a teacher."}

@@ -68,7 +68,7 @@ def diagnose(teacher: Model, data: Any = None, **settings: Any) -> Diagnosis:
         student = fit_classes(student, images.data, args.match_labels, images.data.test.for_student())
     groups = images.groups
     report = group_report(network, images.data.test, groups, batch_size=args.batch_size)
-    weights = recommend_weights(groups.num_classes)
+    weights = recommend_weights(images.data.split.class_counts)
     alpha, beta, temperature = (weights.values[name] for name in ("alpha", "beta", "temperature"))
     parts = loss_parts(network, images.data.train, groups, student=student, temperature=temperature, max_batches=100)
     shares = {"KD": parts.kd_shares(), f"LTKD({alpha:g}, {beta:g})": parts.ltkd_shares(alpha, beta)}

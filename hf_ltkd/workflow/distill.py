@@ -5,15 +5,16 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from ..analysis.bias import group_report
 from ..hub.describe import hub_id
 from ..hub.names import BIAS_PICTURE
-from ..losses import CrossEntropyLoss
-from ..metrics.answers import Answers
 from ..teacher.cache import TeacherCache
+from .adjust import adjusted
 from .inputs import Model
-from .outputs import Comparison, draw_bias, evaluate_trained, name_dataset, train_and_save
-from .plan import DistillPlan, make_plan
+from .outputs import Comparison, Scores, draw_bias, evaluate_trained, name_dataset, train_and_save
+from .plan import PLAIN, DistillPlan, make_plan
 from .push import push
+from .recommend import is_skewed
 
 
 def distill(
@@ -60,8 +61,8 @@ def run(plan: DistillPlan) -> Comparison:
 
 
 def _run(plan: DistillPlan) -> Comparison:
-    choices, images = plan.choices, plan.images
-    plain = copy.deepcopy(plan.network) if choices.plain_student else None  # the same initial weights
+    choices, images, groups = plan.choices, plan.images, plan.images.groups
+    students = {name: copy.deepcopy(plan.network) for name in plan.without_teacher}  # the same initial weights
     teacher: Any = plan.teacher
     if choices.teacher_cache is not None and plan.loss.needs_teacher:
         teacher = TeacherCache.build(
@@ -75,21 +76,25 @@ def _run(plan: DistillPlan) -> Comparison:
         )
     trainer = plan.trainer(plan.network, plan.loss, teacher)
     ours, our_answers = train_and_save(trainer, plan)
-    accuracy: dict[str, dict[str, float | None]] = {}
-    answers: dict[str, Any] = {}
+    found: dict[str, Scores] = {}
     if plan.bias is not None:
-        accuracy["teacher"], answers["teacher"] = plan.bias.accuracy, plan.bias.answers
-    if plain is not None:
-        accuracy["plain student"], answers["plain student"] = train_plain_student(plan, plain)
-    accuracy["this student"], answers["this student"] = ours, our_answers
-    groups = images.groups
+        found["teacher"] = plan.bias.accuracy, plan.bias.answers  # type: ignore[assignment]
+    if plan.teacher is not None and is_skewed(images.data.split.class_counts):
+        with adjusted(plan.teacher, images.data.split.class_counts):
+            batch_size = plan.args.per_device_eval_batch_size
+            report = group_report(plan.teacher, images.data.test, groups, batch_size=batch_size)
+        found["adjusted teacher"] = report.accuracy, report.answers  # type: ignore[assignment]
+    for name, student in students.items():
+        found |= train_without_teacher(plan, name, student)
+    found["this student"] = ours, our_answers
+    accuracy, answers = ({name: scores[part] for name, scores in found.items()} for part in (0, 1))
     shares = None if plan.bias is None else dict(zip(images.groups.names, plan.bias.probability, strict=True))
     comparison = Comparison(
         dataset=name_dataset(images.data),
         dataset_split="test" if images.holdout is None else "held-out training images",
         teacher_name=None if plan.teacher is None else hub_id(plan.teacher),
         teacher_probability=shares,
-        accuracy=accuracy,
+        accuracy=accuracy,  # type: ignore[arg-type]
         intervals={model: given.intervals(groups) for model, given in answers.items()},
         differences={
             model: our_answers.differences(given, groups)
@@ -107,13 +112,17 @@ def _run(plan: DistillPlan) -> Comparison:
     return comparison
 
 
-def train_plain_student(plan: DistillPlan, student: PreTrainedModel) -> tuple[dict[str, float | None], Answers]:
-    """The accuracies and answers of the same student without a teacher; nothing is written."""
+def train_without_teacher(plan: DistillPlan, name: str, student: PreTrainedModel) -> dict[str, Scores]:
+    """The scores of the same student without a teacher, of a plain one adjusted too; nothing is written."""
     nothing: Any = {"save_strategy": "no", "push_to_hub": False, "load_best_model_at_end": False}
     nothing["early_stopping_patience"] = None  # it has no best checkpoint to go back to
-    trainer = plan.trainer(student, CrossEntropyLoss(), **nothing)
+    trainer = plan.trainer(student, plan.without_teacher[name], **nothing)
     trainer.train()
-    return evaluate_trained(trainer, plan.images)
+    found, counts = {name: evaluate_trained(trainer, plan.images)}, plan.images.data.split.class_counts
+    if name == PLAIN and is_skewed(counts):
+        with adjusted(trainer.model, counts):  # type: ignore[arg-type]
+            found[f"adjusted {name}"] = evaluate_trained(trainer, plan.images)
+    return found
 
 
 def publish(plan: DistillPlan) -> str | None:

@@ -20,22 +20,34 @@ from ..trainer.trainer import DistillationTrainer
 from ..utils import load_json, write_json
 from .adapters import merge_adapters
 from .inputs import Images
-from .plan import TrainingPlan
+from .plan import BALANCED, PLAIN, TrainingPlan
 from .report import write_report
+
+
+Scores = tuple[dict[str, float | None], Answers]  # accuracies and answers
+# How to make each student without a teacher.
+INSTEAD = {
+    PLAIN: "hf-ltkd train-teacher --model STUDENT --ce cross_entropy",
+    f"adjusted {PLAIN}": "hf-ltkd train-teacher --model STUDENT --ce cross_entropy, then hf-ltkd adjust",
+    BALANCED: "hf-ltkd train-teacher --model STUDENT --ce balanced_softmax",
+}
 
 
 @dataclass(kw_only=True)
 class Comparison:
     """
-    A student beside its teacher and beside the same student without one.
+    A student beside its teacher, and beside what one would do without one: the same student trained by cross-entropy,
+    by a balanced softmax, and teacher and plain student with the class prior taken out of their logits (adjusted).
 
     Attributes:
         dataset (`str`): Its Hub id, or what a local folder is called.
         dataset_split (`str`): What was evaluated on.
         teacher_name (`str`, *optional*): The teacher's Hub id.
         teacher_probability (`dict[str, float]`, *optional*): What each group gets of the teacher's probability.
-        accuracy (`dict[str, dict[str, float]]`): By model (`"teacher"`, `"plain student"`, `"this student"`) the
-            fractions `accuracy` and `{group}_accuracy`, `None` for a group without an image.
+        accuracy (`dict[str, dict[str, float]]`): By model (`"teacher"`, `"adjusted teacher"`, `"plain student"`,
+            `"adjusted plain student"`, `"balanced softmax student"`, `"this student"`) the fractions `accuracy` and
+            `{group}_accuracy`, `None` for a group without an image. The adjusted and the balanced ones are there
+            where the training counts are skewed.
         intervals (`dict`): By model the 95 % interval of each accuracy, `[low, high]`.
         differences (`dict`): By other model how far this student's accuracies are above its own, on the same images:
             `[difference, low, high]` with the 95 % interval.
@@ -84,31 +96,58 @@ class Comparison:
             "teacher_name": self.teacher_name,
             "teacher_metrics": self.accuracy.get("teacher"),
             "plain_student_metrics": self.accuracy.get("plain student"),
+            "other_metrics": {
+                name: metrics
+                for name, metrics in self.accuracy.items()
+                if name not in ("teacher", "plain student", "this student")
+            },
+            "verdict": self.verdict(),
             "differences": self.differences,
         }
+
+    def better_without_teacher(self) -> str | None:
+        """
+        The student without a teacher to use instead, if one is better than this one both over all images and in the
+        mean over the groups: less for the head and more for the tail, alone, is what the method is for.
+        """
+        if "this student" not in self.accuracy:
+            return None
+        others = [name for name in self.accuracy if name not in ("teacher", "adjusted teacher", "this student")]
+        ours = self._means("this student")
+        better = [name for name in others if all(a > b for a, b in zip(self._means(name), ours, strict=True))]
+        return max(better, key=lambda name: self._means(name)[1], default=None)
+
+    def _means(self, model: str) -> tuple[float, float]:
+        """The accuracy over all images, and the mean of those groups that have one."""
+        values = {name: value for name, value in self.accuracy[model].items() if value is not None}
+        of_groups = [value for name, value in values.items() if name != "accuracy"] or [0.0]
+        return values.get("accuracy", 0.0), sum(of_groups) / len(of_groups)
+
+    def verdict(self) -> str | None:
+        """In one sentence what to use instead of this student, where distilling did not pay; else `None`."""
+        better = self.better_without_teacher()
+        if better is None:
+            return None
+        settled = better not in self.differences or is_settled(self.differences[better]["accuracy"])
+        unsettled = "" if settled else ", which so few images do not settle"
+        (now, groups), (instead, their_groups) = self._means("this student"), self._means(better)
+        return (
+            f"Distilling did not pay: the {better}, without a teacher, is right about {instead:.1%} of the images and "
+            f"{their_groups:.1%} in the mean over the groups, this student about {now:.1%} and {groups:.1%}"
+            f"{unsettled}. Use that one: {INSTEAD[better]}."
+        )
 
     def check_is_better(self) -> None:
         """
         Raises:
-            `ValueError`: if the student is worse than the plain one, over all images and in the mean over the groups.
+            `ValueError`: if a student without a teacher is better, as in [`~Comparison.better_without_teacher`].
         """
-        ours, plain = (self.accuracy.get(model, {}) for model in ("this student", "plain student"))
-        both = {name: (value, plain.get(name)) for name, value in ours.items()}
-        measured = {name: (a, b) for name, (a, b) in both.items() if a is not None and b is not None}
-        changes = {name: a - b for name, (a, b) in measured.items()}
-        of_groups = [change for name, change in changes.items() if name != "accuracy"]
-        if (
-            changes.get("accuracy", 0) >= 0 or sum(of_groups) > 0
-        ):  # less for the head, more for the tail, is the method
-            return
-        settled = not self.differences or is_settled(self.differences["plain student"]["accuracy"])
-        unsettled = "" if settled else " (which so few images don't settle)"
-        now, before = measured["accuracy"]
-        raise ValueError(
-            f"The student in {str(self.output_dir)!r} is not pushed: it is right about {now:.1%} of the images, the "
-            f"same network trained without a teacher about {before:.1%}{unsettled}. "
-            "Try other weights (hf-ltkd diagnose), or push it all the same with --push_anyway."
-        )
+        verdict = self.verdict()
+        if verdict is not None:
+            raise ValueError(
+                f"The student in {str(self.output_dir)!r} is not pushed. {verdict} Or try other weights (hf-ltkd "
+                "diagnose), or push it all the same with --push_anyway."
+            )
 
 
 def train_and_save(trainer: DistillationTrainer, plan: TrainingPlan) -> tuple[dict[str, float | None], Answers]:

@@ -54,6 +54,7 @@ from .inputs import (
 from .recommend import (
     Recommendation,
     epochs_of,
+    is_skewed,
     recommend_ce,
     recommend_training,
     recommend_weights,
@@ -62,6 +63,7 @@ from .recommend import (
 
 
 LOCK_NAME = ".training.lock"  # a hidden file of the output folder
+PLAIN, BALANCED = "plain student", "balanced softmax student"  # trained without a teacher
 
 
 @dataclass(kw_only=True)
@@ -169,6 +171,17 @@ class DistillPlan(TrainingPlan):
     unseen: bool
 
     @property
+    def without_teacher(self) -> dict[str, CrossEntropyLoss]:
+        """The same student without a teacher, to compare with: by name what it is trained by."""
+        if not self.choices.plain_student:
+            return {}
+        losses, counts = {PLAIN: CrossEntropyLoss()}, self.images.data.split.class_counts
+        if is_skewed(counts) and not self.args.label_smoothing_factor:
+            losses[BALANCED] = CrossEntropyLoss(ce="balanced_softmax", class_counts=counts)
+        own = self.loss.ce if isinstance(self.loss, CrossEntropyLoss) else None
+        return {name: loss for name, loss in losses.items() if loss.ce != own}  # that one is the student
+
+    @property
     def cache_views(self) -> int:
         """Views of each image that a teacher cache holds."""
         return self.choices.teacher_cache_views or math.ceil(self.epochs)
@@ -235,13 +248,12 @@ def make_plan(**settings: Any) -> DistillPlan:
 
     loss_reason = "the method's values where --loss_args says nothing"
     if choices.loss == "ltkd" and choices.pair is None and recommend:
-        weights = recommend_weights(images.groups.num_classes, epochs_of(args, len(images.data.train)))
+        counts, epochs = images.data.split.class_counts, epochs_of(args, len(images.data.train))
+        weights = recommend_weights(counts, epochs, args.label_smoothing_factor)
         loss_args, loss_reason = {**weights.values, **loss_args}, weights.reason
     if choices.adjust_teacher:
         loss_args["prior"] = "teacher"
     loss = new_loss(choices, images.groups, loss_args, images.data.args.benchmark)
-    if isinstance(loss, CrossEntropyLoss) and loss.ce == "cross_entropy":
-        choices = replace(choices, plain_student=False)  # it is the student
     make_mixer(args, student, loss, choices.teacher_cache is not None)  # says what does not go together
     bias = None
     if teacher is not None:

@@ -91,13 +91,13 @@ def test_of_a_teacher_at_chance_nothing_is_said_of_its_bias():
 
 def test_how_long_it_takes_and_what_a_cache_would_save():
     times = Estimate(images=0.1, teacher=0.2, student=0.3, batches=400, workers=0)
-    assert describe.describe_estimate(times, True, 4_000_000, views=4) == [
+    assert describe.describe_estimate(times, ["plain student"], 4_000_000, views=4) == [
         "about 4 min to distil and 3 min for the plain student",
         "(400 batches each; a batch took 100 ms to make, 200 ms of the teacher, 300 ms of the student)",
         "A teacher cache (--teacher_cache FOLDER) with a view for each of 4 epochs would take 4.0 MB, save nothing in "
         "this training and 80 s in each later one; with --teacher_cache_views 1, 1.0 MB and 60 s in this one.",
     ]
-    assert describe.describe_estimate(times, False, None, views=4)[0] == "about 4 min to distil"
+    assert describe.describe_estimate(times, [], None, views=4)[0] == "about 4 min to distil"
     alone = Estimate(images=0.1, teacher=0.0, student=0.3, batches=400, workers=0)
     assert describe.describe_batches(alone) == "(400 batches each; a batch took 100 ms to make, 300 ms to train on)"
 
@@ -112,7 +112,7 @@ def test_a_plan_is_said_in_order(home, tmp_path, capsys):
     out = capsys.readouterr().out
     titles = re.findall(r"^(\S.*?)  ", out, flags=re.MULTILINE)
     assert titles == [
-        "Images", "Evaluation", "Teacher", "Student", "Method", "Training", "Time", "Distilling", "Plain"
+        "Images", "Evaluation", "Teacher", "Student", "Method", "Training", "Time", "Distilling", "Compare"
     ]  # fmt: skip
     assert "9 steps in batches of 16, sgd, learning rate 0.05, weight decay 0.0005" in out
     assert max(map(len, out.splitlines())) <= 110

@@ -46,8 +46,9 @@ def folder(tmp_path_factory):
             image[..., label] += 120
         images = [PILImage.fromarray(image) for image in pixels]
         data = Dataset.from_dict({"img": images, "fine_label": labels}, features=features)
-        data.to_parquet(folder / f"{split}.parquet")
-    teacher = ["--data_dir", folder, *COMMON, "--model", "resnet14", "--output_dir", folder / "teacher"]
+        (folder / "data").mkdir(exist_ok=True)
+        data.to_parquet(folder / "data" / f"{split}.parquet")
+    teacher = ["--data_dir", folder / "data", *COMMON, "--model", "resnet14", "--output_dir", folder / "teacher"]
     run_script("train_teacher.py", *teacher)
     return folder
 
@@ -89,7 +90,16 @@ def test_teacher_folder(folder):
 )
 def test_distil(folder, tmp_path, capsys, flags, network, loss, values):
     """The loss, network and groups that were asked for, three steps of it, and the accuracy of what was saved."""
-    arguments = ["--data_dir", folder, *COMMON, "--teacher", folder / "teacher", *flags, "--output_dir", tmp_path]
+    arguments = [
+        "--data_dir",
+        folder / "data",
+        *COMMON,
+        "--teacher",
+        folder / "teacher",
+        *flags,
+        "--output_dir",
+        tmp_path,
+    ]
     run_script("distill_image_classification.py", *arguments)
     written = json.loads((tmp_path / "distillation.json").read_text())
     assert written["student"]["class"] == network and written["training"]["steps"] == 3
@@ -100,14 +110,14 @@ def test_distil(folder, tmp_path, capsys, flags, network, loss, values):
     accuracy = accuracy_of(tmp_path, folder)
     assert json.loads((tmp_path / "eval_results.json").read_text())["eval_accuracy"] == pytest.approx(accuracy)
     shown = capsys.readouterr().out
-    assert f"{100 * accuracy:.1f}\n" in shown and "plain student" not in shown
+    assert f"{100 * accuracy:.1f} (" in shown and "plain student" not in shown
 
 
 def accuracy_of(model_folder, folder):
     """That of a saved model on the test images, an image at a time."""
     model = AutoModelForImageClassification.from_pretrained(model_folder).eval()
     processor = AutoImageProcessor.from_pretrained(model_folder)
-    test = Dataset.from_parquet(str(folder / "test.parquet"))
+    test = Dataset.from_parquet(str(folder / "data" / "test.parquet"))
     with torch.no_grad():
         answers = [model(**processor(row["img"], return_tensors="pt")).logits.argmax().item() for row in test]
     return np.mean([answer == label for answer, label in zip(answers, test["fine_label"], strict=True)])
@@ -122,7 +132,9 @@ def test_a_yaml_file_alone(folder, tmp_path):
 
 def yaml_of(folder, output_dir):
     values = dict(zip([flag.removeprefix("--") for flag in COMMON[0:10:2]], COMMON[1:10:2], strict=True))
-    values.update(use_cpu="true", learning_rate=0.05, data_dir=folder, teacher=folder / "teacher", max_steps=3)
+    values.update(
+        use_cpu="true", learning_rate=0.05, data_dir=folder / "data", teacher=folder / "teacher", max_steps=3
+    )
     values.update(output_dir=output_dir, per_device_train_batch_size=4, per_device_eval_batch_size=4)
     return "".join(f"{name}: {value}\n" for name, value in values.items())
 
@@ -137,11 +149,12 @@ def test_the_command_on_two_ranks_from_yaml(folder, tmp_path):
     state = json.loads((tmp_path / "student" / "checkpoint-3" / "trainer_state.json").read_text())
     assert state["train_batch_size"] == 4 and state["epoch"] == pytest.approx(3 / 5)  # 39 images, 2 ranks × 4
     titles = [line.split()[0] for line in out.splitlines() if line[:1].isalpha()]
-    assert [titles.count(name) for name in ("Images", "Teacher", "Student", "Time", "Plain", "Result")] == [1] * 6
+    assert [titles.count(name) for name in ("Images", "Teacher", "Student", "Time", "Compare", "Result")] == [1] * 6
     comparison = json.loads((tmp_path / "student" / "comparison.json").read_text())
     accuracy = accuracy_of(tmp_path / "student", folder)
     assert comparison["accuracy"]["this student"]["accuracy"] == pytest.approx(accuracy)
-    assert list(comparison["accuracy"]) == ["teacher", "plain student", "this student"]
+    others = ["adjusted teacher", "plain student", "adjusted plain student", "balanced softmax student"]
+    assert list(comparison["accuracy"]) == ["teacher", *others, "this student"]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +162,10 @@ def test_the_command_on_two_ranks_from_yaml(folder, tmp_path):
     [
         (["--output_dir", "x"], "--teacher is missing, which --loss ltkd needs"),
         (["--loss", "kd", "--teacher", "x", "--pair", "vgg13", "--output_dir", "x"], "must be two names"),
-        (["--loss", "ce", "--adjust_teacher", "--output_dir", "x"], "goes with --loss kd alone"),
+        (
+            ["--loss", "ce", "--adjust_teacher", "--output_dir", "x"],
+            "goes with losses that compare logits, not with --loss ce",
+        ),
         (["--loss", "ce", "--output_dir", "x"], "--data is missing"),
         (["--loss", "ce", "--data_dir", "nowhere", "--output_dir", "x"], "data_dir 'nowhere' is not a folder"),
     ],
@@ -167,12 +183,12 @@ def test_wrong_arguments_are_explained(arguments, message):
     ],
 )
 def test_wrong_loss_arguments_are_explained(folder, arguments, message):
-    common = ["--loss", "ce", "--data_dir", folder, *COMMON, "--output_dir", folder / "x"]
+    common = ["--loss", "ce", "--data_dir", folder / "data", *COMMON, "--output_dir", folder / "x"]
     assert message in error_of("distill_image_classification.py", *common, *arguments)
 
 
 def test_wrong_label_column_is_explained(folder):
-    arguments = ["--loss", "ce", "--data_dir", folder, "--output_dir", folder / "x", "--label_column", "kind"]
+    arguments = ["--loss", "ce", "--data_dir", folder / "data", "--output_dir", folder / "x", "--label_column", "kind"]
     error = error_of("distill_image_classification.py", *arguments)
     assert "no column 'kind'" in error and "its columns are ['img', 'fine_label']" in error
 

@@ -122,7 +122,7 @@ def test_card(hub, pushed):
     assert '"me/end", trust_remote_code=True' in text
     for hostile in ("<b>red", "`c`", "| a|b", "| *d*", "[e](f)", "\nh: 1"):
         assert hostile not in text
-    assert "&lt;b&gt;red" in text and "| teacher | 90.0 | 50.0 | 10.0 | 50.0 |" in text
+    assert "&lt;b&gt;red" in text and "| teacher | 90.0 (65–99) | 50.0 (25–75) |" in text
 
 
 def test_training_goes_on_elsewhere_from_a_checkpoint_that_was_pushed(hub, pushed, make_trainer, tmp_path):

@@ -29,13 +29,15 @@ from hf_ltkd.workflow.distill import publish, run
 from hf_ltkd.workflow.plan import make_plan
 
 
+MODELS = ["teacher", "adjusted teacher", "plain student", "adjusted plain student", "balanced softmax student"]
+MODELS += ["this student"]
 SHORT = {"plain_student": False, "max_steps": 2, **TRAINING}
 
 
 def test_the_comparison_is_what_the_file_holds_and_what_the_saved_models_do(home):
     file = json.loads((home.folder / "student" / "comparison.json").read_text())
     assert home.comparison.to_dict() == file and home.comparison.output_dir == Path(home.student)
-    assert list(file["accuracy"]) == ["teacher", "plain student", "this student"]
+    assert list(file["accuracy"]) == MODELS
     for name, model in (("teacher", home.teacher), ("this student", home.student)):
         by_hand, written = accuracy_by_hand(model, home.photos), file["accuracy"][name]
         assert [written[f"{group}_accuracy"] for group in ("head", "medium", "tail")] == pytest.approx(by_hand)
@@ -44,6 +46,12 @@ def test_the_comparison_is_what_the_file_holds_and_what_the_saved_models_do(home
     assert results["eval_accuracy"] == file["accuracy"]["this student"]["accuracy"]
     assert (file["dataset"], file["dataset_split"]) == ("photos (local folder)", "held-out training images")
     assert file["teacher_name"] is None and sum(file["teacher_probability"].values()) == pytest.approx(1)
+
+
+def test_adjusted_is_by_logits_less_the_log_prior(home):
+    counts = torch.tensor([38.0, 18.0, 8.0])  # of test_files
+    by_hand = accuracy_by_hand(home.teacher, home.photos, (counts / counts.sum()).log())
+    assert home.comparison.accuracy["adjusted teacher"]["accuracy"] == pytest.approx(by_hand.mean())
 
 
 def test_files(home):
@@ -74,7 +82,7 @@ def test_the_report_of_each_class(home):
     assert home.comparison.classes == report["classes"]
     assert Image.open(home.folder / "student" / "confusion.png").width > 300
     card, differences = (home.folder / "student" / "README.md").read_text(), home.comparison.differences
-    assert list(differences) == ["teacher", "plain student"]
+    assert list(differences) == MODELS[:-1]
     stated = [name for name, changes in differences.items() if any(is_settled(d) for d in changes.values())]
     assert card.count("accuracy changes by") == len(stated)
     assert "the test set is too small to tell a difference" in card and "Wilson" in card
@@ -87,7 +95,7 @@ def test_the_plain_student_starts_from_the_same_weights(home, tmp_path, monkeypa
     )
     monkeypatch.setattr("hf_ltkd.workflow.distill.DistillPlan.trainer", _trainer_that_does_not_train(plan))
     accuracy = run(plan).accuracy
-    assert accuracy["plain student"] == accuracy["this student"]
+    assert accuracy["plain student"] == accuracy["balanced softmax student"] == accuracy["this student"]
 
 
 def _trainer_that_does_not_train(plan):
@@ -107,7 +115,7 @@ def test_without_the_plain_student_and_from_cached_logits(home, tmp_path):
         home.teacher, "resnet8", home.photos, loss="kd", num_groups=2, output_dir=tmp_path / "s", **cache, **SHORT
     )
     assert (tmp_path / "cache" / "manifest.json").is_file()
-    assert list(comparison.accuracy) == ["teacher", "this student"]
+    assert list(comparison.accuracy) == ["teacher", "adjusted teacher", "this student"]
     assert list(comparison.teacher_probability) == ["group_0", "group_1"]
 
 
@@ -158,7 +166,10 @@ def test_without_a_teacher(home, tmp_path):
     comparison = distill(
         None, "resnet8", home.photos, loss="ce", image_size=8, output_dir=tmp_path, **{**SHORT, "plain_student": True}
     )
-    assert list(comparison.accuracy) == ["this student"] and comparison.teacher_probability is None
+    assert (
+        list(comparison.accuracy) == ["balanced softmax student", "this student"]
+        and comparison.teacher_probability is None
+    )
     assert not (tmp_path / "teacher_bias.png").exists() and (tmp_path / "README.md").exists()
 
 

@@ -42,6 +42,8 @@ def test_what_the_card_is_told():
         "teacher_name": "me/big",
         "teacher_metrics": {"accuracy": 0.5},
         "plain_student_metrics": None,
+        "other_metrics": {},
+        "verdict": None,
         "differences": {},
     }
 
@@ -66,7 +68,7 @@ def test_a_student_that_is_worse_than_the_plain_one(ours, plain, is_pushed):
     if is_pushed:
         comparison.check_is_better()
     else:
-        with pytest.raises(ValueError, match=r"is not pushed: it is right about 50.0% .* --push_anyway"):
+        with pytest.raises(ValueError, match=r"is not pushed. Distilling did not pay: .* --push_anyway"):
             comparison.check_is_better()
 
 

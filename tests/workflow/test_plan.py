@@ -31,9 +31,10 @@ def plan_of(home, tmp_path):
 def test_what_is_not_set_is_recommended(plan_of):
     plan = plan_of(loss_args={"alpha": 2})
     values = plan.loss.hyper_parameters()
-    assert (values["alpha"], values["beta"], values["temperature"], values["warmup_epochs"]) == (2, 1, 4, 16)
+    assert (values["alpha"], values["beta"], values["temperature"], values["warmup_epochs"]) == (2, 1, 1, 16)
+    assert values["ce"] == "balanced_softmax"
     assert plan.args.num_train_epochs == plan.epochs == 240 and plan.args.learning_rate == 0.05
-    assert "10 classes" in plan.loss_reason and "the paper's preset" in plan.reason
+    assert "beside a balanced softmax" in plan.loss_reason and "the paper's preset" in plan.reason
     assert plan.images.data.args.image_size == 8  # the teacher's
     assert plan.unseen and plan.bias.images == [2, 2, 2]
     assert plan.images.groups.names == ("head", "medium", "tail") and plan.teacher.config.depth == 14
@@ -66,9 +67,12 @@ def test_arguments_of_the_loss_as_python_flags_and_yaml_have_them(plan_of, given
 
 
 def test_the_plain_student_is_not_trained_twice(plan_of):
-    assert not plan_of(loss="ce", max_steps=1).choices.plain_student
+    assert [*plan_of(loss="ce", max_steps=1).without_teacher] == ["balanced softmax student"]
     plan = plan_of(loss="ce", loss_args={"ce": "balanced_softmax"}, max_steps=1)
-    assert plan.choices.plain_student and plan.cache_bytes is None
+    assert [*plan.without_teacher] == ["plain student"] and plan.cache_bytes is None
+    assert [*plan_of(max_steps=1).without_teacher] == ["plain student", "balanced softmax student"]
+    assert [*plan_of(max_steps=1, label_smoothing_factor=0.1).without_teacher] == ["plain student"]
+    assert not plan_of(max_steps=1, plain_student=False).without_teacher
 
 
 def test_kd_from_an_adjusted_teacher(plan_of):

@@ -17,9 +17,11 @@ from hf_ltkd.workflow.recommend import (
 
 
 def test_weights():
-    assert recommend_weights(10, 30).values == {"alpha": 1, "beta": 1, "temperature": 4, "warmup_epochs": 2}
-    assert recommend_weights(100, 60).values == {"alpha": 6, "beta": 6, "temperature": 4, "warmup_epochs": 4}
-    assert "warmup_epochs" not in recommend_weights(10).values
+    values = {"alpha": 1, "beta": 1, "temperature": 1, "ce": "balanced_softmax"}
+    assert recommend_weights([90, 30], 30).values == {**values, "warmup_epochs": 2}
+    assert recommend_weights([90, 30]).values == values
+    assert "ce" not in recommend_weights([9, 5]).values  # nearly even
+    assert "ce" not in recommend_weights([90, 30], label_smoothing=0.1).values
 
 
 def test_cross_entropy_of_a_teacher():
