@@ -87,14 +87,15 @@ def _run(plan: DistillPlan) -> Comparison:
     for name, student in students.items():
         found |= train_without_teacher(plan, name, student)
     found["this student"] = ours, our_answers
-    accuracy, answers = ({name: scores[part] for name, scores in found.items()} for part in (0, 1))
+    accuracy = {name: scores[0] for name, scores in found.items()}
+    answers = {name: scores[1] for name, scores in found.items()}
     shares = None if plan.bias is None else dict(zip(images.groups.names, plan.bias.probability, strict=True))
     comparison = Comparison(
         dataset=name_dataset(images.data),
         dataset_split="test" if images.holdout is None else "held-out training images",
         teacher_name=None if plan.teacher is None else hub_id(plan.teacher),
         teacher_probability=shares,
-        accuracy=accuracy,  # type: ignore[arg-type]
+        accuracy=accuracy,
         intervals={model: given.intervals(groups) for model, given in answers.items()},
         differences={
             model: our_answers.differences(given, groups)
