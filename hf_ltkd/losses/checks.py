@@ -104,10 +104,7 @@ def select_valid(outputs: Any, valid: Tensor) -> Any:
     """
     logits = logits_of(outputs)
     if logits.shape[:-1] != valid.shape:
-        raise ValueError(
-            f"Logits of shape {tuple(logits.shape)} and labels of shape {tuple(valid.shape)} do not fit: for logits "
-            "[..., classes] the labels must be [...], one class id each."
-        )
+        raise _misfit(logits, valid)
     logits = logits[valid]
     if isinstance(outputs, Tensor):
         return logits
@@ -158,12 +155,7 @@ def check_labels(labels: Any, logits: Tensor, *marks: int) -> None:
         raise ValueError(f"The labels are {kind}: give a tensor of class ids (int64), one per row of the logits.")
     is_soft = labels.is_floating_point()
     if labels.shape != (logits.shape if is_soft else logits.shape[:-1]):
-        several = not is_soft and labels.shape == logits.shape
-        raise ValueError(
-            f"Logits of shape {tuple(logits.shape)} and {'soft ' * is_soft}labels of shape {tuple(labels.shape)} do "
-            "not fit: for logits [..., classes] the labels must be [...], one class id (int64) each, or [..., "
-            f"classes], one probability per class.{(' ' + MULTI_LABEL) * several}"
-        )
+        raise _misfit(logits, labels)
     if not is_soft and labels.is_cpu and is_eager(labels):
         wrong = (labels < 0) | (labels >= logits.shape[-1])
         for mark in marks:
@@ -174,6 +166,16 @@ def check_labels(labels: Any, logits: Tensor, *marks: int) -> None:
                 f"The labels hold {labels[wrong][0].item()}, outside the classes 0 to {logits.shape[-1] - 1}{known} "
                 "of the logits."
             )
+
+
+def _misfit(logits: Tensor, labels: Tensor) -> ValueError:
+    is_soft = labels.is_floating_point()
+    several = not is_soft and labels.shape == logits.shape
+    return ValueError(
+        f"Logits of shape {tuple(logits.shape)} and {'soft ' * is_soft}labels of shape {tuple(labels.shape)} do not "
+        "fit: for logits [..., classes] the labels must be [...], one class id (int64) each, or [..., classes], one "
+        f"probability per class.{(' ' + MULTI_LABEL) * several}"
+    )
 
 
 def is_eager(*tensors: Tensor) -> bool:

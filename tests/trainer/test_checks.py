@@ -143,5 +143,7 @@ def test_a_best_checkpoint_by_what_is_not_measured_is_refused(tmp_path):
         ValueError, match="early_stopping_patience=2 has nothing to watch: set eval_strategy and metric"
     ):
         trainer_for(tmp_path, args={"early_stopping_patience": 2})
-    with pytest.raises(ValueError, match="early_stopping_patience=0 is not valid: it is a number of evaluations"):
+    with pytest.raises(
+        ValueError, match="early_stopping_patience=0 is not valid: it must be a whole number, 1 or more"
+    ):
         trainer_for(tmp_path, args={**args, "early_stopping_patience": 0})
