@@ -14,8 +14,9 @@ from transformers import PreTrainedModel, PrinterCallback, set_seed
 from transformers.trainer_utils import SaveStrategy
 
 import hf_ltkd
-from hf_ltkd import DistillationTrainingArguments, TeacherCache
+from hf_ltkd import DistillationTrainer, DistillationTrainingArguments, TeacherCache
 from hf_ltkd.data import ImageData
+from hf_ltkd.metrics.group_accuracy.group_accuracy import class_accuracies
 from hf_ltkd.teacher import teacher_fingerprint
 from hf_ltkd.trainer.checkpoints import last_complete_checkpoint
 from hf_ltkd.utils import describe_machine
@@ -24,6 +25,12 @@ from hf_ltkd.workflow.inputs import check_classes, load_classifier, new_classifi
 from hf_ltkd.workflow.outputs import accuracies
 from hf_ltkd.workflow.plan import TrainingPlan
 from hf_ltkd.workflow.recommend import epochs_of
+
+
+def class_accuracy(trainer: DistillationTrainer) -> list[float | None]:
+    """Of the last evaluation."""
+    answers, groups = trainer.evaluation["answers"], trainer.class_groups
+    return class_accuracies(answers.predictions, answers.labels, groups.num_classes)
 
 
 def perform(job: Job, run: Run) -> dict[str, Any]:
@@ -86,7 +93,7 @@ def train(job: Job, run: Run) -> dict[str, Any]:
     if run["loss"] == "ce" and loss.ce == "cross_entropy":
         with adjusted_logits(trainer.model, data.split.class_counts):
             metrics = trainer.evaluate()
-        adjusted = {"metrics": accuracies(metrics, groups), "class_accuracy": trainer.evaluation["class_accuracy"]}
+        adjusted = {"metrics": accuracies(metrics, groups), "class_accuracy": class_accuracy(trainer)}
     metrics = trainer.evaluate()
     first_step = int(checkpoint.rpartition("-")[2]) if checkpoint else 0
     share = 1 - first_step / trainer.state.global_step  # of the training that this process did
@@ -94,7 +101,7 @@ def train(job: Job, run: Run) -> dict[str, Any]:
     return {
         **result,
         "metrics": accuracies(metrics, groups),
-        "class_accuracy": trainer.evaluation["class_accuracy"],
+        "class_accuracy": class_accuracy(trainer),
         "adjusted": adjusted,
         "best_epoch": None if best is None else {"epoch": best["epoch"], **accuracies(best, groups)},
         "group_losses": None if group_losses is None else group_losses.values,

@@ -169,8 +169,8 @@ def test_a_loss_of_ones_own(tmp_path, name, as_before):
     ("name", "message"),
     [
         ("own_loss_2.py:Other", "own_loss_2.py:Other': use one of ce, kd"),
-        ("own_loss_2.py:NotALoss", "is no subclass of DistillationLoss"),
-        ("own_loss_2:NotALoss", "is no subclass of DistillationLoss"),
+        ("own_loss_2.py:NotALoss", "for a DistillationLoss of your own"),
+        ("own_loss_2:NotALoss", "for a DistillationLoss of your own"),
         ("nothing.py:Own", "There is no loss 'nothing.py:Own': use one of ce, kd"),
         ("no_module:Own", "There is no loss 'no_module:Own': use one of ce, kd"),
     ],

@@ -211,7 +211,7 @@ def test_grid_search_and_own_loss_in_yaml(start, images, tmp_path):
             "there is no 'loss', use any of accuracy, head_accuracy",
         ),
         (["--losses", "ltkd", "--teacher_views", "-1"], "views=-1 is not valid"),
-        (["--losses", "ltkd", "--data", "size=3"], "there is no 'size', use any of benchmark"),
+        (["--losses", "ltkd", "--data", "size=3"], "there is no 'size', use any of augment, benchmark"),
         (["--losses", "ltkd", "--student", "resnet9"], "depth=9 is not valid"),
         (["--losses", "ltkd", "--evaluate_on", "train"], "there is no 'train', use any of test, validation"),
     ],
