@@ -147,7 +147,7 @@ def compare(image: Image.Image, classifiers: list[Classifier], groups: dict[str,
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """As training data is read: grey values of 16 and 32 bits scaled to 0..255, what is transparent on white."""
+    """As `pipeline` does, but grey values of 16 and 32 bits are scaled to 0..255, as those of training data are."""
     if image.mode[0] in "IF":
         values = np.nan_to_num(np.asarray(image, dtype=float))
         whites = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,) if "16" in image.mode else (255.0, 65535.0)
@@ -155,9 +155,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
         white = next((white for white in whites if 0 <= low and high <= white), None)
         scaled = values / white if white else (values - low) / (high - low or 1.0)
         image = Image.fromarray(np.rint(255 * scaled).astype(np.uint8))
-    elif "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 
