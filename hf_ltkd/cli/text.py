@@ -106,8 +106,11 @@ def print_comparison(comparison: Comparison) -> None:
     """The student beside the others, and where everything is."""
     results, folder = comparison.accuracy, str(comparison.output_dir)
     say("Result", *group_table(results, comparison.intervals))
+    others: dict[str, list[str]] = {}  # by what is said of them
     for name, differences in comparison.differences.items():
-        say("", f"against the {name}: {changes(results['this student'], differences)}")
+        others.setdefault(changes(results["this student"], differences), []).append(f"the {name}")
+    for words, names in others.items():
+        say("", f"against {', '.join(names)}: {words}")
     if verdict := comparison.verdict():
         say("Verdict", verdict)
     say_classes(comparison.classes)
