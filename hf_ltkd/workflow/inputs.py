@@ -19,7 +19,7 @@ from ..data.holdout import Holdout, load_or_hold_out
 from ..data.image_files import class_name
 from ..data.images import ImageData
 from ..data.pixels import Pixels
-from ..data.processors import choose_pixels, pixels_of
+from ..data.processors import choose_pixels, pixels_of, resized
 from ..groups import ClassGroups
 from ..models import create_model
 from ..teacher.live import class_names_of
@@ -195,8 +195,12 @@ def load_images(
     if model is not None and config is None and is_pretrained(model):
         config = load_config(model_name(model), trust_remote_code=trust_remote_code)
     own, students = (_pixels_of(network, trust_remote_code) for network in (model, student))
-    pixels, teacher_pixels = choose_pixels(own, students, given.get("image_size"))
-    args = DataArguments(**{**recommend_images(pixels, config, given.get("image_size"), teacher_pixels), **given})
+    size, pixels, teacher_pixels = given.get("image_size"), own, None
+    if student is not None:
+        pixels, teacher_pixels = choose_pixels(own, students, size)
+    elif own is not None and size is not None:
+        pixels = resized(own, size)
+    args = DataArguments(**{**recommend_images(pixels, config, size, teacher_pixels), **given})
 
     def check_names(names: list[str], named: bool) -> None:
         if num_groups is not None:
