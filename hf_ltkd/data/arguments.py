@@ -223,8 +223,8 @@ class DataArguments:
         for name in ("split_seed", "crop_padding"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} is not valid: it must be 0 or more.")
-        if self.image_size < 1:
-            raise ValueError(f"image_size={self.image_size} is not valid: it must be 1 or more pixels.")
+        if not 1 <= self.image_size <= 4096:  # a typing error beyond would fill the memory first
+            raise ValueError(f"image_size={self.image_size} is not valid: it must be 1 to 4096 pixels.")
         allowed = {
             "crop": ["padded", "resized"],
             "group_rule": ["thirds", "thresholds"],

@@ -16,7 +16,7 @@ from .check import repeated, shared_rows
 from .images import ImageData, load_image_data
 from .long_tail import class_names, read_labels
 from .prepare import prepare
-from .sources import find_source
+from .sources import Source, find_source
 
 
 HOLDOUT_NAME = "holdout.json"
@@ -331,6 +331,23 @@ def _choose(
         min_class_images=args.min_class_images or 1,
         last=last,
     )
+
+
+def describe_split(source: Source, args: DataArguments, eval_fraction: float) -> list[str]:
+    """
+    What would be held out, or what of `args.group_column` is in both splits, in plain sentences.
+
+    Raises:
+        `ValueError`: as [`hold_out`].
+    """
+    train = source.splits.get("train")
+    if train is None:
+        return []
+    if source.eval_split is None and args.eval_split is None:
+        return _choose(train, args, eval_fraction)[1].describe(class_names(train, args.label_column))
+    if args.group_column is None:
+        return []
+    return _groups_in_both({name: source.splits[name] for name in ("train", source.eval_split)}, args.group_column)
 
 
 def _groups_in_both(splits: dict[str, Dataset], column: str) -> list[str]:

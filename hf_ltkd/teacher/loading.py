@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -222,7 +223,7 @@ def explained(name: str | os.PathLike, what: str = "image classifier") -> Iterat
     except Exception as error:  # code of a model's own may raise anything
         text = one_line(error)
         for package, install in PACKAGES.items():
-            if package in text and find_spec(package) is None:
+            if re.search(rf"\b{package}\b", text) and find_spec(package) is None:  # not timm_wrapper in a list
                 raise ValueError(
                     f"The model {name!r} needs {package}, which is not installed here: pip install {install}"
                 ) from error
@@ -231,6 +232,11 @@ def explained(name: str | os.PathLike, what: str = "image classifier") -> Iterat
             raise ValueError(
                 f"The model {name!r} comes with code of its own, which is run only if you say so: read it in {where}, "
                 "then add --trust_remote_code true (in Python trust_remote_code=True, or load it and pass the model)."
+            ) from error
+        if "ignore_mismatched_sizes" in text:
+            raise ValueError(
+                f"The weights of the model {name!r} do not fit its config.json: mend that; its id2label may have "
+                "another number of classes than the head."
             ) from error
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         if isinstance(error, OSError | ValueError):

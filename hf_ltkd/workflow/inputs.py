@@ -60,13 +60,17 @@ def find_data(name: str | os.PathLike) -> dict[str, str]:
     The field of `DataArguments` that a folder, a benchmark's name or a Hub id belongs to.
 
     Raises:
-        `ValueError`: if `name` can be none of them.
+        `ValueError`: if `name` is a file, or can be none of them.
     """
     name = os.fspath(name)
     if os.path.isdir(os.path.expanduser(name)):
         return {"data_dir": name}
     if name in PRESETS:
         return {"benchmark": name}
+    if os.path.isfile(os.path.expanduser(name)):
+        raise ValueError(
+            f"--data {name!r} is a file: give the folder that it is in; a list of images goes into --train_list."
+        )
     if name.count("/") == 1 and name[0] not in "./~":
         return {"dataset_name": name}
     benchmarks = ", ".join(benchmark for benchmark in PRESETS if benchmark)
