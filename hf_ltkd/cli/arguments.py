@@ -75,7 +75,7 @@ COMMANDS = {
     "adjust": Command(
         "Takes the class prior of the training data out of a trained model's logits, in the bias of its head.",
         "hf-ltkd adjust --model teacher --data ./photos --output_dir adjusted",
-        (AdjustArguments, *IMAGES),
+        (AdjustArguments, ModelArguments, *IMAGES),
     ),
     "push": Command(
         "Sends a student's folder to the Hub, with its model card.",

@@ -114,6 +114,8 @@ def print_comparison(comparison: Comparison) -> None:
     say("Result", *group_table(results, comparison.intervals))
     for name, differences in comparison.differences.items():
         say("", f"against the {name}: {changes(results['this student'], differences)}")
+    if comparison.caution is not None:
+        say("", comparison.caution)
     if verdict := comparison.verdict():
         say("Verdict", verdict)
     say_classes(comparison.classes)

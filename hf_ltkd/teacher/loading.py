@@ -109,6 +109,8 @@ def _config(name: str | os.PathLike, class_names: Sequence[str] | None, trust_re
     if class_names is not None:
         config.id2label = dict(enumerate(class_names))
         config.label2id = {label: class_id for class_id, label in enumerate(class_names)}
+        if config.model_type == "timm_wrapper":
+            config.label_names = [*class_names]  # saved in the place of id2label; those of before would come back
         config.problem_type = "single_label_classification"  # a pipeline would show the sigmoid of several labels
     if config.model_type == "timm_wrapper" and config.model_args:
         # timm writes it beside num_classes, and the wrapper would give it to timm twice.

@@ -25,7 +25,7 @@ from ..losses import log_class_prior
 from ..losses.checks import logits_of
 from ..teacher.live import load_teacher
 from ..utils import read_json, write_json
-from .arguments import AdjustArguments, SourceArguments, split_settings
+from .arguments import AdjustArguments, ModelArguments, SourceArguments, split_settings
 from .inputs import Images, check_classes, load_images
 
 
@@ -76,15 +76,15 @@ def adjust(
             `class_groups.json`; both models are evaluated on them.
         output_dir (`str` or `os.PathLike`, *optional*, defaults to `"adjusted"`): A new folder.
         tau (`float`, *optional*, defaults to 1.0): How strongly the prior counts.
-        settings: `batch_size`, `eval_fraction`, and any field of `DataArguments`.
+        settings: `batch_size`, `eval_fraction`, `trust_remote_code`, and any field of `DataArguments`.
 
     Raises:
         `ValueError`: if the model has been adjusted already, its head cannot hold the adjustment, nothing tells the
             counts, or there is something in `output_dir`; nothing is written then.
     """
-    own, source, image_fields = split_settings(
+    own, trust, source, image_fields = split_settings(
         {"model": model, "data": data, "output_dir": output_dir, "tau": tau, **settings},
-        *(AdjustArguments, SourceArguments, DataArguments),
+        *(AdjustArguments, ModelArguments, SourceArguments, DataArguments),
     )
     args, name = AdjustArguments(**own), os.fspath(model)
     target = Path(args.output_dir)
@@ -98,10 +98,10 @@ def adjust(
             f"{name!r} has been adjusted already (tau {run['logit_adjustment']['tau']}): adjust the model that it was "
             "made from."
         )
-    network: Any = load_teacher(str(folder))
+    network: Any = load_teacher(str(folder), **trust)
     images = None
     if data is not None or {"data_dir", "dataset_name", "benchmark"} & set(image_fields):
-        images = load_images(SourceArguments(**source), image_fields, network)
+        images = load_images(SourceArguments(**source), image_fields, network, **trust)
         check_classes(network, images.data)
     counts = _class_counts(name, folder, network, images)
 
@@ -118,7 +118,7 @@ def adjust(
     with tempfile.TemporaryDirectory(prefix="_adjust-", dir=target.absolute().parent) as elsewhere:
         made = Path(elsewhere) / target.name
         network.save_pretrained(made)
-        _check_saved(network, made)
+        _check_saved(network, made, **trust)
         stale = {"config.json", EVALUATION_NAME, *ONNX_FILES, *PICTURES}
         for file in {*published, CARD_NAME} - stale:
             if (folder / file).is_file() and not file.startswith("model"):  # the weights are there already
@@ -256,7 +256,7 @@ def _equal(model: PreTrainedModel, logits: Tensor, expected: Tensor) -> bool:
     return torch.allclose(logits, expected, rtol=0, atol=tolerance * expected.abs().max().item())
 
 
-def _check_saved(network: PreTrainedModel, folder: Path) -> None:
-    inputs, again = _probe(network), load_teacher(str(folder))
+def _check_saved(network: PreTrainedModel, folder: Path, trust_remote_code: bool = False) -> None:
+    inputs, again = _probe(network), load_teacher(str(folder), trust_remote_code)
     if not _equal(network, _logits(again, inputs), _logits(network, inputs)):  # type: ignore[arg-type]
         raise ValueError(f"{type(network).__name__} gives other logits when it is loaded again: nothing was written.")
