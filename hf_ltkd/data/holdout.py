@@ -56,10 +56,12 @@ class Holdout:
         start = f"{sum(counts):,} images, split off the training images (there is no test split)"
         chosen = f"chosen with seed {self.seed} (--split_seed)"
         if self.group_column is not None:
-            lines = [
-                f"{start}, at most {max(counts):,} a class and no "
-                f"{self.group_column} on both sides (--group_column), {chosen}"
-            ]
+            each = (
+                f"{counts[0]:,} of every class"
+                if isinstance(self.per_class, int)
+                else f"at most {max(counts):,} a class"
+            )
+            lines = [f"{start}, {each} and no {self.group_column} on both sides (--group_column), {chosen}"]
         elif isinstance(self.per_class, int):
             part = self.per_class / min(self.full_class_counts)
             lines = [
