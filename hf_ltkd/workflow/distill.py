@@ -92,7 +92,7 @@ def run(plan: DistillPlan) -> Comparison:
             for model, given in answers.items()
             if given is not our_answers
         },
-        caution=our_answers.describe("This student") if our_answers.at_chance else None,
+        caution=our_answers.describe("This model") if our_answers.at_chance else None,
         classes=our_answers.class_report(groups, images.data.class_names),
         output_dir=plan.output_dir,
     )

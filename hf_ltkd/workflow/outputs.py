@@ -51,7 +51,7 @@ class Comparison:
         intervals (`dict`): By model the 95 % interval of each accuracy, `[low, high]`.
         differences (`dict`): By other model how far this student's accuracies are above its own, on the same images:
             `[difference, low, high]` with the 95 % interval.
-        caution (`str`, *optional*): That this student may know nothing, where its accuracy is at chance.
+        caution (`str`, *optional*): That this model (the student) may know nothing, where its accuracy is at chance.
         classes (`list[dict]`): This student's precision, recall, F1 and support by class; not a part of the file, but
             of `class_report.json`.
         output_dir (`Path`): Where the student is; not a part of the file.
