@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from ..groups import ClassGroups
@@ -54,7 +55,7 @@ def _draw_mass(axes: Axes, mass_balanced: Tensor, mass_long_tailed: Tensor, grou
             label = f"{_plain(name)}, {kind} (mean {values.mean():.1f})"
             axes.plot(np.arange(1, len(values) + 1), values, style, color=color, marker=".", label=label)
     axes.set_xlabel("batch")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(f"sum of group probability, batch of {mass_balanced.sum(1).mean():.0f}")
     axes.set_title("The teacher's bias: probability it gives to each group")
     axes.set_ylim(bottom=0)
