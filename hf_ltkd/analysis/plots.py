@@ -1,7 +1,7 @@
 """Pictures of a teacher's bias and of what distillation gained per group."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from ..groups import ClassGroups
@@ -54,6 +55,7 @@ def _draw_mass(axes: Axes, mass_balanced: Tensor, mass_long_tailed: Tensor, grou
             label = f"{_plain(name)}, {kind} (mean {values.mean():.1f})"
             axes.plot(np.arange(1, len(values) + 1), values, style, color=color, marker=".", label=label)
     axes.set_xlabel("batch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(f"sum of group probability, batch of {mass_balanced.sum(1).mean():.0f}")
     axes.set_title("The teacher's bias: probability it gives to each group")
     axes.set_ylim(bottom=0)
@@ -107,11 +109,11 @@ def plot_group_accuracy(
             color=COLORS[::-1][rank % len(COLORS)],
             label=_plain(model),
         )
-        axes.bar_label(bars, fmt="%.0f", fontsize=8, padding=2)
+        axes.bar_label(bars, fmt="%.0f", fontsize=8 if len(results) < 6 else 7, padding=2)
     axes.set_xticks(positions, [*map(_plain, groups.names), "all classes"])
     axes.set_ylabel("test accuracy (%)")
     axes.set_ylim(0, 105)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=min(3, len(results)), frameon=False)
+    _legend_below(figure, results)
     axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
 
@@ -158,7 +160,7 @@ def plot_class_accuracy(
     axes.set_xlabel("class, most frequent first" if groups.class_counts else "class, by group")
     axes.set_ylabel("test accuracy (%)")
     axes.set_ylim(-3, 112)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=len(results), frameon=False)
+    _legend_below(figure, results)
     axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
 
@@ -179,9 +181,10 @@ def plot_confusion(confusion: np.ndarray, names: Sequence[str], path: str | os.P
     parts = confusion / confusion.sum(1, keepdims=True).clip(1)
     axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
     if len(names) <= 20:
+        size = min(8.0, 20 / len(str(confusion.max())))
         for row, column in zip(*confusion.nonzero(), strict=True):
             color = "white" if parts[row, column] > 0.5 else "black"
-            axes.text(column, row, confusion[row, column], ha="center", va="center", color=color, fontsize=8)
+            axes.text(column, row, confusion[row, column], ha="center", va="center", color=color, fontsize=size)
     labels = [_plain(name if len(name) <= 24 else f"{name[:23]}…") for name in names]
     axes.set_xticks(range(len(names)), labels, rotation=90, fontsize=8)
     axes.set_yticks(range(len(names)), labels, fontsize=8)
@@ -283,6 +286,12 @@ def sample_deviation(values: Sequence[float] | np.ndarray) -> float:
 def _plain(text: str) -> str:
     """A name as it is: no formula between dollar signs, and not left out of the legend for an underscore before it."""
     return ("\u200b" if text.startswith("_") else "") + text.replace("$", r"\$")
+
+
+def _legend_below(figure: Figure, names: Collection[str]) -> None:
+    """A legend under the axes, in as many columns as the longest of `names` leaves room for."""
+    columns = int(figure.get_figwidth() / (0.5 + 0.085 * max(map(len, names))))  # inches: a handle, a letter
+    figure.legend(loc="outside lower center", ncols=min(max(1, columns), len(names)), frameon=False)
 
 
 def _figure(width: float, height: float) -> Figure:

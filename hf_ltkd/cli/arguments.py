@@ -127,7 +127,8 @@ def help_text(name: str, show_all: bool = False) -> str:
         for flag, text in TRAINING_HELP.items():
             parser.add_argument(f"--{flag}", help=text)
     parser.add_argument("--config", metavar="FILE.yaml", help="YAML file of arguments; flags win over it.")
-    parser.add_argument("--help_all", action="help", help="Show the arguments of TrainingArguments, too.")
+    if command.trains:
+        parser.add_argument("--help_all", action="help", help="Show the arguments of TrainingArguments, too.")
     return parser.format_help()
 
 

@@ -42,7 +42,7 @@ def run_train_teacher(dry_run: bool = False, **settings: Any) -> None:
     if dry_run:
         text.print_dry_run(plan)
     else:
-        text.print_teacher(plan, train_teacher.run(plan))
+        text.print_teacher(plan, train_teacher.run(plan), settings)
 
 
 def run_check(**settings: Any) -> None:

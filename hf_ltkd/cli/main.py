@@ -32,12 +32,12 @@ example (leave out --dry_run to do it):
   hf-ltkd distill --teacher me/big-vit --student microsoft/resnet-18 \\
       --data ./photos --dry_run
 
---data takes a folder (one folder per class, also in train/ and test/; or
-parquet files), a benchmark (cifar100_lt, tiny_imagenet_lt, imagenet_lt) or a
-dataset of the Hub. --config settings.yaml reads arguments from a file; those on
-the command line win. hf-ltkd COMMAND --help shows the arguments of a command,
---help_all really all. --traceback, or HF_LTKD_TRACEBACK=1, shows where an
-error comes from."""
+--data takes a folder (of classes, or images and metadata.csv, also in train/
+and test/; or parquet), a benchmark (cifar100_lt, tiny_imagenet_lt, imagenet_lt)
+or a dataset of the Hub. --config settings.yaml reads arguments from a file;
+those on the command line win. hf-ltkd COMMAND --help shows the arguments of a
+command, --help_all really all. --traceback, or HF_LTKD_TRACEBACK=1, shows where
+an error comes from."""
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -27,6 +27,12 @@ from .describe import (
 from .tables import changes, class_table, duration, group_table, share_table
 
 
+# What decides which images are trained on: a teacher's and its student's have to be the same.
+SAME_IMAGES = ("dataset_config_name", "train_list", "test_list", "image_column", "label_column", "eval_split")
+SAME_IMAGES += ("eval_fraction", "split_seed", "group_column", "min_class_images", "rare", "skip_damaged")
+SAME_IMAGES += ("imbalance_factor", "group_rule")
+
+
 def say(title: str, *lines: str) -> None:
     """Prints lines under a title in the margin, on the main process alone."""
     if is_main_process():
@@ -111,6 +117,8 @@ def print_comparison(comparison: Comparison) -> None:
         others.setdefault(changes(results["this student"], differences), []).append(f"the {name}")
     for words, names in others.items():
         say("", f"against {', '.join(names)}: {words}")
+    if comparison.caution is not None:
+        say("", comparison.caution)
     if verdict := comparison.verdict():
         say("Verdict", verdict)
     say_classes(comparison.classes)
@@ -120,14 +128,15 @@ def print_comparison(comparison: Comparison) -> None:
     )
 
 
-def print_teacher(plan: TrainingPlan, trained: Evaluation) -> None:
-    """How good a trained teacher is, and what to do with it."""
+def print_teacher(plan: TrainingPlan, trained: Evaluation, settings: Mapping[str, Any]) -> None:
+    """How good a trained teacher is, and what to do with it, on the images that `settings` chose."""
     say("Result", *group_table({plan.name: trained.accuracy}, {plan.name: trained.intervals}))
     say_chance(trained.answers)
     say_classes(trained.classes)
     say("Files", f"the teacher is in {trained.model!r}")
     command = ["hf-ltkd", "distill", "--teacher", trained.model, "--data", data_name(plan.images.data.args)]
-    say_command("next", *command, "--student", "resnet8x4", "--dry_run")
+    same = [part for name in SAME_IMAGES if name in settings for part in (f"--{name}", str(settings[name]))]
+    say_command("next", *command, *same, "--student", "resnet8x4", "--dry_run")
 
 
 def print_evaluation(evaluation: Evaluation) -> None:

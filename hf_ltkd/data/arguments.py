@@ -222,6 +222,8 @@ class DataArguments:
         for name, (least, whole) in limits.items():
             if getattr(self, name) is not None or name == "split_seed":
                 check_number(name, getattr(self, name), least, whole=whole)
+        if self.image_size > 4096:  # a typing error beyond would fill the memory first
+            raise ValueError(f"image_size={self.image_size} is not valid: it must be 1 to 4096 pixels.")
         allowed = {
             "crop": ["padded", "resized"],
             "group_rule": ["thirds", "thresholds"],

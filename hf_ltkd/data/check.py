@@ -63,10 +63,9 @@ class ImageReport:
         lines = [*self.sources]
         for split, counts in self.class_counts.items():
             most, fewest = int(np.argmax(counts)), int(np.argmin(counts))
-            lines.append(
-                f"{split}: {sum(counts):,} images of {len(counts)} classes, {counts[most]:,} "
-                f"({self.class_names[most]}) to {counts[fewest]:,} ({self.class_names[fewest]}) a class"
-            )
+            each = f"{counts[most]:,} ({self.class_names[most]}) to {counts[fewest]:,} ({self.class_names[fewest]})"
+            each = each if counts[most] > counts[fewest] else f"{counts[most]:,}"
+            lines.append(f"{split}: {sum(counts):,} images of {len(counts)} classes, {each} a class")
         return [*lines, *self.problems()]
 
     @property

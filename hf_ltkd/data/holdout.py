@@ -15,7 +15,7 @@ from .check import repeated, shared_rows
 from .images import ImageData, load_image_data
 from .long_tail import class_names, read_labels
 from .prepare import prepare
-from .sources import find_source
+from .sources import Source, find_source
 
 
 HOLDOUT_NAME = "holdout.json"
@@ -55,10 +55,12 @@ class Holdout:
         start = f"{sum(counts):,} images, split off the training images (there is no test split)"
         chosen = f"chosen with seed {self.seed} (--split_seed)"
         if self.group_column is not None:
-            lines = [
-                f"{start}, at most {max(counts):,} a class and no "
-                f"{self.group_column} on both sides (--group_column), {chosen}"
-            ]
+            each = (
+                f"{counts[0]:,} of every class"
+                if isinstance(self.per_class, int)
+                else f"at most {max(counts):,} a class"
+            )
+            lines = [f"{start}, {each} and no {self.group_column} on both sides (--group_column), {chosen}"]
         elif isinstance(self.per_class, int):
             part = self.per_class / min(self.full_class_counts)
             lines = [
@@ -332,6 +334,23 @@ def _choose(
         min_class_images=args.min_class_images or 1,
         last=last,
     )
+
+
+def describe_split(source: Source, args: DataArguments, eval_fraction: float) -> list[str]:
+    """
+    What would be held out, or what of `args.group_column` is in both splits, in plain sentences.
+
+    Raises:
+        `ValueError`: as [`hold_out`].
+    """
+    train = source.splits.get("train")
+    if train is None:
+        return []
+    if source.eval_split is None and args.eval_split is None:
+        return _choose(train, args, eval_fraction)[1].describe(class_names(train, args.label_column))
+    if args.group_column is None:
+        return []
+    return _groups_in_both({name: source.splits[name] for name in ("train", source.eval_split)}, args.group_column)
 
 
 def _groups_in_both(splits: dict[str, Dataset], column: str) -> list[str]:

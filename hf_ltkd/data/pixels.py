@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,7 @@ class Pixels:
         resample (`PIL.Image.Resampling`): The filter for resizing.
         resize (`int` or `tuple[int, int]`, *optional*, defaults to `size`): What an image is resized to before `size`
             is cropped from its centre: its shorter side, or height and width.
+        rounds_crop (`bool`): Whether the crop's odd pixel is rounded half to even, as Torchvision does, and not down.
         on_white (`bool`): Whether transparent images lie on white.
         processor (`BaseImageProcessor`, *optional*): What all this was measured on.
         shape (`tuple[int, ...]`, *optional*, defaults to `[3, *size]`): Of `pixel_values`.
@@ -79,6 +81,7 @@ class Pixels:
     order: tuple[int, ...] = (0, 1, 2)
     resample: Resampling = Resampling.BILINEAR
     resize: int | tuple[int, int] | None = None
+    rounds_crop: bool = False
     on_white: bool = True
     processor: Any = None
     shape: tuple[int, ...] | None = None
@@ -145,7 +148,8 @@ class Pixels:
             resize = (int(resize * h / w), resize) if w <= h else (resize, int(resize * w / h))
         if image.size != resize[::-1]:
             image = image.resize(resize[::-1], self.resample)
-        left, top = (image.width - width) // 2, (image.height - height) // 2
+        left, top = ((image.width - width) / 2, (image.height - height) / 2)
+        left, top = (round(left), round(top)) if self.rounds_crop else (math.floor(left), math.floor(top))
         return np.asarray(image.crop((left, top, left + width, top + height)))
 
     def normalise(self, pixels: np.ndarray) -> Tensor:
@@ -174,7 +178,7 @@ class Pixels:
         if augment and self.own_views:
             return text
         if not augment and self.own_evaluation:
-            return f"{text}, resize={self.resize or self.size}"
+            return f"{text}, resize={self.resize or self.size}" + ", rounds_crop" * self.rounds_crop
         settings = json.dumps(self.processor.to_dict(), sort_keys=True, default=str)
         return f"{text}, {type(self.processor).__name__} {hashlib.sha256(settings.encode()).hexdigest()[:16]}"
 

@@ -1,6 +1,7 @@
 """What an image processor does to an image, measured on images made for it: none of its settings is trusted."""
 
 import copy
+import itertools
 import logging
 from dataclasses import replace
 from typing import Any
@@ -51,28 +52,29 @@ def pixels_of(processor: BaseImageProcessor | Pixels) -> Pixels:
     image = _noise(rng, height * 3 // 2, width * 2 + width // 5)
     levels = pixels.levels(pixels.ask(image))
 
-    def error(resize: int | tuple[int, int], resample: Resampling) -> float:
-        ours = replace(pixels, resize=resize, resample=resample).resize_and_crop(to_rgb(image))
-        return float(np.abs(levels - ours).mean())
+    def error(resample: Resampling, resize: int | tuple[int, int], rounds_crop: bool) -> float:
+        how = {"resample": resample, "resize": resize, "rounds_crop": rounds_crop}
+        return float(np.abs(levels - replace(pixels, **how).resize_and_crop(image)).mean())
 
-    # First the size, which matters far more than the filter.
+    # First the size and the crop, which matter far more than the filter.
     h, w = _find_resize(pixels, image.height, image.width)
     edges = [edge for edge in (h - 1, h, h + 1, w - 1, w, w + 1) if edge >= max(height, width)]
-    candidates: list[int | tuple[int, int]] = [*edges, (height, width), (h, w)]
-    resize = min(candidates, key=lambda resize: error(resize, Resampling.BICUBIC))
-    pixels.resize, pixels.resample = resize, min(FILTERS, key=lambda resample: error(resize, resample))
+    candidates = itertools.product([*edges, (height, width), (h, w)], (False, True))
+    pixels.resize, pixels.rounds_crop = place = min(candidates, key=lambda place: error(Resampling.BICUBIC, *place))
+    pixels.resample = min(FILTERS, key=lambda resample: error(resample, *place))
     # Half a level on average: rounding to bytes, and Torchvision's arithmetic, do less; another filter does more.
-    if error(resize, pixels.resample) > 0.5:
+    if error(pixels.resample, *place) > 0.5:
         return replace(pixels, **asked)
     shapes = [(height, width), (height // 3 + 1, width // 2 + 1), (height // 2, 2 * width), (2 * height + 1, width)]
     edge = pixels.resize if isinstance(pixels.resize, int) else height
     for rest in range(1, 5):  # a crop from the centre may round in any way
         shapes += [(edge, edge + rest), (edge + rest, edge)]
     images = [image, *(_noise(rng, *shape) for shape in shapes)]
-    pixels.own_evaluation = all(
-        bool((pixels.evaluate(image) - pixels.ask(image)).abs().max() <= pixels.tolerance()) for image in images
-    )
-    return pixels
+    for rounds in (pixels.rounds_crop, not pixels.rounds_crop):  # the first image may have no odd pixel
+        ours = replace(pixels, rounds_crop=rounds)
+        if all(bool((ours.evaluate(i) - ours.ask(i)).abs().max() <= ours.tolerance()) for i in images):
+            return ours
+    return replace(pixels, own_evaluation=False)
 
 
 def make_processor(

@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from ..utils import listed
 from .arguments import TABLE_SUFFIXES
-from .image_files import class_name, is_image, list_dataset
+from .image_files import METADATA_NAMES, class_name, is_image, list_dataset, visible
 from .names import PATH_NAMES, SPLIT_NAMES, find_label_name, split_of
 
 
@@ -142,11 +142,26 @@ def table_splits(
         columns[label_column] = [class_name(parts[0]) for parts in inner]
         said.append(f"{name} has no column {label_column!r}: the folders of the images are the classes")
 
+    if name in METADATA_NAMES and (unlisted := _unlisted(Path(root), set(paths))):
+        said.append(f"{name}: not used are {len(unlisted):,} images that it does not list: {listed(unlisted, 3)}")
     whole = list_dataset(paths, root, str(file), {column: _arrow(values) for column, values in columns.items()})
     return {
         split: whole.select([row for row, other in enumerate(splits) if other == split]) if split else whole
         for split in dict.fromkeys(splits)
     }, said
+
+
+def _unlisted(root: Path, paths: set[str]) -> list[str]:
+    """The images in a folder that are not among `paths`; other splits' folders are left out."""
+    first, found, folders = {path.split("/")[0] for path in paths}, [], [""]
+    while folders:
+        inside = folders.pop()
+        files, inner = visible(root / inside)
+        found += [path for path in (inside + name for name in files if is_image(name)) if path not in paths]
+        folders += [
+            f"{inside}{name}/" for name in inner if inside or name in first or not split_of(name, is_folder=True)
+        ]
+    return sorted(found)
 
 
 def _split_names(file: str, columns: dict[str, list], folders: list[list[str]]) -> list[str]:

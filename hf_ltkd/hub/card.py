@@ -166,7 +166,8 @@ def write_model_card(
         co2_eq_emissions=emissions and {"emissions": emissions["grams"], "source": "codecarbon"},
     )
     teacher = {**(run.get("teacher") or {}), **({"name": teacher_name} if teacher_name else {})}
-    labels = {int(i): str(label) for i, label in (config.get("id2label") or {}).items()}
+    named = config.get("id2label") or dict(enumerate(config.get("label_names") or []))  # the latter is timm's
+    labels = {int(i): str(label) for i, label in named.items()}
     card = ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),

@@ -44,12 +44,12 @@ class Answers:
         test = binomtest(int(self.correct.sum()), len(self.labels), self.chance, "greater")
         return bool(test.pvalue > 1 - LEVEL)
 
-    def describe(self) -> str:
+    def describe(self, who: str = "It") -> str:
         """How right it is; said where that may be chance."""
         told = "cannot be told from chance" if self.at_chance else "is better than chance"
         return (
-            f"It {told}: {self.correct.mean():.1%} of its {len(self.labels):,} answers are right, {self.chance:.1%} "
-            "would be if they were drawn at random."
+            f"{who} {told}: {self.correct.mean():.1%} of its {len(self.labels):,} answers are right, "
+            f"{self.chance:.1%} would be if they were drawn at random."
         )
 
     def masks(self, groups: ClassGroups) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -110,6 +111,8 @@ def _config(name: str | os.PathLike, class_names: Sequence[str] | None, trust_re
     if class_names is not None:
         config.id2label = dict(enumerate(class_names))
         config.label2id = {label: class_id for class_id, label in enumerate(class_names)}
+        if config.model_type == "timm_wrapper":
+            config.label_names = [*class_names]  # saved in the place of id2label; those of before would come back
         config.problem_type = "single_label_classification"  # a pipeline would show the sigmoid of several labels
     if config.model_type == "timm_wrapper" and config.model_args:
         # timm writes it beside num_classes, and the wrapper would give it to timm twice.
@@ -224,7 +227,7 @@ def explained(name: str | os.PathLike, what: str = "image classifier") -> Iterat
     except Exception as error:  # code of a model's own may raise anything
         text = one_line(error)
         for package, install in PACKAGES.items():
-            if package in text and find_spec(package) is None:
+            if re.search(rf"\b{package}\b", text) and find_spec(package) is None:  # not timm_wrapper in a list
                 raise ValueError(
                     f"The model {name!r} needs {package}, which is not installed here: pip install {install}"
                 ) from error
@@ -233,6 +236,11 @@ def explained(name: str | os.PathLike, what: str = "image classifier") -> Iterat
             raise ValueError(
                 f"The model {name!r} comes with code of its own, which is run only if you say so: read it in {where}, "
                 "then add --trust_remote_code true (in Python trust_remote_code=True, or load it and pass the model)."
+            ) from error
+        if "ignore_mismatched_sizes" in text:
+            raise ValueError(
+                f"The weights of the model {name!r} do not fit its config.json: mend that; its id2label may have "
+                "another number of classes than the head."
             ) from error
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         if isinstance(error, OSError | ValueError):

@@ -102,6 +102,7 @@ def _run(plan: DistillPlan) -> Comparison:
             for model, given in answers.items()
             if given is not our_answers
         },
+        caution=our_answers.describe("This model") if our_answers.at_chance else None,
         classes=our_answers.class_report(groups, images.data.class_names),
         output_dir=plan.output_dir,
     )

@@ -18,7 +18,7 @@ from ..data.holdout import Holdout, load_or_hold_out
 from ..data.image_files import class_name
 from ..data.images import ImageData
 from ..data.pixels import Pixels
-from ..data.processors import choose_pixels, pixels_of
+from ..data.processors import choose_pixels, pixels_of, resized
 from ..groups import ClassGroups
 from ..models import create_model
 from ..teacher.live import class_names_of
@@ -59,7 +59,7 @@ def find_data(name: str | os.PathLike) -> dict[str, str]:
     The field of `DataArguments` that a folder, a benchmark's name or a Hub id belongs to.
 
     Raises:
-        `ValueError`: if `name` can be none of them.
+        `ValueError`: if `name` is a file, or can be none of them.
     """
     if not isinstance(name, str | os.PathLike):
         raise ValueError(f"The data is a {type(name).__name__}: give a folder, a name, or a DatasetDict with 'train'.")
@@ -68,6 +68,10 @@ def find_data(name: str | os.PathLike) -> dict[str, str]:
         return {"data_dir": name}
     if name in PRESETS:
         return {"benchmark": name}
+    if os.path.isfile(os.path.expanduser(name)):
+        raise ValueError(
+            f"--data {name!r} is a file: give the folder that it is in; a list of images goes into --train_list."
+        )
     if name.count("/") == 1 and name[0] not in "./~":
         return {"dataset_name": name}
     benchmarks = ", ".join(benchmark for benchmark in PRESETS if benchmark)
@@ -202,8 +206,12 @@ def load_images(
     if model is not None and config is None and is_pretrained(model):
         config = load_config(model_name(model), trust_remote_code=trust_remote_code)
     own, students = (_pixels_of(network, trust_remote_code) for network in (model, student))
-    pixels, teacher_pixels = choose_pixels(own, students, given.get("image_size"))
-    args = DataArguments(**{**recommend_images(pixels, config, given.get("image_size"), teacher_pixels), **given})
+    size, pixels, teacher_pixels = given.get("image_size"), own, None
+    if student is not None:
+        pixels, teacher_pixels = choose_pixels(own, students, size)
+    elif own is not None and size is not None:
+        pixels = resized(own, size)
+    args = DataArguments(**{**recommend_images(pixels, config, size, teacher_pixels), **given})
 
     def check_names(names: list[str], named: bool) -> None:
         if num_groups is not None:

@@ -51,6 +51,7 @@ class Comparison:
         intervals (`dict`): By model the 95 % interval of each accuracy, `[low, high]`.
         differences (`dict`): By other model how far this student's accuracies are above its own, on the same images:
             `[difference, low, high]` with the 95 % interval.
+        caution (`str`, *optional*): That this model (the student) may know nothing, where its accuracy is at chance.
         classes (`list[dict]`): This student's precision, recall, F1 and support by class; not a part of the file, but
             of `class_report.json`.
         output_dir (`Path`): Where the student is; not a part of the file.
@@ -64,6 +65,7 @@ class Comparison:
     accuracy: dict[str, dict[str, float | None]]
     intervals: dict[str, dict[str, list[float] | None]] = field(default_factory=dict)
     differences: dict[str, dict[str, list[float] | None]] = field(default_factory=dict)
+    caution: str | None = None
     classes: list[dict[str, Any]] = field(default_factory=list)
     output_dir: Path
     pushed: str | None = None
@@ -101,7 +103,7 @@ class Comparison:
                 for name, metrics in self.accuracy.items()
                 if name not in ("teacher", "plain student", "this student")
             },
-            "verdict": self.verdict(),
+            "verdict": " ".join(filter(None, (self.caution, self.verdict()))) or None,
             "differences": self.differences,
         }
 

@@ -92,7 +92,7 @@ def test_class_accuracy(axes, tmp_path):
     # Ranked by count: classes 1, 2, 3, 0; class 3 has no test example for the teacher.
     assert points[0].get_xdata().tolist() == [1, 2, 4] and points[0].get_ydata() == pytest.approx([90, 80, 10])
     assert points[1].get_ydata() == pytest.approx([80, 70, 50, 30])
-    legend = [text.get_text().lstrip("\u200b") for text in axes[0].get_legend().get_texts()]
+    legend = [text.get_text().lstrip("\u200b") for text in axes[0].figure.legends[0].get_texts()]
     assert legend == ["teacher", "_student"]
     with pytest.raises(ValueError, match="'x' has the accuracy of 2 classes, the groups are of 4"):
         plot_class_accuracy({"x": [0.1, 0.2]}, groups, path)
@@ -156,3 +156,16 @@ def test_sensitivity_to_one_of_both_and_to_none(axes, tmp_path):
     assert line.get_label() == r"$\beta$ varied, $\alpha$ = 6" and not line.has_yerr  # one seed
     with pytest.raises(ValueError, match="No two of the 2 results share alpha or beta, .* vary one of them"):
         plot_sensitivity(sensitivity([(1, 1), (2, 2)]), GROUPS, tmp_path / "none.png")
+
+
+@pytest.mark.parametrize("models", [2, 6, 9])
+@pytest.mark.parametrize("plot", [plot_group_accuracy, plot_class_accuracy])
+def test_the_legend_of_many_models_is_on_the_page(axes, tmp_path, models, plot):
+    names = [f"student {n}, LTKD with a balanced softmax" for n in range(models)]
+    values = [0.3, 0.8, 0.7, 0.5] if plot is plot_class_accuracy else {"first_accuracy": [0.3], "accuracy": [0.5]}
+    plot(dict.fromkeys(names, values), ClassGroups([0] * 4, names=["first"]), tmp_path / "a.png")
+    figure = axes[0].figure
+    page, legend = figure.bbox, figure.legends[0].get_window_extent()
+    assert page.x0 <= legend.x0 and legend.x1 <= page.x1 and page.y0 <= legend.y0
+    assert axes[0].get_window_extent().width > 0.7 * page.width
+    assert legend.y1 < axes[0].get_window_extent().y0

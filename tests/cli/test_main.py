@@ -71,9 +71,10 @@ def test_training_a_teacher(home, tmp_path, capsys):
         "Loss balanced_softmax: ce_weight 1.0, ce balanced_softmax" in out and "counts are skewed (ratio 4.75)" in out
     )
     assert "resnet8: 77,587 parameters" in out and "to train (2 batches each" in out and "Dry run" in out
-    assert main(arguments) == 0
+    assert main([*arguments, "--eval_fraction", "0.1", "--split_seed", "3"]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "Time" not in out and f"next: hf-ltkd distill --teacher {tmp_path / 'new'} --data {home.photos}" in out
+    following = f"hf-ltkd distill --teacher {tmp_path / 'new'} --data {home.photos} --eval_fraction 0.1 --split_seed 3"
+    assert "Time" not in out and f"next: {following} --student" in out  # the student's images are the teacher's
 
 
 def test_adjusting(home, tmp_path, capsys):

@@ -180,8 +180,8 @@ def test_report_in_words(photos):
         "train/: not read are 1 .heic; convert images of such formats to .jpg or .png",
         "train/: 12 images for training",
         "test/: 6 images to evaluate on",
-        "train: 12 images of 3 classes, 4 (ant) to 4 (ant) a class",
-        "test: 6 images of 3 classes, 2 (ant) to 2 (ant) a class",
+        "train: 12 images of 3 classes, 4 a class",
+        "test: 6 images of 3 classes, 2 a class",
     ]
 
 

@@ -529,3 +529,12 @@ def test_refused(build, arguments, message, tmp_path):
 def numbers(root: Path, labels: list) -> None:
     root.mkdir(parents=True)
     pq.write_table(pa.table({"image": [png(n) for n in range(len(labels))], "label": labels}), root / "train.parquet")
+
+
+def test_images_that_a_table_does_not_list_are_counted(tmp_path):
+    flat(tmp_path, TRAIN, "metadata.csv")
+    for name in ("7.png", "more/8.png", ".9.png", "test/ant/11.png"):  # hidden ones and other splits are no rest
+        write(tmp_path / name, png(7))
+    source = find_source(DataArguments(data_dir=str(tmp_path)))
+    assert source.said[0] == "metadata.csv: not used are 2 images that it does not list: 7.png, more/8.png"
+    assert seen(source)["train"] == TRAIN

@@ -248,6 +248,7 @@ def test_another_shape_than_before():
     [
         {},
         {"crop_pct": 0.95, "interpolation": "bicubic"},
+        {"crop_pct": 0.94},  # resized to 51: the odd pixel of the crop is rounded half to even
         {"crop_mode": "squash", "interpolation": "bilinear"},
         {"crop_mode": "border", "crop_pct": 0.9},
         {"input_size": (3, 40, 56), "mean": (0.5, 0.4, 0.3), "std": (0.5, 0.6, 0.7)},
@@ -264,6 +265,7 @@ def test_timm(settings, tmp_path):
         assert pixels.mean == list(config["mean"]) and pixels.std == list(config["std"])
     if "crop_mode" not in settings:
         assert pixels.own_views and pixels.resample == Resampling.BICUBIC
+        assert pixels.own_evaluation or "input_size" in settings  # timm resizes those that are not square differently
     student, teacher = choose_pixels(pixels, None)  # it cannot be saved with another network
     assert teacher is pixels and student.size == pixels.size
     student.processor.save_pretrained(tmp_path / "student")
@@ -299,6 +301,15 @@ def test_levels_undo_normalise():
     pixels = Pixels((5, 7), [0.1, 0.5, 0.9], [0.2, 0.3, 0.4], order=(2, 0, 1))
     image = np.asarray(noise(5, 7))
     np.testing.assert_allclose(pixels.levels(pixels.normalise(image)), image, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("extra", range(8))
+def test_the_odd_pixel_of_a_crop(extra):
+    """Down, or half to even as Torchvision's `int(round(extra / 2.0))`: the offset shows in the pixels of a ramp."""
+    ramp = PILImage.fromarray(np.broadcast_to(np.arange(8 + extra, dtype=np.uint8)[None, :, None], (8, 8 + extra, 3)))
+    for rounds, expected in ((False, extra // 2), (True, int(round(extra / 2.0)))):
+        pixels = Pixels((8, 8), [0.0] * 3, [1.0] * 3, resize=8, rounds_crop=rounds)
+        assert pixels.resize_and_crop(ramp)[0, 0, 0] == expected
 
 
 def test_descriptions_differ_where_pixels_do():

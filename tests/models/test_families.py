@@ -159,3 +159,6 @@ def test_timm_as_its_own_files_and_as_transformers_saves_them(name, tmp_path, ph
         torch.testing.assert_close(loaded(pixel_values=pixels).logits, network.eval()(pixels))
     check(tmp_path / "hub", tmp_path, photos)
     check(tmp_path / "student", tmp_path / "again", photos)
+    for names in (["ant", "bee"], ["cat", "dog", "eel"]):  # each new head takes its names with it
+        load_classifier(tmp_path / "hub", class_names=names).save_pretrained(tmp_path / "hub")
+        assert load_classifier(tmp_path / "hub").config.id2label == dict(enumerate(names))

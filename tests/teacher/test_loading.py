@@ -22,6 +22,7 @@ from hf_ltkd.cli.arguments import COMMANDS, parse
 from hf_ltkd.teacher import loading
 from hf_ltkd.teacher.live import ask_teacher, load_teacher, place_teacher
 from hf_ltkd.teacher.loading import head_tensors, load_config, load_model
+from hf_ltkd.workflow.inputs import load_processor
 
 
 SMALL = {"image_size": 16, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1}
@@ -170,6 +171,16 @@ def test_what_is_not_installed_is_named(tmp_path, monkeypatch, package):
     install = {"bitsandbytes": "bitsandbytes"}.get(package, f'"hf_ltkd\\[{package}\\]"')
     with pytest.raises(ValueError, match=f"needs {package}, which is not installed here: pip install {install}$"):
         load_model(tmp_path)
+
+
+def test_a_package_in_a_list_of_names_is_not_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    vit().save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "NoSuchProcessor"}')
+    with pytest.raises(
+        ValueError, match="There is no image processor .* in this folder: Unrecognized image processor"
+    ):
+        load_processor(tmp_path)
 
 
 class FewBits(torch.nn.Module):

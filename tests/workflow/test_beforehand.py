@@ -1,5 +1,7 @@
 """Whatever can be known to be wrong is said before an image is opened."""
 
+import json
+
 import pytest
 import torch
 from photos import TRAINING
@@ -31,6 +33,11 @@ def useless(tmp_path_factory, home):
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic", num_labels=3)
     ResNetModel(config).save_pretrained(folder / "headless")
     (folder / "file").touch()
+    model.save_pretrained(folder / "unfit")
+    unfit = json.loads((folder / "unfit" / "config.json").read_text())
+    (folder / "unfit" / "config.json").write_text(
+        json.dumps({**unfit, "id2label": {"0": "red"}, "label2id": {"red": 0}})
+    )
     return folder
 
 
@@ -77,6 +84,11 @@ CASES = [
     (DISTILL + "--eval_fraction 0.01", "too few to hold out 1% of it"),
     (DISTILL + "--split_seed -1", "split_seed=-1 is not valid"),
     (DISTILL + "--imbalance_factor 0.5", "imbalance_factor=0.5 is not valid"),
+    (TEACH + "--image_size 100000", "image_size=100000 is not valid: it must be 1 to 4096 pixels"),
+    ("check --data {home}/photos --group_column track", "no column 'track' to group images by"),
+    ("check --data {home}/photos --eval_fraction 0", "eval_fraction=0.0 is not valid"),
+    ("check --data {useless}/file", "is a file: give the folder that it is in"),
+    (TEACH + "--model {useless}/unfit", "weights of the model .*/unfit' do not fit its config.json"),
     (DISTILL + "--output_dir {home}/photos", "--output_dir .*/photos' is the folder of --data"),
     (DISTILL + "--output_dir {home}/photos/student", "is inside the folder of --data"),
     (DISTILL + "--output_dir {home}/teacher/student", "is inside the folder of --teacher"),

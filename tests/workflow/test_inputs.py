@@ -1,5 +1,7 @@
 """Models and images by the names that a user gives."""
 
+import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,21 @@ def test_two_classes_are_two_groups(home):
     assert images.groups.num_groups == 2
     three = load_images(SourceArguments(home.photos), {"image_size": 8}, None)
     assert three.groups.names == ("head", "medium", "tail") and make_groups(three.data, 2).num_groups == 2
+
+
+@pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")
+def test_a_timm_network_alone_sees_its_own_pixels(tmp_path, home):
+    """As its folder says, which is what any reader of it takes; a student of another network gets a copy to save."""
+    config = {"input_size": (3, 8, 8), "interpolation": "bicubic", "crop_pct": 0.9, "mean": (0.1,) * 3}
+    folder = {"architecture": "resnet10t", "model_type": "timm_wrapper", "num_classes": 3, "pretrained_cfg": config}
+    (tmp_path / "config.json").write_text(json.dumps(folder))
+    alone, both = (
+        load_images(SourceArguments(home.photos), {}, str(tmp_path), student=student).data
+        for student in (None, "resnet8")
+    )
+    assert type(alone.image_processor).__name__ == "TimmWrapperImageProcessor"
+    assert {*alone.test[0]} == {"pixel_values", "labels"}
+    assert type(both.image_processor).__name__ != "TimmWrapperImageProcessor"
 
 
 def test_no_images_or_none_on_the_hub():
