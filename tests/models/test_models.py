@@ -226,6 +226,7 @@ def test_save_and_load_through_the_auto_class(name, tmp_path):
     assert loaded.config.id2label == {0: "cat", 1: "dog"} and loaded.config.label2id == {"cat": 0, "dog": 1}
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_remote_code(tmp_path, monkeypatch):
     """With its code in the folder, a network loads where this package is not installed."""

@@ -45,7 +45,7 @@ def test_importing_it_imports_neither_torch_nor_transformers():
     assert output == "[]\n", errors
 
 
-@pytest.mark.parametrize("imports, use", [CASES[1], pytest.param(*CASES[5])])
+@pytest.mark.parametrize("imports, use", [CASES[1], pytest.param(*CASES[5], marks=pytest.mark.slow)])
 def test_a_folder_loads(tmp_path, imports, use):
     check(tmp_path, [(imports, use)])
 
