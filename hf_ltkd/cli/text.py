@@ -28,9 +28,11 @@ from .tables import changes, class_table, duration, group_table, share_table
 
 
 # What decides which images are trained on: a teacher's and its student's have to be the same.
-SAME_IMAGES = ("dataset_config_name", "train_list", "test_list", "image_column", "label_column", "eval_split")
-SAME_IMAGES += ("eval_fraction", "split_seed", "group_column", "min_class_images", "rare", "skip_damaged")
-SAME_IMAGES += ("imbalance_factor", "group_rule")
+SAME_IMAGES = (
+    *("dataset_config_name", "train_list", "test_list", "image_column", "label_column", "eval_split"),
+    *("eval_fraction", "split_seed", "group_column", "min_class_images", "rare", "skip_damaged"),
+    *("imbalance_factor", "group_rule"),
+)
 
 
 def say(title: str, *lines: str) -> None:

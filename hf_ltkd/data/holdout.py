@@ -350,7 +350,8 @@ def describe_split(source: Source, args: DataArguments, eval_fraction: float) ->
         return _choose(train, args, eval_fraction)[1].describe(class_names(train, args.label_column))
     if args.group_column is None:
         return []
-    return _groups_in_both({name: source.splits[name] for name in ("train", source.eval_split)}, args.group_column)
+    evaluated = args.eval_split or source.eval_split
+    return _groups_in_both({"train": train, str(evaluated): source.splits[str(evaluated)]}, args.group_column)
 
 
 def _groups_in_both(splits: dict[str, Dataset], column: str) -> list[str]:

@@ -53,13 +53,14 @@ def pixels_of(processor: BaseImageProcessor | Pixels) -> Pixels:
     levels = pixels.levels(pixels.ask(image))
 
     def error(resample: Resampling, resize: int | tuple[int, int], rounds_crop: bool) -> float:
-        how = {"resample": resample, "resize": resize, "rounds_crop": rounds_crop}
-        return float(np.abs(levels - replace(pixels, **how).resize_and_crop(image)).mean())
+        tried = replace(pixels, resample=resample, resize=resize, rounds_crop=rounds_crop)
+        return float(np.abs(levels - tried.resize_and_crop(image)).mean())
 
     # First the size and the crop, which matter far more than the filter.
     h, w = _find_resize(pixels, image.height, image.width)
     edges = [edge for edge in (h - 1, h, h + 1, w - 1, w, w + 1) if edge >= max(height, width)]
-    candidates = itertools.product([*edges, (height, width), (h, w)], (False, True))
+    sizes: list[int | tuple[int, int]] = [*edges, (height, width), (h, w)]
+    candidates = itertools.product(sizes, (False, True))
     pixels.resize, pixels.rounds_crop = place = min(candidates, key=lambda place: error(Resampling.BICUBIC, *place))
     pixels.resample = min(FILTERS, key=lambda resample: error(resample, *place))
     # Half a level on average: rounding to bytes, and Torchvision's arithmetic, do less; another filter does more.
