@@ -1,141 +1,39 @@
 """Each kind of input as a small folder: which images become which split, and of which class each of them is."""
 
-import io
-import json
-import tarfile
 import unicodedata
 from pathlib import Path
 
 import datasets
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
-from PIL import Image as PILImage
+from datasets import Dataset, DatasetDict
+from layouts import (
+    NAMES,
+    TEST,
+    TRAIN,
+    as_numbers,
+    both,
+    flat,
+    folders,
+    json_lines,
+    parquet,
+    png,
+    read,
+    seen,
+    shard,
+    top_table,
+    write,
+)
 
 from hf_ltkd.data import DataArguments, load_image_data
 from hf_ltkd.data.sources import find_source
 
 
-NAMES = ["ant", "bee", "cat"]
-TRAIN = {1: "ant", 2: "ant", 3: "ant", 4: "bee", 5: "bee", 6: "cat"}
-TEST = {11: "bee", 12: "cat", 13: "ant"}
-
-
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-
-
-def png(number: int) -> bytes:
-    """An image that is known by its grey value."""
-    buffer = io.BytesIO()
-    PILImage.new("L", (4, 4), number).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def write(path: Path, content: bytes | str = b"") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
-
-
-def folders(root: Path, images: dict[int, str], pattern: str = "{name}/{number}.png") -> None:
-    for number, name in images.items():
-        write(root / pattern.format(name=name, number=number), png(number))
-
-
-def flat(
-    root: Path, images: dict[int, str], table: str, lines: str = "{number}.png,{label}", header="file_name,label"
-):
-    """Images in one folder, and a table of them; `{id}` counts the classes from 0."""
-    for number in images:
-        write(root / f"{number}.png", png(number))
-    ids = {name: class_id for class_id, name in enumerate(NAMES)}
-    rows = [lines.format(number=n, label=name, id=ids.get(name)) for n, name in images.items()]
-    write(root / table, "\n".join([header] * bool(header) + rows) + "\n")
-
-
-def json_lines(root: Path, images: dict[int, str], table: str = "metadata.jsonl") -> None:
-    flat(root, images, table, lines='{{"file_name": "{number}.png", "label": "{label}"}}', header="")
-
-
-def parquet(path: Path, images: dict[int, str], image="struct", label="names", names=NAMES) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files = [{"bytes": png(n), "path": f"{n}.png"} for n in images]
-    ids = [names.index(name) for name in images.values()]
-    if label == "names":
-        features = Features({"image": Image(), "label": ClassLabel(names=names)})
-        Dataset.from_dict({"image": files, "label": ids}, features=features).to_parquet(str(path))
-        return
-    labels = {
-        "text": [*images.values()],
-        "ids": ids,
-        "from 1": [i + 1 for i in ids],
-        "floats": [float(i) for i in ids],
-    }
-    columns = {"struct": files, "bytes": [file["bytes"] for file in files], "paths": [f"{n}.png" for n in images]}
-    if image == "paths":
-        for n in images:
-            write(path.parent / f"{n}.png", png(n))
-    if image == "arrays":
-        columns["arrays"] = [np.full((4, 4, 3), n, np.uint8).tolist() for n in images]
-        struct = pa.array(columns["arrays"], pa.list_(pa.list_(pa.list_(pa.uint8()))))
-        pq.write_table(pa.table({"image": struct, "label": labels[label]}), path)
-        return
-    pq.write_table(pa.table({"image": columns[image], "label": labels[label]}), path)
-
-
-def shard(path: Path, images: dict[int, str], label: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for number, name in images.items():
-            value = str(NAMES.index(name)) if label == "cls" else json.dumps({"label": name, "camera": 3})
-            for suffix, content in (("png", png(number)), (label, value.encode())):
-                info = tarfile.TarInfo(f"{number:03}.{suffix}")
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-
-
-def read(root: Path, **arguments) -> dict[str, dict[int, str]]:
-    """The class's name of each image of each split."""
-    return seen(find_source(DataArguments(data_dir=str(root), **arguments)), arguments.get("label_column", "label"))
-
-
-def seen(source, label_column="label") -> dict[str, dict[int, str]]:
-    found: dict[str, dict[int, str]] = {}
-    for split, dataset in source.splits.items():
-        feature = dataset.features[label_column]
-        numbers = [np.asarray(row[source.image_column]).max() for row in dataset]
-        ids = dataset.select_columns(label_column)[label_column]
-        names = [feature.names[i] if isinstance(feature, ClassLabel) else str(i) for i in ids]
-        found[split] = dict(zip(map(int, numbers), names, strict=True))
-    return found
-
-
-def both(make, train="train", test="test", **kwargs):
-    """A layout whose two splits are made alike."""
-
-    def build(root: Path) -> None:
-        make(root / train, TRAIN, **kwargs)
-        make(root / test, TEST, **kwargs)
-
-    return build
-
-
-def as_numbers(images: dict[int, str], start: int = 0) -> dict[int, str]:
-    return {number: str(NAMES.index(name) + start) for number, name in images.items()}
-
-
-def top_table(root: Path, lines: str, header: str, table: str = "metadata.csv") -> None:
-    """One table for all images, which lie in train/ and test/."""
-    rows = []
-    for split, images in (("train", TRAIN), ("test", TEST)):
-        for number, name in images.items():
-            write(root / split / f"{number}.png", png(number))
-            rows.append(lines.format(split=split, number=number, label=name))
-    write(root / table, "\n".join([header, *rows]))
 
 
 ONE = {"train": TRAIN}
@@ -399,136 +297,6 @@ def test_classes_of_odd_names_in_a_table(tmp_path):
     names = ["NA", "None", "007", "True", "1e3"]
     flat(tmp_path, dict(enumerate(names)), "metadata.csv")
     assert read(tmp_path) == {"train": dict(enumerate(names))}
-
-
-def refused(message: str, build, **arguments):
-    return pytest.param(build, arguments, message, id=message[:50])
-
-
-@pytest.mark.parametrize(
-    "build, arguments, message",
-    [
-        refused(r"test/ and train/ hold images alone", both(folders, pattern="{number}.png")),
-        refused(r"data/ holds images alone", lambda root: folders(root, TRAIN, "{number}.png")),
-        refused(
-            r"holds cover.png beside one folder, photos/, with folders in it: .* give '.*data/photos'",
-            lambda root: (folders(root / "photos", TRAIN), write(root / "cover.png", png(1))),
-        ),
-        refused(
-            r"metadata.csv has no labels: it has no column 'label'.* columns are \['image', 'species'\]",
-            lambda root: flat(root, TRAIN, "metadata.csv", header="file_name,species"),
-            label_column="label",
-        ),
-        refused(
-            r"has no labels: it has no column 'label'",
-            lambda root: (
-                root.mkdir(),
-                pq.write_table(pa.table({"image": [png(1)], "species": ["ant"]}), root / "train.parquet"),
-            ),
-            label_column="label",
-        ),
-        refused(
-            r"has no labels: it has no column 'kind'",
-            lambda root: (folders(root, TRAIN), write(root / "metadata.csv", "file_name\nant/1.png\n")),
-            label_column="kind",
-        ),
-        refused(r"only notes.txt", lambda root: write(root / "notes.txt")),
-        refused(
-            r"has no image .*; 1 .heic there", lambda root: (folders(root, TRAIN), write(root / "dog" / "1.heic"))
-        ),
-        refused(
-            r"hold splits \(ant/test/\).*\(test/ant/\)", both(folders, "", "", pattern="{name}/test/{number}.png")
-        ),
-        refused(
-            r"holds test/ to evaluate on beside ant/, bee/, cat/.*into it",
-            lambda root: (folders(root, TRAIN), folders(root / "test", TEST)),
-        ),
-        refused(
-            r"train/ holds folders, beside bus/, car/: if it is a class",
-            lambda root: folders(root, {1: "bus", 2: "car", 3: "train"}, "{name}/2024/{number}.png"),
-        ),
-        refused(
-            r"a.csv, b.csv list images: name the one to train on with --train_list",
-            lambda root: (flat(root, TRAIN, "a.csv"), flat(root, TEST, "b.csv")),
-        ),
-        refused(
-            r"holds test/ to evaluate on beside train/, but no train/|train/ holds images without classes",
-            lambda root: (folders(root / "train", TRAIN, "{number}.png"), folders(root / "test", TEST)),
-        ),
-        refused(
-            r"Training/ and train/ are both called as training images",
-            lambda root: (folders(root / "train", TRAIN), folders(root / "Training", TRAIN)),
-        ),
-        refused(
-            r"test split has classes that the training images lack \(Ant, dog\) \(ant differs by case\)",
-            lambda root: (folders(root / "train", TRAIN), folders(root / "test", {1: "Ant", 2: "dog"})),
-        ),
-        refused(
-            r"labels.csv says that ant/1.png is of class 'bee', its folder says 'ant'",
-            lambda root: (folders(root, TRAIN), write(root / "labels.csv", "path,label\nant/1.png,bee\n")),
-        ),
-        refused(
-            r"1 of the 1 images of '.*metadata.csv' are not in",
-            lambda root: write(root / "metadata.csv", "file_name,label\nx.png,a"),
-        ),
-        refused(
-            r"Row 2 of '.*metadata.csv' has 3 cells", lambda root: flat(root, {1: "ant", 2: "b,c"}, "metadata.csv")
-        ),
-        refused(r"metadata.csv' is empty", lambda root: write(root / "metadata.csv", "\n")),
-        refused(
-            r"metadata.csv' is not in UTF-8", lambda root: write(root / "metadata.csv", "é,label".encode("latin-1"))
-        ),
-        refused(
-            r"Line 2 of '.*metadata.jsonl' is no JSON",
-            lambda root: write(root / "metadata.jsonl", '{"file_name": "1"}\n{'),
-        ),
-        refused(
-            r"has the columns \['a', 'b'\], none of image files", lambda root: write(root / "metadata.csv", "a,b\n1,2")
-        ),
-        refused(
-            r"1 rows of '.*metadata.csv' name no image \(row 1\)",
-            lambda root: write(root / "metadata.csv", "file_name,label\n,ant"),
-        ),
-        refused(
-            r"column 'split' of .* holds later beside the names of splits",
-            lambda root: write(root / "metadata.csv", "file_name,label,split\n1.png,a,train\n2.png,a,later"),
-        ),
-        refused(
-            r"metadata.csv has no labels.*\['image', 'size'\]",
-            lambda root: flat(root, TRAIN, "metadata.csv", header="file_name,size"),
-        ),
-        refused(
-            r"1 rows have no label in column 'label' \(row 1 of the train split",
-            lambda root: flat(root, {1: "ant", 2: "", 3: "bee"}, "metadata.csv"),
-        ),
-        refused(r"labels in column 'label' run from 0 to 3, but .* label 1, 2", lambda root: numbers(root, [0, 3, 3])),
-        refused(
-            r"run from 0 to 3000000000, but .* label 2, 3, 4, 5, 6, \.\.\.",
-            lambda root: numbers(root, [0, 1, 3_000_000_000]),
-        ),
-        refused(r"holds List.*neither class ids nor class names", lambda root: numbers(root, [[0], [1], [2]])),
-        refused(r"train.parquet' is no parquet file", lambda root: write(root / "train.parquet", b"nothing")),
-        refused(
-            r"no image column 'pic': its columns are \['image', 'label'\]",
-            lambda root: numbers(root, [0, 1, 2]),
-            image_column="pic",
-        ),
-        refused(
-            r"column 'label' holds .*int64.*, no images", lambda root: numbers(root, [0, 1, 2]), image_column="label"
-        ),
-        refused(r"There is no 'dev' split: the data has train/, test/", both(folders), eval_split="dev"),
-        refused(r"cannot be read", lambda root: write(root / "train.tar", b"nothing")),
-    ],
-)
-def test_refused(build, arguments, message, tmp_path):
-    build(tmp_path / "data")
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
-        read(tmp_path / "data", **arguments)
-
-
-def numbers(root: Path, labels: list) -> None:
-    root.mkdir(parents=True)
-    pq.write_table(pa.table({"image": [png(n) for n in range(len(labels))], "label": labels}), root / "train.parquet")
 
 
 def test_images_that_a_table_does_not_list_are_counted(tmp_path):
