@@ -183,9 +183,17 @@ def test_what_is_shown_holds_no_credentials(monkeypatch, capsys, flag):
     assert not any(secret in shown for secret in ("anna", "pass%word", "secret@", "a1B2a1B2"))
 
 
+@pytest.fixture
+def sigint():
+    """As a terminal has it: what is started in the background ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("command", ["distill", "train-teacher", "evaluate"])
-def test_an_interruption_is_one_line_and_says_how_to_go_on(monkeypatch, capsys, tmp_path, number, command):
+def test_an_interruption_is_one_line_and_says_how_to_go_on(monkeypatch, capsys, tmp_path, number, command, sigint):
     monkeypatch.setattr("hf_ltkd.cli.commands.run", lambda *args: signal.raise_signal(number))
     before = signal.getsignal(signal.SIGTERM)
     model = "--teacher" if command == "distill" else "--model"

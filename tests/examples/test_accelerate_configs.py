@@ -96,6 +96,7 @@ def run_engine(engine, folder):
     (folder / f"rank{os.environ.get('RANK', 0)}.json").write_text(json.dumps(facts))
 
 
+@pytest.mark.slow
 def test_engines_of_a_cpu_pass(tmp_path, check_engines, monkeypatch, two_ranks):
     def launch(engine, precision, processes, folder, timeout):
         folder.mkdir(parents=True)

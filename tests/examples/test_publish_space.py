@@ -159,6 +159,7 @@ page.close()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="pip install gradio")
 def test_page_of_the_metric(hub, published, elsewhere, tmp_path):
     """It loads the metric from its own folder, where hf_ltkd is not installed."""

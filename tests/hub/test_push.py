@@ -210,7 +210,10 @@ def test_a_failed_push_says_where_the_student_is_and_what_to_do(student, faults,
     assert message.endswith(f". Then push it: hf-ltkd push --model {student} --to me/student")
 
 
-@pytest.mark.parametrize(("where", "fault"), [("/preupload/", "later"), ("/commit/", "drip"), ("/create", "drip")])
+@pytest.mark.parametrize(
+    ("where", "fault"),
+    [pytest.param("/preupload/", "later", marks=pytest.mark.slow), ("/commit/", "drip"), ("/create", "drip")],
+)
 def test_a_hub_that_never_comes_to_an_end(student, faults, hub, tmp_path, where, fault):
     """An hour of Retry-After, and an answer a byte at a time: the whole push has a limit of five silences."""
     faults[:] = [(where, fault)]

@@ -138,7 +138,13 @@ def check(old, folder, photos):
         assert logits.shape == (1, 3) and torch.equal(logits, student(pixel_values=pixels).logits)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+# Of two families of one kind one is quick enough for every run.
+ALIKE = ("convnext", "swin", "dinov2", "mobilenet_v2", "regnet", "resnet", "deit")
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[pytest.mark.slow] * (name in ALIKE)) for name in FAMILIES]
+)
 def test_teacher_and_student_with_a_head_of_another_size(family, tmp_path, photos):
     save(tmp_path / "old", family)
     check(tmp_path / "old", tmp_path, photos)
