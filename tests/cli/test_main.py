@@ -193,7 +193,8 @@ def sigint():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("command", ["distill", "train-teacher", "evaluate"])
-def test_an_interruption_is_one_line_and_says_how_to_go_on(monkeypatch, capsys, tmp_path, number, command, sigint):
+@pytest.mark.usefixtures("sigint")
+def test_an_interruption_is_one_line_and_says_how_to_go_on(monkeypatch, capsys, tmp_path, number, command):
     monkeypatch.setattr("hf_ltkd.cli.commands.run", lambda *args: signal.raise_signal(number))
     before = signal.getsignal(signal.SIGTERM)
     model = "--teacher" if command == "distill" else "--model"
