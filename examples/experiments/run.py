@@ -154,8 +154,8 @@ def do(job: Job, cell: Cell, cells: list[Cell]) -> bool:
             result = perform(job, run)
             line = {"experiment": job.experiment.name, "overrides": job.overrides, "pair": cell.pair}
             line |= {"imbalance_factor": cell.imbalance_factor, "seed": cell.seed}
-            scores, lines = result.pop("adjusted", None), []
-            for scored, of_it in ((run, {}), (adjusted(run), scores)):
+            scores, lines = result.pop("adjusted", None) or {}, []  # none of a student that diverged
+            for scored, of_it in ((run, {}), (adjusted(run), {**scores, "best_epoch": None})):
                 method = next((other.method for other in cells if digest(other.run) == digest(scored)), None)
                 if method is not None:
                     lines.append({**line, "method": method, "run": scored, **result, **of_it})

@@ -117,8 +117,8 @@ class DataArguments:
     check_images: bool = field(
         default=None,  # type: ignore[assignment]
         metadata={
-            "help": "Decode each image once before the work starts and name damaged and repeated ones, at about 1.5 "
-            "seconds per 1,000 JPEG files of 100 kB and core (default: true, false with a benchmark)."
+            "help": "Decode each image once before the work starts and name damaged and repeated ones (default: true, "
+            "false with a benchmark)."
         },
     )
     skip_damaged: bool = field(

@@ -58,6 +58,10 @@ def images(tmp_path_factory) -> Path:
         "tiny": TINY,
         "more": {"extends": "tiny.yaml", "methods": {**TINY["methods"], "too much": too_much}},
         "adjusted": {"extends": "tiny.yaml", "seeds": [0], "methods": {"Student, adjusted": adjusted, "LTKD": ltkd}},
+        "diverging": {
+            **{"extends": "tiny.yaml", "seeds": [0], "pairs": ["resnet8"]},
+            "methods": {"Student, adjusted": {**adjusted, "training": {"learning_rate": 1e30}}},
+        },
         "mass": {"extends": "tiny.yaml", "seeds": [0], "methods": {"mass": mass}},
         "parts": {"extends": "tiny.yaml", "group_losses": {"temperature": 4}, "methods": {"LTKD": ltkd}},
     }.items():

@@ -64,6 +64,13 @@ def test_adjusted_scores_are_those_of_logits_less_the_log_prior(start, images, t
     assert lines["Teacher"]["class_accuracy"] != lines["Teacher, adjusted"]["class_accuracy"]
 
 
+def test_a_plain_student_that_diverges_is_noted_where_it_is_to_be_adjusted(start, monkeypatch, tmp_path):
+    monkeypatch.setattr(run, "describe", lambda job, cells: None)  # the cost has its own tests
+    (line,) = start(tmp_path, experiment="diverging")
+    assert line["method"] == "Student, adjusted" and "finite" in line["error"] and "metrics" not in line
+    assert start(tmp_path, experiment="diverging") == [line]
+
+
 # ---- Killed, continued, shared, extended ----
 
 PART = ("--methods", "Student", "LTKD")
