@@ -274,10 +274,8 @@ class DistillationLoss(nn.Module):
                     "them out, or choose another loss, such as KDLoss."
                 )
         if valid.ndim > 1 or not all_labelled:
-            student_outputs = select_valid(student_outputs, valid)
-            if self.needs_teacher:
-                teacher_outputs = select_valid(teacher_outputs, valid)
-            labels, labelled = labels[valid], labelled[valid]
+            teacher_outputs = teacher_outputs if self.needs_teacher else None
+            labels, student_outputs, teacher_outputs = select_valid(labels, student_outputs, teacher_outputs)
         if labels.shape[0] == 0:  # nothing to learn; the sum keeps the student in the graph
             return {self.ce: logits_of(student_outputs).sum()}
         if self.training and epoch is not None:
@@ -289,7 +287,8 @@ class DistillationLoss(nn.Module):
         if self.ce_weight:
             logits, targets, cross_entropy = logits_of(student_outputs), labels, self._cross_entropy
             if not all_labelled:
-                logits, targets = logits[labelled], labels[labelled]
+                known = is_labelled(labels).nonzero(as_tuple=True)
+                logits, targets = logits[known], labels[known]
             check_probabilities(targets)
             if self.drw_epoch is not None and (epoch is None or epoch + 1e-6 >= self.drw_epoch):
                 cross_entropy = partial(cross_entropy, class_weights=self._class_weights)
@@ -351,11 +350,9 @@ def plain_cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: floa
 def cross_entropy_of_each(logits: Tensor, labels: Tensor) -> Tensor:
     """That of each example or token, `[*batch]` for logits `[*batch, classes]`; NaN where there is no class."""
     logits, labelled = at_least_float32(logits), is_labelled(labels)
-    losses = logits.new_full(labelled.shape, torch.nan)
-    if labelled.any():
-        chosen = logits[labelled]
-        losses[labelled] = F.cross_entropy(chosen, as_targets(labels[labelled], chosen), reduction="none")
-    return losses
+    targets = as_targets(labels, logits) if labels.is_floating_point() else labels.where(labelled, IGNORED_LABEL)
+    losses = F.cross_entropy(logits.flatten(0, -2), targets.flatten(0, labelled.ndim - 1), reduction="none")
+    return losses.view(labelled.shape).masked_fill(~labelled, torch.nan)
 
 
 class CrossEntropyLoss(DistillationLoss):
