@@ -23,7 +23,6 @@ from .checks import (
     check_labels,
     check_not_negative,
     check_probabilities,
-    is_example,
     is_labelled,
     logits_of,
     select_valid,
@@ -264,16 +263,10 @@ class DistillationLoss(nn.Module):
                 term is called as another or `loss`.
         """
         check_labels(labels, logits_of(student_outputs), IGNORED_LABEL, UNLABELLED)
-        valid, labelled = is_example(labels), is_labelled(labels)
-        all_labelled = _all(labelled)
-        if self.needs_labels:
-            check_class_ids(type(self).__name__, labels)
-            if not all_labelled and bool((valid & ~labelled).any()):
-                raise ValueError(
-                    f"{type(self).__name__} needs the class of each example, and some have none (label -1): leave "
-                    "them out, or choose another loss, such as KDLoss."
-                )
-        if valid.ndim > 1 or not all_labelled:
+        all_labelled = _all(is_labelled(labels))
+        if not all_labelled or labels.is_floating_point():
+            self.check_classes(labels)
+        if not all_labelled or logits_of(student_outputs).ndim > 2:
             teacher_outputs = teacher_outputs if self.needs_teacher else None
             labels, student_outputs, teacher_outputs = select_valid(labels, student_outputs, teacher_outputs)
         if labels.shape[0] == 0:  # nothing to learn; the sum keeps the student in the graph
@@ -299,6 +292,20 @@ class DistillationLoss(nn.Module):
                 raise ValueError(f"{type(self).__name__} has a term called {name!r}, which is taken: rename it.")
             terms[name] = warmup * term
         return terms
+
+    def check_classes(self, labels: Tensor) -> None:
+        """
+        Raises:
+            `ValueError`: if the loss has `needs_labels`, and labels are soft or -1. It waits for a GPU.
+        """
+        if not self.needs_labels:
+            return
+        check_class_ids(type(self).__name__, labels)
+        if (labels == UNLABELLED).any():
+            raise ValueError(
+                f"{type(self).__name__} needs the class of each example, and some have none (label -1): leave them "
+                "out, or choose another loss, such as KDLoss."
+            )
 
     def distillation_terms(
         self, student_outputs: Any, teacher_outputs: Any, labels: Tensor, step_statistics: Tensor | None

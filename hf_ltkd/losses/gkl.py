@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..groups import ClassGroups, check_groups
 from .base import values_of
-from .checks import check_logits, check_not_negative, check_temperature, check_tensor
+from .checks import check_labels, check_logits, check_not_negative, check_temperature, check_tensor
 from .on_logits import LogitLoss
 
 
@@ -185,11 +185,14 @@ class GKLLoss(LogitLoss):
     def batch_statistics(self, teacher_outputs, labels) -> Tensor | None:
         """
         The number of examples and the sum of their `(Σ w)²`; class-wise, also the number of examples of each class and
-        the sums of their `softmax(t / T2)`: `[2]` or `[2 + classes + classes²]`.
+        the sums of their `softmax(t / T2)`: `[2]` or `[2 + classes + classes²]`. The ranks exchange that for every
+        micro-batch: 10,102 numbers (40 kB) for 100 classes, 1,001,002 (4 MB) for 1000.
         """
         teacher = self.compared(teacher_outputs, "teacher")
+        if self.class_wise:
+            check_labels(labels, teacher)
         weights = self._weights(teacher, labels)
-        of_step = torch.stack([weights.new_tensor(len(weights)), weights.sum(1).square().sum()])
+        of_step = torch.stack([weights.new_full((), len(weights)), weights.sum(1).square().sum()])
         if not self.class_wise:
             return of_step
         probs = (check_logits(teacher, teacher)[1] / self.weight_temperature).softmax(1)

@@ -234,6 +234,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
             row = torch.stack([is_example(labels).sum(), is_labelled(labels).sum()]).float()
             if context.teacher_outputs is not None and needs_statistics:
                 labels, outputs = select_valid(labels, context.teacher_outputs)
+                self.distillation_loss.check_classes(labels)
                 statistics = self.distillation_loss.batch_statistics(outputs, labels)
                 row = row if statistics is None else torch.cat([row, statistics.float()])
             contexts.append(context)
