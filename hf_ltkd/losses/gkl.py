@@ -141,6 +141,7 @@ class GKLLoss(LogitLoss):
         self.alpha, self.beta, self.gamma = alpha, beta, gamma
         self.temperature, self.weight_temperature = temperature, weight_temperature
         self.class_wise = self.remembers_steps = self.needs_labels = class_wise
+        self._begun: int | None = None  # the epoch that was begun last, known without asking the device
         if class_wise:
             classes = groups.num_classes
             self.register_buffer("class_probs", torch.zeros(classes, classes))  # of the epoch before
@@ -148,7 +149,6 @@ class GKLLoss(LogitLoss):
             self.register_buffer("counts", torch.zeros(classes))
             self.register_buffer("epoch", torch.zeros((), dtype=torch.long))
             self.prepare(None, None)
-        self._begun: int | None = None  # the epoch that was begun last, known without asking the device
 
     @classmethod
     def from_groups(cls, groups: ClassGroups, **arguments) -> "GKLLoss":
@@ -171,6 +171,11 @@ class GKLLoss(LogitLoss):
             self.class_probs.fill_(1 / len(self.counts))
             for buffer in (self.sums, self.counts, self.epoch):
                 buffer.zero_()
+        self._begun = None
+
+    def load_state_dict(self, *args, **kwargs):
+        self._begun = None
+        return super().load_state_dict(*args, **kwargs)
 
     def begin_epoch(self, epoch: float) -> None:
         """In a new epoch the class means of the last one hold. A class without an example keeps its own."""
