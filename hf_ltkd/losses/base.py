@@ -23,7 +23,6 @@ from .checks import (
     check_labels,
     check_not_negative,
     check_probabilities,
-    is_example,
     is_labelled,
     logits_of,
     select_valid,
@@ -264,20 +263,12 @@ class DistillationLoss(nn.Module):
                 term is called as another or `loss`.
         """
         check_labels(labels, logits_of(student_outputs), IGNORED_LABEL, UNLABELLED)
-        valid, labelled = is_example(labels), is_labelled(labels)
-        all_labelled = _all(labelled)
-        if self.needs_labels:
-            check_class_ids(type(self).__name__, labels)
-            if not all_labelled and bool((valid & ~labelled).any()):
-                raise ValueError(
-                    f"{type(self).__name__} needs the class of each example, and some have none (label -1): leave "
-                    "them out, or choose another loss, such as KDLoss."
-                )
-        if valid.ndim > 1 or not all_labelled:
-            student_outputs = select_valid(student_outputs, valid)
-            if self.needs_teacher:
-                teacher_outputs = select_valid(teacher_outputs, valid)
-            labels, labelled = labels[valid], labelled[valid]
+        all_labelled = _all(is_labelled(labels))
+        if not all_labelled or labels.is_floating_point():
+            self.check_classes(labels)
+        if not all_labelled or logits_of(student_outputs).ndim > 2:
+            teacher_outputs = teacher_outputs if self.needs_teacher else None
+            labels, student_outputs, teacher_outputs = select_valid(labels, student_outputs, teacher_outputs)
         if labels.shape[0] == 0:  # nothing to learn; the sum keeps the student in the graph
             return {self.ce: logits_of(student_outputs).sum()}
         if self.training and epoch is not None:
@@ -289,7 +280,8 @@ class DistillationLoss(nn.Module):
         if self.ce_weight:
             logits, targets, cross_entropy = logits_of(student_outputs), labels, self._cross_entropy
             if not all_labelled:
-                logits, targets = logits[labelled], labels[labelled]
+                known = is_labelled(labels).nonzero(as_tuple=True)
+                logits, targets = logits[known], labels[known]
             check_probabilities(targets)
             if self.drw_epoch is not None and (epoch is None or epoch + 1e-6 >= self.drw_epoch):
                 cross_entropy = partial(cross_entropy, class_weights=self._class_weights)
@@ -300,6 +292,20 @@ class DistillationLoss(nn.Module):
                 raise ValueError(f"{type(self).__name__} has a term called {name!r}, which is taken: rename it.")
             terms[name] = warmup * term
         return terms
+
+    def check_classes(self, labels: Tensor) -> None:
+        """
+        Raises:
+            `ValueError`: if the loss has `needs_labels`, and labels are soft or -1. It waits for a GPU.
+        """
+        if not self.needs_labels:
+            return
+        check_class_ids(type(self).__name__, labels)
+        if (labels == UNLABELLED).any():
+            raise ValueError(
+                f"{type(self).__name__} needs the class of each example, and some have none (label -1): leave them "
+                "out, or choose another loss, such as KDLoss."
+            )
 
     def distillation_terms(
         self, student_outputs: Any, teacher_outputs: Any, labels: Tensor, step_statistics: Tensor | None
@@ -351,11 +357,9 @@ def plain_cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: floa
 def cross_entropy_of_each(logits: Tensor, labels: Tensor) -> Tensor:
     """That of each example or token, `[*batch]` for logits `[*batch, classes]`; NaN where there is no class."""
     logits, labelled = at_least_float32(logits), is_labelled(labels)
-    losses = logits.new_full(labelled.shape, torch.nan)
-    if labelled.any():
-        chosen = logits[labelled]
-        losses[labelled] = F.cross_entropy(chosen, as_targets(labels[labelled], chosen), reduction="none")
-    return losses
+    targets = as_targets(labels, logits) if labels.is_floating_point() else labels.where(labelled, IGNORED_LABEL)
+    losses = F.cross_entropy(logits.flatten(0, -2), targets.flatten(0, labelled.ndim - 1), reduction="none")
+    return losses.view(labelled.shape).masked_fill(~labelled, torch.nan)
 
 
 class CrossEntropyLoss(DistillationLoss):

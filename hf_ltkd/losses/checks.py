@@ -88,30 +88,38 @@ def check_class_ids(name: str, labels: Tensor) -> None:
         )
 
 
-def select_valid(outputs: Any, valid: Tensor) -> Any:
+def select_valid(labels: Tensor, *outputs: Any) -> tuple[Any, ...]:
     """
-    The outputs of those examples (or tokens) that have a label, in one row each.
+    Labels and outputs of those examples (or tokens) that count ([`is_example`]), in one row each. The device is asked
+    once which they are, not once a tensor.
 
     Args:
-        outputs (`ModelOutput` or `torch.Tensor`): With logits, or logits, of shape `[*batch, classes]`.
-        valid (`torch.Tensor` of shape `[*batch]`, bool): [`is_example`] of the labels.
+        labels (`torch.Tensor`): Of shape `[*batch]`, or soft ones `[*batch, classes]`.
+        outputs (`ModelOutput` or `torch.Tensor`, *optional*): With logits, or logits, of shape `[*batch, classes]`.
 
     Returns:
-        The same with logits of shape `[valid, classes]`, and with the hidden states of valid examples.
+        `tuple`: the labels, and each of the outputs with logits of shape `[valid, classes]` and with the hidden states
+        of valid examples; `None` stays `None`.
 
     Raises:
         `ValueError`: if the shapes do not fit.
     """
+    valid = is_example(labels)
+    chosen = valid.nonzero(as_tuple=True)
+    return labels[chosen], *(None if o is None else _select(o, valid.shape, chosen, labels) for o in outputs)
+
+
+def _select(outputs: Any, shape: torch.Size, chosen: tuple[Tensor, ...], labels: Tensor) -> Any:
     logits = logits_of(outputs)
-    if logits.shape[:-1] != valid.shape:
-        raise _misfit(logits, valid)
-    logits = logits[valid]
+    if logits.shape[:-1] != shape:
+        raise _misfit(logits, labels)
+    logits = logits[chosen]
     if isinstance(outputs, Tensor):
         return logits
     hidden_states = getattr(outputs, "hidden_states", None)
-    if hidden_states is None or valid.ndim > 1:
+    if hidden_states is None or len(shape) > 1:
         return dataclasses.replace(outputs, logits=logits)
-    return dataclasses.replace(outputs, logits=logits, hidden_states=tuple(h[valid] for h in hidden_states))
+    return dataclasses.replace(outputs, logits=logits, hidden_states=tuple(h[chosen] for h in hidden_states))
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..groups import ClassGroups, check_groups
 from .base import values_of
-from .checks import check_logits, check_not_negative, check_temperature, check_tensor
+from .checks import check_labels, check_logits, check_not_negative, check_temperature, check_tensor
 from .on_logits import LogitLoss
 
 
@@ -141,6 +141,7 @@ class GKLLoss(LogitLoss):
         self.alpha, self.beta, self.gamma = alpha, beta, gamma
         self.temperature, self.weight_temperature = temperature, weight_temperature
         self.class_wise = self.remembers_steps = self.needs_labels = class_wise
+        self._begun: int | None = None  # the epoch that was begun last, known without asking the device
         if class_wise:
             classes = groups.num_classes
             self.register_buffer("class_probs", torch.zeros(classes, classes))  # of the epoch before
@@ -148,7 +149,6 @@ class GKLLoss(LogitLoss):
             self.register_buffer("counts", torch.zeros(classes))
             self.register_buffer("epoch", torch.zeros((), dtype=torch.long))
             self.prepare(None, None)
-        self._begun: int | None = None  # the epoch that was begun last, known without asking the device
 
     @classmethod
     def from_groups(cls, groups: ClassGroups, **arguments) -> "GKLLoss":
@@ -171,6 +171,11 @@ class GKLLoss(LogitLoss):
             self.class_probs.fill_(1 / len(self.counts))
             for buffer in (self.sums, self.counts, self.epoch):
                 buffer.zero_()
+        self._begun = None
+
+    def load_state_dict(self, *args, **kwargs):
+        self._begun = None
+        return super().load_state_dict(*args, **kwargs)
 
     def begin_epoch(self, epoch: float) -> None:
         """In a new epoch the class means of the last one hold. A class without an example keeps its own."""
@@ -185,11 +190,14 @@ class GKLLoss(LogitLoss):
     def batch_statistics(self, teacher_outputs, labels) -> Tensor | None:
         """
         The number of examples and the sum of their `(Σ w)²`; class-wise, also the number of examples of each class and
-        the sums of their `softmax(t / T2)`: `[2]` or `[2 + classes + classes²]`.
+        the sums of their `softmax(t / T2)`: `[2]` or `[2 + classes + classes²]`. The ranks exchange that for every
+        micro-batch: 10,102 numbers (40 kB) for 100 classes, 1,001,002 (4 MB) for 1000.
         """
         teacher = self.compared(teacher_outputs, "teacher")
+        if self.class_wise:
+            check_labels(labels, teacher)
         weights = self._weights(teacher, labels)
-        of_step = torch.stack([weights.new_tensor(len(weights)), weights.sum(1).square().sum()])
+        of_step = torch.stack([weights.new_full((), len(weights)), weights.sum(1).square().sum()])
         if not self.class_wise:
             return of_step
         probs = (check_logits(teacher, teacher)[1] / self.weight_temperature).softmax(1)

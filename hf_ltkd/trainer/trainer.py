@@ -231,11 +231,11 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         for batch in batches:
             context = StepContext(self._ask_teacher(batch))
             labels = self._labels_of(batch, context.teacher_outputs)
-            valid = is_example(labels)
-            row = torch.stack([valid.sum(), is_labelled(labels).sum()]).float()
+            row = torch.stack([is_example(labels).sum(), is_labelled(labels).sum()]).float()
             if context.teacher_outputs is not None and needs_statistics:
-                of_valid = select_valid(context.teacher_outputs, valid), labels[valid]
-                statistics = self.distillation_loss.batch_statistics(*of_valid)
+                labels, outputs = select_valid(labels, context.teacher_outputs)
+                self.distillation_loss.check_classes(labels)
+                statistics = self.distillation_loss.batch_statistics(outputs, labels)
                 row = row if statistics is None else torch.cat([row, statistics.float()])
             contexts.append(context)
             rows.append(row)

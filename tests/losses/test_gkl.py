@@ -75,6 +75,19 @@ def test_class_means_survive_a_checkpoint():
         assert (whole.counts[:6] == 10).all() and not torch.equal(whole.class_probs, torch.full((10, 10), 0.1))
 
 
+def test_a_loss_that_was_trained_already_goes_on_from_a_checkpoint():
+    """The epoch that it begins is the one that it was in itself."""
+    one, again = GKLLoss(GROUPS), GKLLoss(GROUPS)
+    epoch_of(one, 1, 60)
+    state = {name: tensor.clone() for name, tensor in one.state_dict().items()}
+    for loss in (one, again):
+        loss.begin_epoch(2.0)
+        loss.load_state_dict(state)
+        loss.begin_epoch(2.0)
+        assert loss.counts.sum() == 0 and loss.epoch == 2
+    assert torch.equal(one.class_probs, again.class_probs)
+
+
 def test_evaluation_adds_nothing():
     loss = GKLLoss(GROUPS).eval()
     loss(STUDENT.new_zeros(2, 10), STUDENT.new_ones(2, 10), torch.tensor([1, 2]), epoch=3.0)

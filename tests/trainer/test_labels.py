@@ -7,7 +7,7 @@ from one_step import tiny_vit
 from test_trainer import GROUPS, images, network, trainer_for
 from transformers import EvalPrediction
 
-from hf_ltkd import CrossEntropyLoss, DKDLoss, KDLoss, LTKDLoss, TeacherCache, group_accuracy
+from hf_ltkd import CrossEntropyLoss, DKDLoss, GKLLoss, KDLoss, LTKDLoss, TeacherCache, group_accuracy
 
 
 class Rows(torch.utils.data.Dataset):
@@ -104,6 +104,18 @@ def test_losses_that_need_a_class_say_so_before_training(tmp_path, loss):
         trainer_for(tmp_path, loss=loss, train_dataset=data)
     with pytest.raises(ValueError, match="eval_dataset has the label -1"):
         trainer_for(tmp_path, eval_dataset=data)
+
+
+@pytest.mark.parametrize("loss", [DKDLoss(), GKLLoss(GROUPS)], ids=["dkd", "gkl"])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_losses_that_need_a_class_say_so_where_labels_are_not_at_hand(tmp_path, loss, accumulation):
+    """In the step, also before its statistics are taken."""
+    labels = images(32).labels
+    kinds = {r"some have none \(label -1\)": labels.where(labels > 2, -1), "cannot take soft labels": soft(labels)}
+    for message, given in kinds.items():
+        with pytest.raises(ValueError, match=f"needs the class of each example.* {message}"):
+            run(tmp_path, loss=loss, train_dataset=Rows(given), eval_dataset=None,
+                args={"gradient_accumulation_steps": accumulation})  # fmt: skip
 
 
 def test_multi_label_is_refused(tmp_path):
