@@ -89,6 +89,8 @@ class DistillArguments:
                 "classifier, or train one first: hf-ltkd train-teacher --data FOLDER --output_dir teacher"
             )
         _check_whole(self, "num_groups", "teacher_cache_views")
+        if self.teacher_cache is None and (self.teacher_cache_views or self.teacher_cache_dtype != "float32"):
+            raise ValueError("--teacher_cache_views and --teacher_cache_dtype need a --teacher_cache FOLDER.")
         if self.pair is not None and len(self.pair) != 2:
             raise ValueError(f"--pair {' '.join(self.pair)} must be two names, the teacher's and the student's.")
         if self.match_labels and self.teacher is None:

@@ -11,6 +11,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
+from ..losses import DistillationLoss
 from ..models import create_model
 from ..trainer.checks import broken_tensors
 from ..utils import listed
@@ -60,6 +61,20 @@ def check_network(flag: str, model: Model, image_size: int | None, trust_remote_
             create_model(model, 2, image_size or 32)
     except ValueError as error:
         raise ValueError(f"--{flag} {model}: {error}") from error
+
+
+def check_cached(loss: DistillationLoss, training: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        `ValueError`: if the loss, or a training argument, does not go with cached logits of the teacher.
+    """
+    if loss.needs_hidden_states or not loss.needs_teacher:
+        raise ValueError(
+            f"--teacher_cache keeps a teacher's logits, which {type(loss).__name__} does not compare: leave it out."
+        )
+    for name in ("eval_with_teacher", "overlap_teacher"):
+        if training.get(name):
+            raise ValueError(f"--{name} needs the teacher itself, not its cached logits: leave --teacher_cache out.")
 
 
 def check_weights(model: PreTrainedModel, role: str) -> None:

@@ -1,6 +1,7 @@
 """A student from a teacher and a folder of images, as one call."""
 
 import copy
+import logging
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -9,12 +10,16 @@ from ..analysis.bias import group_report
 from ..hub.describe import hub_id
 from ..hub.names import BIAS_PICTURE
 from ..teacher.cache import TeacherCache
+from ..trainer.trainer import DistillationTrainer
 from .adjust import adjusted
 from .inputs import Model
 from .outputs import Comparison, Scores, draw_bias, evaluate_trained, name_dataset, train_and_save
 from .plan import PLAIN, DistillPlan, make_plan
 from .push import push
 from .recommend import is_skewed
+
+
+logger = logging.getLogger(__name__)
 
 
 def distill(
@@ -32,15 +37,18 @@ def distill(
             A folder of images, a benchmark's name, a dataset of the Hub, or one in memory. Where there is no test
             split, one is held out.
         settings: Any field of `DistillArguments` (`loss`, `loss_args={"alpha": 1}`, `push`, ...), `SourceArguments`
-            (`eval_fraction`), `TrainingChoices` (`recommend`), `DataArguments` and
-            [`DistillationTrainingArguments`] (`output_dir`, `num_train_epochs`, ...). What is not set is recommended.
+            (`eval_fraction`), `ModelArguments` (`trust_remote_code`), `TrainingChoices` (`recommend`), `DataArguments`
+            and [`DistillationTrainingArguments`] (`output_dir`, `num_train_epochs`, ...). What is not set is
+            recommended.
 
     Returns:
         [`Comparison`]: what `comparison.json` in `output_dir` holds.
 
     Raises:
         `ValueError`: if teacher, student, images and settings do not fit each other, or a setting is not known; before
-            anything is trained or written.
+            anything is trained or written. With `push`, at the end, if a student without a teacher is better.
+        `FloatingPointError`: if the student's loss is not finite. A student without a teacher whose loss is not is
+            left out of the comparison.
         `OSError`: if the Hub cannot be reached or refuses; the student is complete on disk.
     """
     plan = make_plan(teacher=teacher, student=student, data=data, **settings)
@@ -75,7 +83,7 @@ def _run(plan: DistillPlan) -> Comparison:
             num_workers=plan.args.dataloader_num_workers,
         )
     trainer = plan.trainer(plan.network, plan.loss, teacher)
-    ours, our_answers = train_and_save(trainer, plan)
+    ours = {"this student": train_and_save(trainer, plan)}
     found: dict[str, Scores] = {}
     if plan.bias is not None:
         found["teacher"] = plan.bias.accuracy, plan.bias.answers  # type: ignore[assignment]
@@ -84,9 +92,24 @@ def _run(plan: DistillPlan) -> Comparison:
             batch_size = plan.args.per_device_eval_batch_size
             report = group_report(plan.teacher, images.data.test, groups, batch_size=batch_size)
         found["adjusted teacher"] = report.accuracy, report.answers  # type: ignore[assignment]
+    if trainer.is_world_process_zero() and plan.teacher is not None:
+        draw_bias(plan.teacher, images, plan.output_dir / BIAS_PICTURE)
+    comparison = _compare(plan, trainer, found | ours)  # what follows may fail
     for name, student in students.items():
-        found |= train_without_teacher(plan, name, student)
-    found["this student"] = ours, our_answers
+        try:
+            found |= train_without_teacher(plan, name, student)
+        except FloatingPointError as error:
+            if plan.args.world_size > 1:
+                raise  # the other processes wait for this one in a step that it has left
+            logger.warning("The %s is left out of the comparison: %s", name, error)
+    if students:
+        comparison = _compare(plan, trainer, found | ours)
+    return comparison
+
+
+def _compare(plan: DistillPlan, trainer: DistillationTrainer, found: dict[str, Scores]) -> Comparison:
+    """The comparison of all that was found, written, with its card."""
+    images, groups, our_answers = plan.images, plan.images.groups, found["this student"][1]
     accuracy = {name: scores[0] for name, scores in found.items()}
     answers = {name: scores[1] for name, scores in found.items()}
     shares = None if plan.bias is None else dict(zip(images.groups.names, plan.bias.probability, strict=True))
@@ -108,8 +131,6 @@ def _run(plan: DistillPlan) -> Comparison:
     )
     if trainer.is_world_process_zero():
         comparison.save_pretrained(plan.output_dir)
-        if plan.teacher is not None:
-            draw_bias(plan.teacher, images, plan.output_dir / BIAS_PICTURE)
     trainer.create_model_card(**comparison.card_arguments())
     return comparison
 

@@ -39,7 +39,7 @@ from .arguments import (
     TrainTeacherArguments,
     split_settings,
 )
-from .beforehand import check_apart, check_hub_id, check_network, check_training, check_weights
+from .beforehand import check_apart, check_cached, check_hub_id, check_network, check_training, check_weights
 from .inputs import (
     Images,
     Model,
@@ -213,11 +213,12 @@ def make_plan(**settings: Any) -> DistillPlan:
     choices, recommend = DistillArguments(**own), TrainingChoices(**choice).recommend
     where = SourceArguments(**source)
     loss_args = _loss_arguments(choices.loss_args)
-    new_loss(choices, ClassGroups.from_counts([1, 1], 1), loss_args, image_fields.get("benchmark"))
+    first_loss = new_loss(choices, ClassGroups.from_counts([1, 1], 1), loss_args, image_fields.get("benchmark"))
     read = {"data": name_data(where, image_fields)[1].get("data_dir"), "teacher": choices.teacher}
     _prepare(training, "student", {**read, "student": choices.student})
     if choices.teacher_cache is not None:
         check_apart("teacher_cache", choices.teacher_cache, read)
+        check_cached(first_loss, training)
     if choices.push is not None:
         check_hub_id("push", choices.push)
         if get_token() is None and training.get("hub_token") is None:
@@ -297,6 +298,10 @@ def plan_teacher(**settings: Any) -> TrainingPlan:
     )
     chosen, recommend = TrainTeacherArguments(**own), TrainingChoices(**choice).recommend
     model, where = chosen.model, SourceArguments(**source)
+    loss_args, loss_reason = _loss_arguments(chosen.loss_args), ""
+    if chosen.ce is not None and loss_args.setdefault("ce", chosen.ce) != chosen.ce:
+        raise ValueError(f"--ce {chosen.ce} and --loss_args ce={loss_args['ce']} are two: give one of them.")
+    create_loss("ce", ClassGroups.from_counts([1, 1], 1), **loss_args)
     _prepare(training, "teacher", {"data": name_data(where, image_fields)[1].get("data_dir"), "model": model})
     check_training(training, model, recommend)
     check_network("model", model, image_fields.get("image_size"), **trust)
@@ -305,10 +310,7 @@ def plan_teacher(**settings: Any) -> TrainingPlan:
     network: Any = new_classifier(model, images.data, **trust)
     if chosen.peft is not None:
         network = add_lora(network, model_name(model))
-    loss_args, loss_reason = _loss_arguments(chosen.loss_args), ""
-    if chosen.ce is not None:
-        loss_args["ce"] = chosen.ce
-    elif recommend and "ce" not in loss_args:
+    if recommend and "ce" not in loss_args:
         recommended = recommend_ce(images.data.split.class_counts, args.label_smoothing_factor)
         loss_args, loss_reason = {**recommended.values, **loss_args}, recommended.reason
     return TrainingPlan(

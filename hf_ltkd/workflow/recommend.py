@@ -75,9 +75,9 @@ def recommend_ce(class_counts: Sequence[int], label_smoothing: float = 0.0) -> R
         return Recommendation({"ce": "cross_entropy"}, "label_smoothing_factor goes with this one alone")
     return Recommendation(
         {"ce": "balanced_softmax"},
-        f"the counts are skewed (ratio {ratio:.3g}). On CIFAR-100 at factor 100, at a reduced scale with one seed, "
-        "such a teacher had 25.2 % over all classes and 11.8 % on the tail, one of the plain cross-entropy 20.8 % and "
-        "1.1 %; --ce cross_entropy trains that one",
+        f"the counts are skewed (ratio {ratio:.3g}). With one seed at a reduced scale, such a teacher had 34.2 % over "
+        "all classes and 15.8 % on the tail of CIFAR-100's superclasses at factor 100, one of the plain cross-entropy "
+        "28.9 and 1.7; on traffic signs 82.7 and 78.9, against 85.1 and 73.6; --ce cross_entropy trains that one",
     )
 
 

@@ -21,7 +21,7 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from hf_ltkd import ClassGroups, DistillationTrainer, LongTailSplit, create_model, distill
+from hf_ltkd import ClassGroups, CrossEntropyLoss, DistillationTrainer, LongTailSplit, create_model, distill
 from hf_ltkd.data import read_class_folders
 from hf_ltkd.data.holdout import Holdout
 from hf_ltkd.metrics.answers import is_settled
@@ -107,6 +107,36 @@ def _trainer_that_does_not_train(plan):
         return made
 
     return trainer
+
+
+@pytest.mark.parametrize("error", [FloatingPointError, KeyboardInterrupt])
+def test_a_student_without_a_teacher_that_fails_leaves_the_comparison(home, tmp_path, monkeypatch, caplog, error):
+    """What was measured is written: all but the one that diverges, or all before an interruption."""
+    plan = make_plan(
+        teacher=home.teacher, student="resnet8", data=home.photos, output_dir=str(tmp_path), max_steps=1, **TRAINING
+    )
+    make = type(plan).trainer
+
+    def fail(**_):
+        raise error("the loss is nan")
+
+    def trainer(self, network, loss, *args, **changes):
+        made = make(self, network, loss, *args, **changes)
+        if isinstance(loss, CrossEntropyLoss) and loss.ce == "cross_entropy":
+            made.train = fail
+        return made
+
+    monkeypatch.setattr("hf_ltkd.workflow.distill.DistillPlan.trainer", trainer)
+    if error is KeyboardInterrupt:
+        with pytest.raises(KeyboardInterrupt):
+            run(plan)
+        expected = ["teacher", "adjusted teacher", "this student"]
+    else:
+        run(plan)
+        expected = ["teacher", "adjusted teacher", "balanced softmax student", "this student"]
+        assert "The plain student is left out of the comparison: the loss is nan" in caplog.text
+    assert list(json.loads((tmp_path / "comparison.json").read_text())["accuracy"]) == expected
+    assert "| adjusted teacher |" in (tmp_path / "README.md").read_text() and (tmp_path / "teacher_bias.png").is_file()
 
 
 def test_without_the_plain_student_and_from_cached_logits(home, tmp_path):

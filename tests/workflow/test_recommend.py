@@ -1,5 +1,9 @@
 """Where to start, for someone without time to search."""
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 from transformers import BitImageProcessor, ViTImageProcessor
 
@@ -28,6 +32,18 @@ def test_cross_entropy_of_a_teacher():
     assert recommend_ce([9, 5]).values == {"ce": "cross_entropy"}
     assert recommend_ce([10, 5]).values == {"ce": "balanced_softmax"}
     assert recommend_ce([10, 5], label_smoothing=0.1).values == {"ce": "cross_entropy"}
+
+
+def test_figures_are_those_of_the_results():
+    """Accuracies of teachers in a recommendation are those of the project's result lines."""
+    results = Path(__file__).parents[2] / "examples" / "experiments" / "results"
+    figures = []
+    for experiment in ("superclasses", "traffic_signs"):
+        lines = map(json.loads, (results / f"recipe_{experiment}.jsonl").read_text().splitlines())
+        metrics = {line["method"]: line["metrics"] for line in lines if line["method"].startswith("Teacher")}
+        for teacher in ("Teacher, balanced_softmax", "Teacher"):
+            figures += [f"{100 * metrics[teacher][name]:.1f}" for name in ("accuracy", "tail_accuracy")]
+    assert re.findall(r"\d+\.\d", recommend_ce([10, 5]).reason) == figures
 
 
 def test_groups():
