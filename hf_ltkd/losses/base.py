@@ -356,6 +356,7 @@ def plain_cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: floa
 
 def cross_entropy_of_each(logits: Tensor, labels: Tensor) -> Tensor:
     """That of each example or token, `[*batch]` for logits `[*batch, classes]`; NaN where there is no class."""
+    check_labels(labels, logits, IGNORED_LABEL, UNLABELLED)
     logits, labelled = at_least_float32(logits), is_labelled(labels)
     targets = as_targets(labels, logits) if labels.is_floating_point() else labels.where(labelled, IGNORED_LABEL)
     losses = F.cross_entropy(logits.flatten(0, -2), targets.flatten(0, labelled.ndim - 1), reduction="none")
