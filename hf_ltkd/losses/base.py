@@ -180,9 +180,7 @@ class DistillationLoss(nn.Module):
             `ValueError`: if `ce` is another form than the plain cross-entropy.
         """
         if self.ce == "cross_entropy":
-            self._cross_entropy = (
-                partial(plain_cross_entropy, label_smoothing=amount) if amount else plain_cross_entropy
-            )
+            self._cross_entropy = partial(plain_cross_entropy, label_smoothing=amount)
         elif amount:
             raise ValueError(
                 f"label_smoothing_factor={amount} goes with the plain cross-entropy, not with ce={self.ce!r}: leave "
