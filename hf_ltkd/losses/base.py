@@ -180,9 +180,7 @@ class DistillationLoss(nn.Module):
             `ValueError`: if `ce` is another form than the plain cross-entropy.
         """
         if self.ce == "cross_entropy":
-            self._cross_entropy = (
-                partial(plain_cross_entropy, label_smoothing=amount) if amount else plain_cross_entropy
-            )
+            self._cross_entropy = partial(plain_cross_entropy, label_smoothing=amount)
         elif amount:
             raise ValueError(
                 f"label_smoothing_factor={amount} goes with the plain cross-entropy, not with ce={self.ce!r}: leave "
@@ -356,6 +354,7 @@ def plain_cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: floa
 
 def cross_entropy_of_each(logits: Tensor, labels: Tensor) -> Tensor:
     """That of each example or token, `[*batch]` for logits `[*batch, classes]`; NaN where there is no class."""
+    check_labels(labels, logits, IGNORED_LABEL, UNLABELLED)
     logits, labelled = at_least_float32(logits), is_labelled(labels)
     targets = as_targets(labels, logits) if labels.is_floating_point() else labels.where(labelled, IGNORED_LABEL)
     losses = F.cross_entropy(logits.flatten(0, -2), targets.flatten(0, labelled.ndim - 1), reduction="none")

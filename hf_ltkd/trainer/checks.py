@@ -95,8 +95,7 @@ def check_cache(
     """
     Raises:
         `ValueError`: if the loss or the evaluation needs more of the teacher than its cached logits, or if they are
-        for
-            another number of classes.
+            for another number of classes.
     """
     if distillation_loss.needs_hidden_states:
         raise ValueError(

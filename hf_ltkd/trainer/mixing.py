@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainingArguments
 
 from ..losses.base import DistillationLoss
-from ..losses.checks import is_example, is_labelled
+from ..losses.checks import IGNORED_LABEL, UNLABELLED, check_labels, is_example, is_labelled
 from .training_args import DistillationTrainingArguments
 
 
@@ -66,6 +66,7 @@ def mix(batch: dict[str, Any], drawn: Draw, num_classes: int) -> dict[str, Any]:
     partner = (order ^ 1).clamp_max(len(own) - 1)
     labels = batch.get("labels")
     if labels is not None:
+        check_labels(labels, own.new_empty(len(own), num_classes), IGNORED_LABEL, UNLABELLED)
         example, labelled = is_example(labels), is_labelled(labels)
         alike = (example == example[partner]) & (labelled == labelled[partner])
         partner = torch.where(alike, partner, order)

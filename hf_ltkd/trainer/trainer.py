@@ -304,8 +304,8 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
     def _evaluation_loss(self, inputs: dict, outputs: Any, labels: Tensor) -> Tensor:
-        check_scores(logits_of(outputs), is_labelled(labels), self.state.global_step)
         losses = cross_entropy_of_each(logits_of(outputs), labels)  # NaN where there is no class
+        check_scores(logits_of(outputs), is_labelled(labels), self.state.global_step)
         if losses.ndim == 1:
             # One value an example, so that the gather cuts off what pads the last batch of several ranks.
             self._gather_eval_term("loss", losses)

@@ -131,6 +131,20 @@ def test_multi_label_is_refused(tmp_path):
         trainer_for(tmp_path, teacher=teacher)
 
 
+@pytest.mark.parametrize("args", [{}, {"mixup_alpha": 1.0}], ids=["plain", "mixup"])
+def test_labels_that_do_not_fit_where_they_are_not_at_hand(tmp_path, args):
+    """In training, mixed or not, and in evaluation."""
+    right = images(32).labels
+    for wrong, message in (
+        (right + 3, "outside the classes 0 to 5"),
+        (soft(right).long(), "do not fit: .*multi-label"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(tmp_path, train_dataset=Rows(wrong), eval_dataset=None, args=args)
+        with pytest.raises(ValueError, match=message):
+            trainer_for(tmp_path, eval_dataset=Rows(wrong), compute_metrics=None).evaluate()
+
+
 def test_group_accuracy_of_soft_labels():
     """The most probable class counts; rows of -100 and of -1 do not, as these do among class ids."""
     random = np.random.default_rng(0)
