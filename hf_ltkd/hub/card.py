@@ -96,7 +96,7 @@ def write_model_card(
         other_metrics (`Mapping`, *optional*): By name those of other models to compare with.
         verdict (`str`, *optional*): A sentence on what the comparison means.
         differences (`Mapping`, *optional*):
-            By `"teacher"` and `"plain student"` and by metric `[difference, low, high]`, measured on the same images.
+            By other model and by metric `[difference, low, high]`, measured on the same images.
             A difference is stated where the interval leaves 0 out.
         language, license, tags, tasks, finetuned_from: As in `Trainer.create_model_card`.
 

@@ -35,8 +35,8 @@ from ..losses.checks import logits_of
 from ..teacher.live import load_teacher
 from ..utils import read_json, write_json
 from .arguments import AdjustArguments, ModelArguments, SourceArguments, split_settings
-from .beforehand import check_weights
-from .inputs import Images, check_classes, load_images, model_name
+from .beforehand import check_apart, check_weights
+from .inputs import Images, check_classes, load_images, model_name, name_data
 from .report import write_report
 
 
@@ -98,10 +98,13 @@ def adjust(
         {"model": model, "data": data, "output_dir": output_dir, "tau": tau, **settings},
         *(AdjustArguments, ModelArguments, SourceArguments, DataArguments),
     )
-    args = AdjustArguments(**own)
+    args, where = AdjustArguments(**own), SourceArguments(**source)
+    has_images = bool(source or image_fields)  # a field of theirs alone is an error, not ignored
+    read = {"data": name_data(where, image_fields)[1].get("data_dir")} if has_images else {}
     target = Path(args.output_dir)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"There is something in {str(target)!r} already: choose another --output_dir.")
+    check_apart("output_dir", args.output_dir, read)
     folder = _folder_of(name)
     published = published_files(folder)
     run = read_json(folder / RUN_NAME)
@@ -113,8 +116,8 @@ def adjust(
     network: Any = load_teacher(folder, **trust)
     check_weights(network, "model")
     images = None
-    if data is not None or {"data_dir", "dataset_name", "benchmark"} & set(image_fields):
-        images = load_images(SourceArguments(**source), image_fields, network, **trust)
+    if has_images:
+        images = load_images(where, image_fields, network, **trust)
         check_classes(network, images.data)
     counts = _class_counts(name, folder, network, images)
 

@@ -32,11 +32,11 @@ class DistillArguments:
         default=None, metadata={"help": "Hub id to push the student to at the end; without it nothing is pushed."}
     )
     push_anyway: bool = field(
-        default=False, metadata={"help": "Push a student, too, that is worse than the plain one."}
+        default=False, metadata={"help": "Push a student, too, that is worse than one without a teacher."}
     )
     plain_student: bool = field(
         default=True,
-        metadata={"help": "Also train the student without the teacher, plain and balanced, to compare."},
+        metadata={"help": "To compare, also train it without the teacher: plain, and by a balanced softmax."},
     )
     loss: Literal["ltkd", "kd", "dkd", "dist", "reviewkd", "catkd", "bkd", "gkl", "wttm", "ce"] = field(
         default="ltkd", metadata={"help": "The method; ce is the cross-entropy without a teacher."}
@@ -211,7 +211,7 @@ class PushArguments:
     model: str = field(metadata={"help": "The student's folder."})
     to: str = field(metadata={"help": "Its place on the Hub, as owner/name; made if it does not exist."})
     push_anyway: bool = field(
-        default=False, metadata={"help": "Push a student, too, that is worse than the plain one."}
+        default=False, metadata={"help": "Push a student, too, that is worse than one without a teacher."}
     )
     private: bool = field(default=False, metadata={"help": "Make a new repository private."})
     dataset: str | None = field(

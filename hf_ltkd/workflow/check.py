@@ -7,7 +7,7 @@ from ..data.check import ImageReport, inspect
 from ..data.holdout import describe_split
 from ..data.sources import find_source
 from .arguments import SourceArguments, split_settings
-from .inputs import find_data, is_main_process
+from .inputs import is_main_process, name_data
 
 
 def check(data: Any = None, **settings: Any) -> ImageReport:
@@ -16,7 +16,7 @@ def check(data: Any = None, **settings: Any) -> ImageReport:
 
     Args:
         data (`str` or `os.PathLike`): A folder of images, a benchmark's name, or a dataset of the Hub.
-        settings: Any field of `DataArguments`.
+        settings: `eval_fraction`, and any field of `DataArguments`.
 
     Returns:
         [`ImageReport`]: its `ok`, `problems()` and `describe()`.
@@ -26,13 +26,13 @@ def check(data: Any = None, **settings: Any) -> ImageReport:
             no split to evaluate on.
     """
     source, fields = split_settings({"data": data, **settings}, SourceArguments, DataArguments)
-    if "data" in source:
-        fields |= find_data(source["data"])
-    elif not {"data_dir", "dataset_name", "benchmark"} & set(fields):
-        raise ValueError("--data is missing: give a folder of images, a benchmark's name or a dataset of the Hub.")
+    where = SourceArguments(**source)
+    splits, fields = name_data(where, fields)
+    if splits is not None:
+        raise ValueError("check opens image files, and a dataset in memory has none: give its folder or name.")
     args = DataArguments(**fields)
     found = find_source(args)
-    split = [] if args.rare != "keep" else describe_split(found, args, SourceArguments(**source).eval_fraction)
+    split = [] if args.rare != "keep" else describe_split(found, args, where.eval_fraction)
     report = inspect(found, args.label_column, progress=is_main_process())
     report.sources += split if not report.damaged else []  # else the images that are left are others
     return report

@@ -126,15 +126,16 @@ class Comparison:
         return values.get("accuracy", 0.0), sum(of_groups) / len(of_groups)
 
     def verdict(self) -> str | None:
-        """In one sentence what to use instead of this student, where distilling did not pay; else `None`."""
+        """In one sentence what to use instead of this student, where one without a teacher is better; else `None`."""
         better = self.better_without_teacher()
         if better is None:
             return None
         settled = better not in self.differences or is_settled(self.differences[better]["accuracy"])
         unsettled = "" if settled else ", which so few images do not settle"
         (now, groups), (instead, their_groups) = self._means("this student"), self._means(better)
+        what = "Distilling did not pay" if "teacher" in self.accuracy else "Another student does better"
         return (
-            f"Distilling did not pay: the {better}, without a teacher, is right about {instead:.1%} of the images and "
+            f"{what}: the {better}, without a teacher, is right about {instead:.1%} of the images and "
             f"{their_groups:.1%} in the mean over the groups, this student about {now:.1%} and {groups:.1%}"
             f"{unsettled}. Use that one: {INSTEAD[better]}."
         )

@@ -53,7 +53,7 @@ def push(
         model (`str` or `os.PathLike`): The folder, of `hf-ltkd distill` or of [`~DistillationTrainer.save_model`].
         to (`str`): `"owner/name"`, or `"name"` for a repository of one's own; made if it does not exist.
         push_anyway (`bool`, *optional*, defaults to `False`):
-            Whether a student is sent that is worse than the plain one by `comparison.json`.
+            Whether a student is sent that is worse than one without a teacher by `comparison.json`.
         private (`bool`, *optional*): Whether a new repository is private.
         dataset (`str`, *optional*, defaults to that of `comparison.json`):
             The full dataset's name, best its Hub id; without it the card has no metrics in its front matter.

@@ -16,8 +16,8 @@ def train_teacher(model: Model = "resnet32x4", data: Any = None, **settings: Any
         model (`str`, `os.PathLike` or `PreTrainedModel`, *optional*, defaults to `"resnet32x4"`):
             A name of [`create_model`], a folder, a Hub id, or a model in memory.
         data (`str`, `os.PathLike` or `datasets.DatasetDict`): As in [`distill`].
-        settings: `eval_fraction`, `recommend`, and any field of `DataArguments` and
-            [`DistillationTrainingArguments`], for instance `output_dir="teacher"`.
+        settings: `ce`, `loss_args`, `peft`, `trust_remote_code`, `eval_fraction`, `recommend`, and any field of
+            `DataArguments` and [`DistillationTrainingArguments`], for instance `output_dir="teacher"`.
 
     Raises:
         `ValueError`: if model, images and settings do not fit each other, or a setting is not known; before anything

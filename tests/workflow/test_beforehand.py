@@ -102,6 +102,12 @@ CASES = [
     (DISTILL + "--output_dir {home}/teacher/student", "is inside the folder of --teacher"),
     (DISTILL + "--output_dir {useless}/file", "is a file; choose another place"),
     (DISTILL + "--teacher_cache {home}/photos/cache", "--teacher_cache .* is inside the folder of --data"),
+    (
+        "adjust --model {home}/teacher --data {home}/photos --output_dir {home}/photos/x",
+        "is inside the folder of --data",
+    ),
+    ("adjust --model {home}/teacher --image_size 8", "--data is missing"),
+    ("adjust --model {home}/teacher --eval_fraction 0.5", "--data is missing"),
     (TEACH + "--output_dir {home}/photos/red", "is inside the folder of --data"),
     ("diagnose --teacher {home}/teacher --data {home}/photos --picture {home}/photos/red/a.png", "inside the folder"),
     ("export --model {home}/student --images {home}/photos --output_dir {home}/photos/x", "is inside the folder of"),

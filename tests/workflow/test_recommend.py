@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from transformers import BitImageProcessor, ViTImageProcessor
 
 from hf_ltkd import DistillationTrainingArguments
@@ -18,6 +19,9 @@ from hf_ltkd.workflow.recommend import (
     recommend_weights,
     training_arguments,
 )
+
+
+EXPERIMENTS = Path(__file__).parents[2] / "examples" / "experiments"
 
 
 def test_weights():
@@ -36,10 +40,9 @@ def test_cross_entropy_of_a_teacher():
 
 def test_figures_are_those_of_the_results():
     """Accuracies of teachers in a recommendation are those of the project's result lines."""
-    results = Path(__file__).parents[2] / "examples" / "experiments" / "results"
     figures = []
     for experiment in ("superclasses", "traffic_signs"):
-        lines = map(json.loads, (results / f"recipe_{experiment}.jsonl").read_text().splitlines())
+        lines = map(json.loads, (EXPERIMENTS / "results" / f"recipe_{experiment}.jsonl").read_text().splitlines())
         metrics = {line["method"]: line["metrics"] for line in lines if line["method"].startswith("Teacher")}
         for teacher in ("Teacher, balanced_softmax", "Teacher"):
             figures += [f"{100 * metrics[teacher][name]:.1f}" for name in ("accuracy", "tail_accuracy")]
@@ -48,7 +51,12 @@ def test_figures_are_those_of_the_results():
 
 def test_groups():
     assert recommend_num_groups(2).values == {"num_groups": 2}
-    assert "20 groups are worth a second run" in recommend_num_groups(100).reason
+    reason = recommend_num_groups(100).reason
+    assert "20 groups are worth a second run" in reason
+    table = yaml.safe_load((EXPERIMENTS / "published.yaml").read_text())["table_6"]
+    for groups in (20, 100):
+        gains = [p["accuracy"][table["num_groups"].index(groups)] - p["accuracy"][0] for p in table["pairs"]]
+        assert f"by {min(gains):+.1f} to {max(gains):+.1f}" in reason
 
 
 def test_training():
