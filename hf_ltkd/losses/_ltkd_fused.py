@@ -1,7 +1,7 @@
 """`ltkd_terms` of `ltkd.py` with the gradient in closed form: as exact as the formula, at the price of a plain KL.
 
 With `d = p_Gˢ - p̂_Gᵀ`, and `w` the weight of the group (1 in Eq. 13, `p_Gᵀ` in Eq. 12), the gradient to a student
-logit of group G is `T / batch · (alpha · d · p̃ˢ + beta · w · (p̃ˢ - p̃ᵀ))`.
+logit of group G is `T · (alpha · d · p̃ˢ + beta · w · (p̃ˢ - p̃ᵀ))`.
 
 The classes are laid out group by group, so that every softmax and logsumexp is one of a group: nothing is subtracted
 that another group made large, and nothing underflows that counts. Many groups of about the same size are one block,
@@ -142,12 +142,11 @@ class LTKDTerms(torch.autograd.Function):
             by_mass = teacher_cross.log_softmax(0) if log_mass is None else teacher_cross - log_mass.to(teacher_cross)
             teacher_cross = by_mass.log_softmax(-1)
         teacher_probs = teacher_cross.exp()
-        cross_term = (teacher_cross - student_cross).mul_(teacher_probs).sum()  # Eq. 6
-        within_term = (within if group_weights is None else within * group_weights).sum()
+        cross_term = (teacher_cross - student_cross).mul_(teacher_probs).sum(1)  # Eq. 6
+        within_term = (within if group_weights is None else within * group_weights).sum(1)
 
-        scale = temperature / max(len(student_logits), 1)
         ctx.kernels, ctx.layout, ctx.weights, ctx.formula = kernels, layout, weights, formula
-        ctx.alpha, ctx.beta, ctx.temperature = alpha * scale, beta * scale, temperature
+        ctx.alpha, ctx.beta, ctx.temperature = alpha * temperature, beta * temperature, temperature
         ctx.save_for_backward(
             student_logits, teacher_logits, student_cross.exp().sub_(teacher_probs), group_weights, *kept
         )
@@ -160,12 +159,10 @@ class LTKDTerms(torch.autograd.Function):
             terms = ctx.formula(student_logits, teacher_logits, ctx.weights)
             gradients = cross_gradient, within_gradient
             return *torch.autograd.grad(terms, student_logits, gradients, create_graph=True), None, None, None
-        of_teacher = within_gradient * ctx.beta
-        if group_weights is not None:
-            of_teacher = group_weights * of_teacher
-        of_student = torch.addcmul(of_teacher, difference, cross_gradient * ctx.alpha)
+        of_teacher = (within_gradient * ctx.beta)[:, None]
+        of_teacher = of_teacher.expand_as(difference) if group_weights is None else group_weights * of_teacher
+        of_student = torch.addcmul(of_teacher, difference, (cross_gradient * ctx.alpha)[:, None])
         if ctx.kernels is not None:
-            of_teacher = of_teacher.expand_as(of_student)
             gradient = ctx.kernels.logit_gradient(
                 student_logits, teacher_logits, *kept, of_student, of_teacher, ctx.weights.groups, ctx.temperature
             )
@@ -215,17 +212,15 @@ def _block_terms(
 
 
 def _gradient(probs: list[Tensor], of_student: Tensor, of_teacher: Tensor, layout: Layout) -> Tensor:
-    """`of_student · p̃ˢ - of_teacher · p̃ᵀ`, `[batch, classes]`, from factors per group, `[batch, groups]` or one."""
+    """`of_student · p̃ˢ - of_teacher · p̃ᵀ`, `[batch, classes]`, from factors per group, `[batch, groups]`."""
     if len(layout.blocks) == 1:
         gradient = _block_gradient(probs[0], of_student, of_teacher, layout.blocks[0])
     else:
         places = [len(block.classes) for block in layout.blocks]
         groups = [block.shape[0 if block.dim == -1 else 1] for block in layout.blocks]
         gradient = of_student.new_empty(len(of_student), sum(places))
-        of_teacher_parts = of_teacher.split(groups, 1) if of_teacher.ndim else [of_teacher] * len(groups)
-        for parts in zip(
-            probs, of_student.split(groups, 1), of_teacher_parts, layout.blocks, gradient.split(places, 1), strict=True
-        ):
+        factors = of_student.split(groups, 1), of_teacher.split(groups, 1)
+        for parts in zip(probs, *factors, layout.blocks, gradient.split(places, 1), strict=True):
             _block_gradient(*parts)
     return gradient if layout.place_of_class is None else gradient.index_select(1, layout.place_of_class)
 
@@ -237,7 +232,7 @@ def _block_gradient(
     if out is not None:
         out = out.view(student_probs.shape)
     gradient = torch.mul(student_probs, of_student.unsqueeze(block.dim), out=out)
-    gradient.addcmul_(teacher_probs, of_teacher.unsqueeze(block.dim) if of_teacher.ndim else of_teacher, value=-1)
+    gradient.addcmul_(teacher_probs, of_teacher.unsqueeze(block.dim), value=-1)
     return gradient.flatten(1)
 
 

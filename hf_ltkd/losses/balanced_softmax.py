@@ -16,7 +16,9 @@ from .checks import (
 )
 
 
-def balanced_softmax_loss(logits: Tensor, labels: Tensor, class_counts: Sequence[int] | Tensor) -> Tensor:
+def balanced_softmax_loss(
+    logits: Tensor, labels: Tensor, class_counts: Sequence[int] | Tensor, *, reduction: str = "mean"
+) -> Tensor:
     """
     Cross-entropy of `softmax(z + log n)` (Theorem 1): trained on unbalanced data, `softmax(z)` suits balanced data.
 
@@ -25,9 +27,10 @@ def balanced_softmax_loss(logits: Tensor, labels: Tensor, class_counts: Sequence
         labels (`torch.Tensor` of shape `[batch]`, int64):
             The class of each example; or soft labels `[batch, classes]`, probabilities in floating point.
         class_counts (`Sequence[int]` or `torch.Tensor` of shape `[classes]`): `n`, training examples per class.
+        reduction (`str`, *optional*, defaults to `"mean"`): `"none"` gives the loss of each example.
 
     Returns:
-        `torch.Tensor`: a scalar.
+        `torch.Tensor`: a scalar, or `[batch]`.
 
     Raises:
         `ValueError`: if there is not one count per class, each 1 or more.
@@ -36,4 +39,4 @@ def balanced_softmax_loss(logits: Tensor, labels: Tensor, class_counts: Sequence
     check_labels(labels, logits, IGNORED_LABEL)
     logits = at_least_float32(logits)
     log_counts = check_per_class("class_counts", check_class_counts(class_counts).log(), logits)
-    return F.cross_entropy(logits + log_counts, as_targets(labels, logits))  # Theorem 1
+    return F.cross_entropy(logits + log_counts, as_targets(labels, logits), reduction=reduction)  # Theorem 1

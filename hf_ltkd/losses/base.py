@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any, Literal, get_args
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from ..groups import ClassGroups
+from ..utils import listed
 from .balanced_softmax import balanced_softmax_loss
 from .checks import (
     IGNORED_LABEL,
@@ -26,6 +27,7 @@ from .checks import (
     is_labelled,
     logits_of,
     select_valid,
+    weigh,
 )
 from .class_balanced import class_balanced_loss, class_balanced_weights
 from .ldam import ldam_loss
@@ -72,6 +74,8 @@ class DistillationLoss(nn.Module):
         remembers_steps (`bool`): Whether [`~DistillationLoss.begin_step`] has to see every optimizer step. Otherwise
             it is spared those that are a single batch, whose statistics `distillation_terms` takes by itself.
         num_classes (`int` or `None`): The number of classes the loss was made for, `None` if it fits any.
+        columns (`frozenset[str]`): The columns of the batch that it reads: `sample_weights`, and what
+            `distillation_terms` and `batch_statistics` name as further arguments.
         source (`str`): Where the hyper-parameters come from, if made by [`~DistillationLoss.for_pair`].
 
     Raises:
@@ -84,7 +88,10 @@ class DistillationLoss(nn.Module):
     needs_hidden_states: bool = False
     remembers_steps: bool = False
     num_classes: int | None = None
+    columns: frozenset[str] = frozenset(["sample_weights"])
     source: str = ""
+    _of_terms: dict[str, Any] = {}  # the columns that distillation_terms takes, with their defaults
+    _of_statistics: dict[str, Any] = {}  # the same of batch_statistics
 
     def __init__(
         self,
@@ -142,6 +149,9 @@ class DistillationLoss(nn.Module):
                 stacklevel=2,
             )
             cls.batch_statistics = lambda self, outputs, labels=None: of_before(self, outputs)  # type: ignore
+        cls._of_terms = _further_arguments(cls, "distillation_terms", 5)
+        cls._of_statistics = _further_arguments(cls, "batch_statistics", 3)
+        cls.columns = frozenset(["sample_weights", *cls._of_terms, *cls._of_statistics])
 
     @classmethod
     def from_groups(cls, groups: ClassGroups, **arguments) -> "DistillationLoss":
@@ -235,6 +245,7 @@ class DistillationLoss(nn.Module):
         *,
         epoch: float | None = None,
         step_statistics: Tensor | None = None,
+        **columns: Any,
     ) -> dict[str, Tensor]:
         """
         Args:
@@ -251,45 +262,108 @@ class DistillationLoss(nn.Module):
             step_statistics (`torch.Tensor` of shape `[micro_batches, k]`, *optional*):
                 [`~DistillationLoss.batch_statistics`] of every micro-batch of the optimizer step, on all ranks. `None`
                 means that this batch is the whole step.
+            columns: What else of the batch the loss reads, by name (its `columns`). Of `sample_weights`, of shape
+                `[batch]` (or `[batch, length]`) and 0 or more, every mean is weighted, and every sum over the batch.
 
         Returns:
             `dict[str, torch.Tensor]`: scalars, each weighted and averaged over the valid examples of the batch (the
             first, called as `ce`, over those with a class), that sum to the loss.
 
         Raises:
-            `ValueError`: if labels and logits do not fit, soft labels are no probabilities or not for this loss, or a
-                term is called as another or `loss`.
+            `ValueError`: if labels and logits do not fit, soft labels are no probabilities or not for this loss,
+                sample weights are negative or the loss cannot weigh, a column is missing or unknown, or a term is
+                called as another or `loss`.
         """
         check_labels(labels, logits_of(student_outputs), IGNORED_LABEL, UNLABELLED)
+        if columns:
+            labels, columns = self._checked_columns(labels, columns)
         all_labelled = _all(is_labelled(labels))
         if not all_labelled or labels.is_floating_point():
             self.check_classes(labels)
         if not all_labelled or logits_of(student_outputs).ndim > 2:
             teacher_outputs = teacher_outputs if self.needs_teacher else None
-            labels, student_outputs, teacher_outputs = select_valid(labels, student_outputs, teacher_outputs)
+            labels, student_outputs, teacher_outputs, columns = select_valid(
+                labels, student_outputs, teacher_outputs, columns
+            )
         if labels.shape[0] == 0:  # nothing to learn; the sum keeps the student in the graph
             return {self.ce: logits_of(student_outputs).sum()}
         if self.training and epoch is not None:
             self.begin_epoch(epoch)
-        if step_statistics is None and self.remembers_steps:  # this batch is the whole step
-            statistics = self.batch_statistics(teacher_outputs, labels)
+        weights = columns.get("sample_weights")
+        if step_statistics is None and (self.remembers_steps or weights is not None):  # this batch is the whole step
+            statistics = self.batch_statistics(teacher_outputs, labels, **self._taken(self._of_statistics, columns))
             step_statistics = None if statistics is None else self.begin_step(statistics[None])
         terms: dict[str, Tensor] = {}
         if self.ce_weight:
-            logits, targets, cross_entropy = logits_of(student_outputs), labels, self._cross_entropy
+            logits, targets, cross_entropy, of_targets = (
+                logits_of(student_outputs),
+                labels,
+                self._cross_entropy,
+                weights,
+            )
             if not all_labelled:
                 known = is_labelled(labels).nonzero(as_tuple=True)
                 logits, targets = logits[known], labels[known]
+                of_targets = None if weights is None else weights[known]
             check_probabilities(targets)
             if self.drw_epoch is not None and (epoch is None or epoch + 1e-6 >= self.drw_epoch):
                 cross_entropy = partial(cross_entropy, class_weights=self._class_weights)
-            terms[self.ce] = self.ce_weight * (cross_entropy(logits, targets) if len(targets) else logits.sum())
+            losses = cross_entropy(logits, targets, reduction="none") if len(targets) else logits.sum()
+            terms[self.ce] = self.ce_weight * self._mean(self.ce, losses, of_targets)
         warmup = 1.0 if epoch is None or epoch >= self.warmup_epochs else epoch / self.warmup_epochs
-        for name, term in self.distillation_terms(student_outputs, teacher_outputs, labels, step_statistics).items():
+        taken = self._taken(self._of_terms, columns)
+        own = self.distillation_terms(student_outputs, teacher_outputs, labels, step_statistics, **taken)
+        for name, term in own.items():
             if name in (self.ce, "loss"):
                 raise ValueError(f"{type(self).__name__} has a term called {name!r}, which is taken: rename it.")
-            terms[name] = warmup * term
+            terms[name] = warmup * self._mean(name, term, weights)
         return terms
+
+    def statistics_of(self, teacher_outputs: Any, labels: Tensor, **columns: Any) -> Tensor | None:
+        """[`~DistillationLoss.batch_statistics`] of a micro-batch as it comes: arguments as in `forward`."""
+        if columns:
+            labels, columns = self._checked_columns(labels, columns)
+        labels, teacher_outputs, columns = select_valid(labels, teacher_outputs, columns)
+        self.check_classes(labels)
+        return self.batch_statistics(teacher_outputs, labels, **self._taken(self._of_statistics, columns))
+
+    def _checked_columns(self, labels: Tensor, columns: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        if unknown := columns.keys() - self.columns:
+            raise ValueError(
+                f"{type(self).__name__} does not read {listed([*unknown])}, only {listed([*self.columns])}."
+            )
+        if columns.get("sample_weights") is None:
+            return labels, columns
+        of_before = type(self).batch_statistics is not DistillationLoss.batch_statistics
+        if of_before and "sample_weights" not in self._of_statistics:
+            raise ValueError(
+                f"{type(self).__name__} cannot weigh its sums over the batch by sample_weights: let its batch_statistics "
+                "take them as a further argument, or leave the column out."
+            )
+        labels, weights = weigh(labels, columns["sample_weights"])
+        return labels, {**columns, "sample_weights": weights}
+
+    def _taken(self, arguments: dict[str, Any], columns: dict[str, Any]) -> dict[str, Any]:
+        """Those of the columns that are arguments of a method of the loss."""
+        for name, default in arguments.items():
+            if default is Parameter.empty and name not in columns:
+                raise ValueError(
+                    f"{type(self).__name__} reads the column {name!r}, which the batch does not have: let the dataset or "
+                    "the data collator give it."
+                )
+        return {name: columns[name] for name in arguments if name in columns}
+
+    def _mean(self, name: str, losses: Tensor, weights: Tensor | None) -> Tensor:
+        """Of one value per example; a scalar is taken to be the mean already."""
+        if losses.ndim == 0:
+            if weights is not None and "sample_weights" not in self._of_terms:
+                raise ValueError(
+                    f"The term {name!r} of {type(self).__name__} is a mean already and cannot be weighed by "
+                    "sample_weights: return one value per example, [batch], or let distillation_terms take "
+                    "sample_weights as a further argument."
+                )
+            return losses
+        return losses.mean() if weights is None else (weights.to(losses) * losses).sum() / weights.sum().to(losses)
 
     def check_classes(self, labels: Tensor) -> None:
         """
@@ -308,7 +382,10 @@ class DistillationLoss(nn.Module):
     def distillation_terms(
         self, student_outputs: Any, teacher_outputs: Any, labels: Tensor, step_statistics: Tensor | None
     ) -> dict[str, Tensor]:
-        """The method's own weighted terms by name; arguments as in `forward`."""
+        """
+        The method's own weighted terms by name: one value per example, `[batch]`, or their mean. A column of the batch
+        that an override names as a further argument is handed to it by name.
+        """
         raise TypeError(f"{type(self).__name__} must implement distillation_terms().")
 
     def begin_epoch(self, epoch: float) -> None:
@@ -320,7 +397,7 @@ class DistillationLoss(nn.Module):
     def batch_statistics(self, teacher_outputs: Any, labels: Tensor) -> Tensor | None:
         """
         What the formula sums over the valid examples of the batch, as a tensor of shape `[k]`; `None` if it sums
-        nothing.
+        nothing. Columns as in [`~DistillationLoss.distillation_terms`].
         """
         return None
 
@@ -346,10 +423,26 @@ def _all(labelled: Tensor) -> bool:
     return True
 
 
-def plain_cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+def _further_arguments(loss_class: type, method: str, own: int) -> dict[str, Any]:
+    """
+    The arguments of a method after its own, with their defaults; `**kwargs` hands on what the base class names.
+    """
+    found: dict[str, Any] = {}
+    for base in loss_class.__mro__:
+        if method in vars(base):
+            arguments = list(signature(vars(base)[method]).parameters.values())[own:]
+            found = {a.name: a.default for a in arguments if a.kind is not a.VAR_KEYWORD} | found
+            if not any(a.kind is a.VAR_KEYWORD for a in arguments):
+                break
+    return found
+
+
+def plain_cross_entropy(
+    logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, reduction: str = "mean"
+) -> Tensor:
     """The cross-entropy in float32, averaged over the batch; labels are class ids or soft."""
     logits = at_least_float32(logits)
-    return F.cross_entropy(logits, as_targets(labels, logits), label_smoothing=label_smoothing)
+    return F.cross_entropy(logits, as_targets(labels, logits), label_smoothing=label_smoothing, reduction=reduction)
 
 
 def cross_entropy_of_each(logits: Tensor, labels: Tensor) -> Tensor:

@@ -10,13 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .base import values_of
-from .checks import check_class_counts, check_logits, check_not_negative, check_per_class, check_temperature
+from .checks import check_class_counts, check_logits, check_not_negative, check_per_class, check_temperature, reduced
 from .class_balanced import class_balanced_weights
 from .on_logits import LogitLoss
 
 
 def bkd_loss(
-    student_logits: Tensor, teacher_logits: Tensor, class_weights: Tensor, *, temperature: float = 2.0
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    class_weights: Tensor,
+    *,
+    temperature: float = 2.0,
+    reduction: str = "mean",
 ) -> Tensor:
     """
     KD from a teacher whose softened probabilities are multiplied by a weight per class and normalised again, times
@@ -28,9 +33,10 @@ def bkd_loss(
         class_weights (`torch.Tensor` of shape `[classes]`):
             Above 0, larger for rare classes, for instance [`class_balanced_weights`].
         temperature (`float`, *optional*, defaults to 2.0): Both logits are divided by it.
+        reduction (`str`, *optional*, defaults to `"mean"`): `"none"` gives the loss of each example.
 
     Returns:
-        `torch.Tensor`: a scalar.
+        `torch.Tensor`: a scalar, or `[batch]`.
 
     Raises:
         `ValueError`: if the shapes do not fit or `temperature <= 0`.
@@ -40,8 +46,8 @@ def bkd_loss(
     log_weights = check_per_class("class_weights", class_weights.log(), teacher_logits)
     student_log_probs = (student_logits / temperature).log_softmax(1)
     teacher_log_probs = (teacher_logits / temperature + log_weights).log_softmax(1)
-    divergence = F.kl_div(student_log_probs, teacher_log_probs, log_target=True, reduction="batchmean")
-    return temperature**2 * divergence
+    divergence = F.kl_div(student_log_probs, teacher_log_probs, log_target=True, reduction="none").sum(1)
+    return reduced(temperature**2 * divergence, reduction)
 
 
 class BKDLoss(LogitLoss):
@@ -79,5 +85,5 @@ class BKDLoss(LogitLoss):
 
     def distillation_terms(self, student_outputs, teacher_outputs, labels, step_statistics) -> dict[str, Tensor]:
         logits = self.both(student_outputs, teacher_outputs)
-        loss = bkd_loss(*logits, self.class_weights, temperature=self.temperature)
+        loss = bkd_loss(*logits, self.class_weights, temperature=self.temperature, reduction="none")
         return {"balanced_kd": self.bkd_weight * loss}

@@ -8,12 +8,17 @@ from torch import Tensor, nn
 
 from ..utils import check_number
 from .base import DistillationLoss, values_of
-from .checks import at_least_float32, check_not_negative, check_tensor
-from .features import before_relu, feature_maps, final_map, try_model
+from .checks import at_least_float32, check_not_negative, check_tensor, reduced
+from .features import before_relu, feature_maps, final_map, mse_of_each, try_model
 
 
 def class_attention_loss(
-    student_maps: Tensor, teacher_maps: Tensor, *, resolution: int = 2, normalize: bool = True
+    student_maps: Tensor,
+    teacher_maps: Tensor,
+    *,
+    resolution: int = 2,
+    normalize: bool = True,
+    reduction: str = "mean",
 ) -> Tensor:
     """
     The mean-squared difference of class activation maps, pooled to a small grid.
@@ -24,9 +29,10 @@ def class_attention_loss(
             the teacher.
         resolution (`int`, *optional*, defaults to 2): Side of the grid that both are pooled to.
         normalize (`bool`, *optional*, defaults to `True`): Whether each pooled map is divided by its L2 norm.
+        reduction (`str`, *optional*, defaults to `"mean"`): `"none"` gives the loss of each example.
 
     Returns:
-        `torch.Tensor`: a scalar, the mean over batch, classes and grid.
+        `torch.Tensor`: a scalar, the mean over batch, classes and grid, or `[batch]`.
 
     Raises:
         `ValueError`: if the maps are not four-dimensional or differ in batch or classes, or `resolution < 1`.
@@ -43,7 +49,7 @@ def class_attention_loss(
     teacher = F.adaptive_avg_pool2d(at_least_float32(teacher_maps.detach()), resolution)
     if normalize:
         student, teacher = F.normalize(student.flatten(2), dim=2), F.normalize(teacher.flatten(2), dim=2)
-    return F.mse_loss(student, teacher)
+    return reduced(mse_of_each(student, teacher), reduction)
 
 
 class CATKDLoss(DistillationLoss):
@@ -110,7 +116,9 @@ class CATKDLoss(DistillationLoss):
                 (student_outputs, teacher_outputs), self._pools_after_relu, self._heads, strict=True
             )
         )
-        loss = class_attention_loss(student_maps, teacher_maps, resolution=self.resolution, normalize=self.normalize)
+        loss = class_attention_loss(
+            student_maps, teacher_maps, resolution=self.resolution, normalize=self.normalize, reduction="none"
+        )
         return {"class_attention": self.cat_weight * loss}
 
 

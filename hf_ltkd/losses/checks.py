@@ -49,6 +49,51 @@ def is_labelled(labels: Tensor) -> Tensor:
     return (marks != IGNORED_LABEL) & (marks != UNLABELLED)
 
 
+def weigh(labels: Tensor, sample_weights: Any = None) -> tuple[Tensor, Tensor]:
+    """
+    An example of weight 2 counts as if it were there twice, one of weight 0 as if it were not there.
+
+    Args:
+        labels (`torch.Tensor`): Of shape `[*batch]`, or soft ones `[*batch, classes]`.
+        sample_weights (`torch.Tensor` of shape `[batch]` or `[*batch]`, *optional*): `None` is 1 for each.
+
+    Returns:
+        `tuple`: the labels, -100 where the weight is 0, and the weights `[*batch]` in floating point.
+
+    Raises:
+        `ValueError`: if the weights are not one finite number of 0 or more for each example (or token).
+    """
+    marks = _marks(labels)
+    if sample_weights is None:
+        return labels, torch.ones_like(marks, dtype=torch.float32)
+    is_number = isinstance(sample_weights, Tensor) and sample_weights.dtype != torch.bool
+    if not is_number or sample_weights.shape not in (marks.shape, marks.shape[:1]):
+        shape = f"of shape {tuple(sample_weights.shape)}" if is_number else "no tensor of numbers"
+        raise ValueError(f"sample_weights are {shape}: give one number of 0 or more per example, [{len(marks)}].")
+    weights = at_least_float32(sample_weights) if sample_weights.is_floating_point() else sample_weights.float()
+    weights = weights.view(weights.shape + (1,) * (marks.ndim - weights.ndim)).expand(marks.shape)
+    if is_eager(weights):
+        wrong = ~((weights >= 0) & (weights < math.inf))  # NaN, too
+        if wrong.any():
+            raise ValueError(
+                f"sample_weights hold {weights[wrong][0].item()}: each must be a finite number of 0 or more."
+            )
+    left_out = weights == 0
+    return labels.masked_fill(left_out[..., None] if labels.is_floating_point() else left_out, IGNORED_LABEL), weights
+
+
+def reduced(losses: Tensor, reduction: str) -> Tensor:
+    """
+    The mean of losses `[batch]`, 0 of none; or, with `reduction="none"`, themselves.
+
+    Raises:
+        `ValueError`: if the reduction is another one.
+    """
+    if reduction not in ("mean", "none"):
+        raise ValueError(f"reduction={reduction!r} is not known: use 'mean', or 'none' for the loss of each example.")
+    return losses if reduction == "none" else losses.sum() / max(losses.shape[0], 1)
+
+
 def check_probabilities(labels: Tensor) -> None:
     """
     Raises:
@@ -90,12 +135,14 @@ def check_class_ids(name: str, labels: Tensor) -> None:
 
 def select_valid(labels: Tensor, *outputs: Any) -> tuple[Any, ...]:
     """
-    Labels and outputs of those examples (or tokens) that count ([`is_example`]), in one row each. The device is asked
-    once which they are, not once a tensor.
+    Labels, outputs and columns of those examples (or tokens) that count ([`is_example`]), in one row each. The device is
+    asked once which they are, not once a tensor.
 
     Args:
         labels (`torch.Tensor`): Of shape `[*batch]`, or soft ones `[*batch, classes]`.
-        outputs (`ModelOutput` or `torch.Tensor`, *optional*): With logits, or logits, of shape `[*batch, classes]`.
+        outputs (`ModelOutput`, `torch.Tensor` or `dict`, *optional*):
+            With logits, or logits, of shape `[*batch, classes]`; or columns of the batch by name, tensors of shape
+            `[batch, ...]` or `[*batch, ...]` (a token has what its example has). Other values stay as they are.
 
     Returns:
         `tuple`: the labels, and each of the outputs with logits of shape `[valid, classes]` and with the hidden states
@@ -110,6 +157,8 @@ def select_valid(labels: Tensor, *outputs: Any) -> tuple[Any, ...]:
 
 
 def _select(outputs: Any, shape: torch.Size, chosen: tuple[Tensor, ...], labels: Tensor) -> Any:
+    if type(outputs) is dict:
+        return {name: _rows(column, shape, chosen) for name, column in outputs.items()}
     logits = logits_of(outputs)
     if logits.shape[:-1] != shape:
         raise _misfit(logits, labels)
@@ -120,6 +169,12 @@ def _select(outputs: Any, shape: torch.Size, chosen: tuple[Tensor, ...], labels:
     if hidden_states is None or len(shape) > 1:
         return dataclasses.replace(outputs, logits=logits)
     return dataclasses.replace(outputs, logits=logits, hidden_states=tuple(h[chosen] for h in hidden_states))
+
+
+def _rows(column: Any, shape: torch.Size, chosen: tuple[Tensor, ...]) -> Any:
+    if not isinstance(column, Tensor) or column.shape[:1] != shape[:1]:
+        return column
+    return column[chosen if column.shape[: len(shape)] == shape else chosen[:1]]
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

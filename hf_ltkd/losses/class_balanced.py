@@ -7,7 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..utils import check_number
-from .checks import as_targets, at_least_float32, check_class_counts, check_labels, check_per_class, check_tensor
+from .checks import (
+    as_targets,
+    at_least_float32,
+    check_class_counts,
+    check_labels,
+    check_per_class,
+    check_tensor,
+    reduced,
+)
 
 
 def class_balanced_weights(class_counts: Sequence[int] | Tensor, *, beta: float = 0.9999) -> Tensor:
@@ -33,7 +41,7 @@ def class_balanced_weights(class_counts: Sequence[int] | Tensor, *, beta: float 
     return weights * len(counts) / weights.sum()
 
 
-def class_balanced_loss(logits: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
+def class_balanced_loss(logits: Tensor, labels: Tensor, class_weights: Tensor, *, reduction: str = "mean") -> Tensor:
     """
     Cross-entropy weighted by the weight of each example's class, averaged over the batch.
 
@@ -45,9 +53,10 @@ def class_balanced_loss(logits: Tensor, labels: Tensor, class_weights: Tensor) -
         labels (`torch.Tensor` of shape `[batch]`, int64):
             The class of each example; or soft labels `[batch, classes]`, probabilities in floating point.
         class_weights (`torch.Tensor` of shape `[classes]`): [`class_balanced_weights`].
+        reduction (`str`, *optional*, defaults to `"mean"`): `"none"` gives the loss of each example.
 
     Returns:
-        `torch.Tensor`: a scalar.
+        `torch.Tensor`: a scalar, or `[batch]`.
 
     Raises:
         `ValueError`: if there is not one weight per class.
@@ -57,5 +66,5 @@ def class_balanced_loss(logits: Tensor, labels: Tensor, class_weights: Tensor) -
     logits = at_least_float32(logits)
     weights = check_per_class("class_weights", class_weights, logits)
     if labels.is_floating_point():  # each class counts by its weight and its probability
-        return -(weights * as_targets(labels, logits) * logits.log_softmax(1)).sum(1).mean()
-    return (weights[labels] * F.cross_entropy(logits, labels, reduction="none")).mean()
+        return reduced(-(weights * as_targets(labels, logits) * logits.log_softmax(1)).sum(1), reduction)
+    return reduced(weights[labels] * F.cross_entropy(logits, labels, reduction="none"), reduction)

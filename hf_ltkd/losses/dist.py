@@ -36,7 +36,7 @@ def dist_loss(
     """
     check_not_negative(beta=beta, gamma=gamma)
     inter, intra = _dist_terms(student_logits, teacher_logits, temperature)
-    return beta * inter + gamma * intra
+    return beta * inter.mean() + gamma * intra
 
 
 class DISTLoss(LogitLoss):
@@ -71,26 +71,31 @@ class DISTLoss(LogitLoss):
             **super().hyper_parameters(),
         )
 
-    def distillation_terms(self, student_outputs, teacher_outputs, labels, step_statistics) -> dict[str, Tensor]:
-        inter, intra = _dist_terms(*self.both(student_outputs, teacher_outputs), self.temperature)
+    def distillation_terms(
+        self, student_outputs, teacher_outputs, labels, step_statistics, sample_weights=None
+    ) -> dict[str, Tensor]:
+        inter, intra = _dist_terms(*self.both(student_outputs, teacher_outputs), self.temperature, sample_weights)
         return {
             "inter_class": self.dist_weight * self.beta * inter,
             "intra_class": self.dist_weight * self.gamma * intra,
         }
 
 
-def _dist_terms(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def _dist_terms(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float, sample_weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Of each example, `[batch]`, and of the classes over the (weighted) batch, a scalar, times `T²`."""
     check_temperature(temperature)
     student_logits, teacher_logits = check_logits(student_logits, teacher_logits)
     student_probs = (student_logits / temperature).softmax(1)
     teacher_probs = (teacher_logits / temperature).softmax(1)
-    inter = 1 - _pearson(student_probs, teacher_probs, dim=1).mean()
-    intra = 1 - _pearson(student_probs, teacher_probs, dim=0).mean()
+    inter = 1 - _pearson(student_probs, teacher_probs)
+    intra = 1 - _pearson(student_probs.t(), teacher_probs.t(), sample_weights).mean()
     return temperature**2 * inter, temperature**2 * intra
 
 
-def _pearson(a: Tensor, b: Tensor, dim: int, eps: float = 1e-8) -> Tensor:
-    """Pearson correlation along `dim`, with the authors' `eps`; 0 where one of the two is constant."""
-    a = a - a.mean(dim, keepdim=True)
-    b = b - b.mean(dim, keepdim=True)
-    return (a * b).sum(dim) / (a.norm(dim=dim) * b.norm(dim=dim) + eps)
+def _pearson(a: Tensor, b: Tensor, weights: Tensor | None = None, eps: float = 1e-8) -> Tensor:
+    """Pearson correlation along the last axis, with the authors' `eps`; 0 where one of the two is constant."""
+    weights = a.new_ones(a.shape[1]) if weights is None else weights.to(a)
+    a, b = (weights.sqrt() * (x - (weights * x).sum(1, keepdim=True) / weights.sum()) for x in (a, b))
+    return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + eps)

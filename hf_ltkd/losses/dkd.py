@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .base import values_of
-from .checks import check_class_ids, check_labels, check_logits, check_not_negative, check_temperature
+from .checks import check_class_ids, check_labels, check_logits, check_not_negative, check_temperature, reduced
 from .on_logits import LogitLoss
 
 
@@ -18,6 +18,7 @@ def dkd_loss(
     alpha: float = 1.0,
     beta: float = 8.0,
     temperature: float = 4.0,
+    reduction: str = "mean",
 ) -> Tensor:
     """
     `T² · mean over the batch of (alpha · TCKD + beta · NCKD)` (Eq. 7): the divergence of target against the rest, and
@@ -31,9 +32,10 @@ def dkd_loss(
         alpha (`float`, *optional*, defaults to 1.0): Weight of the target-class term (TCKD).
         beta (`float`, *optional*, defaults to 8.0): Weight of the non-target-class term (NCKD).
         temperature (`float`, *optional*, defaults to 4.0): Both logits are divided by it.
+        reduction (`str`, *optional*, defaults to `"mean"`): `"none"` gives the loss of each example.
 
     Returns:
-        `torch.Tensor`: a scalar.
+        `torch.Tensor`: a scalar, or `[batch]`.
 
     Raises:
         `ValueError`: if the shapes differ, there is only one class, a weight is negative, `temperature <= 0`, or the
@@ -41,7 +43,7 @@ def dkd_loss(
     """
     check_not_negative(alpha=alpha, beta=beta)
     target_class, non_target_class = _dkd_terms(student_logits, teacher_logits, labels, temperature)
-    return alpha * target_class + beta * non_target_class
+    return reduced(alpha * target_class + beta * non_target_class, reduction)
 
 
 class DKDLoss(LogitLoss):
@@ -76,7 +78,7 @@ class DKDLoss(LogitLoss):
 def _dkd_terms(
     student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """TCKD and NCKD, each times `T²` and averaged over the batch."""
+    """TCKD and NCKD of each example, `[batch]`, times `T²`."""
     check_temperature(temperature)
     student_logits, teacher_logits = check_logits(student_logits, teacher_logits)
     check_labels(labels, student_logits)
@@ -90,7 +92,7 @@ def _dkd_terms(
     # The target's own entry is -inf on both sides; its probability there is 0.
     difference = (teacher_others - student_others).masked_fill(is_target, 0.0)
     non_target_class = (teacher_others.exp() * difference).sum(1)
-    return temperature**2 * target_class.mean(), temperature**2 * non_target_class.mean()
+    return temperature**2 * target_class, temperature**2 * non_target_class
 
 
 def _decoupled_log_probs(logits: Tensor, labels: Tensor, is_target: Tensor) -> tuple[Tensor, Tensor]:

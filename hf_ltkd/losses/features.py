@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import at_least_float32
@@ -47,6 +48,11 @@ def before_relu(model: nn.Module) -> bool:
 def final_map(maps: list[Tensor], apply_relu: bool) -> Tensor:
     """The last map as the model pools it."""
     return maps[-1].relu() if apply_relu else maps[-1]
+
+
+def mse_of_each(student: Tensor, teacher: Tensor) -> Tensor:
+    """The mean-squared difference of each example's maps: `[batch]`."""
+    return F.mse_loss(student, teacher, reduction="none").flatten(1).mean(1)
 
 
 @torch.no_grad()

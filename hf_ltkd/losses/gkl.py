@@ -56,7 +56,7 @@ def gkl_loss(
     student_logits, teacher_logits = check_logits(student_logits, teacher_logits)
     weights = pair_weights(teacher_logits, gamma, weight_temperature, weight_probs)
     squares = squared_differences(student_logits, teacher_logits, weights, weights.sum(1).square().mean())
-    return alpha * soft_cross_entropy(student_logits, teacher_logits, temperature) + beta * squares
+    return (alpha * soft_cross_entropy(student_logits, teacher_logits, temperature) + beta * squares).mean()
 
 
 def pair_weights(teacher_logits: Tensor, gamma: float, temperature: float, probs: Tensor | None) -> Tensor:
@@ -74,22 +74,22 @@ def pair_weights(teacher_logits: Tensor, gamma: float, temperature: float, probs
 
 def squared_differences(student: Tensor, teacher: Tensor, weights: Tensor, mean_square: Tensor) -> Tensor:
     """
-    The weighted mean of the squared differences, a quarter of it. The weights of a pair are a product, so that with
-    `d = t - s` and `m = Σ w d / Σ w` the sum over the pairs of an example is `2 · Σ w · Σ w (d - m)²`.
+    A quarter of the squared differences of each example, `[batch]`, whose mean is weighted. The weights of a pair are a
+    product, so that with `d = t - s` and `m = Σ w d / Σ w` the sum over its pairs is `2 · Σ w · Σ w (d - m)²`.
 
     Args:
         mean_square: `(Σ w)²`, averaged over the examples.
     """
     difference, total = teacher - student, weights.sum(1, keepdim=True)
     centred = difference - (weights * difference).sum(1, keepdim=True) / total
-    return (total * weights * centred.square()).sum(1).mean() / (2 * mean_square)
+    return (total * weights * centred.square()).sum(1) / (2 * mean_square)
 
 
 def soft_cross_entropy(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """The cross-entropy with the teacher's softened probabilities, averaged over the batch."""
+    """The cross-entropy of each example with the teacher's softened probabilities, `[batch]`."""
     check_temperature(temperature)
     log_probs = (student_logits / temperature).log_softmax(1)
-    return -((teacher_logits / temperature).softmax(1) * log_probs).sum(1).mean()
+    return -((teacher_logits / temperature).softmax(1) * log_probs).sum(1)
 
 
 class GKLLoss(LogitLoss):
@@ -187,22 +187,23 @@ class GKLLoss(LogitLoss):
             self.counts.zero_()
             self.epoch.fill_(self._begun)
 
-    def batch_statistics(self, teacher_outputs, labels) -> Tensor | None:
+    def batch_statistics(self, teacher_outputs, labels, sample_weights=None) -> Tensor | None:
         """
-        The number of examples and the sum of their `(Σ w)²`; class-wise, also the number of examples of each class and
-        the sums of their `softmax(t / T2)`: `[2]` or `[2 + classes + classes²]`. The ranks exchange that for every
-        micro-batch: 10,102 numbers (40 kB) for 100 classes, 1,001,002 (4 MB) for 1000.
+        The number of examples (each counts by its weight) and the sum of their `(Σ w)²`; class-wise, also the number of
+        examples of each class and the sums of their `softmax(t / T2)`: `[2]` or `[2 + classes + classes²]`. The ranks
+        exchange that for every micro-batch: 10,102 numbers (40 kB) for 100 classes, 1,001,002 (4 MB) for 1000.
         """
         teacher = self.compared(teacher_outputs, "teacher")
         if self.class_wise:
             check_labels(labels, teacher)
         weights = self._weights(teacher, labels)
-        of_step = torch.stack([weights.new_full((), len(weights)), weights.sum(1).square().sum()])
+        each = weights.new_ones(len(weights)) if sample_weights is None else sample_weights.to(weights)
+        of_step = torch.stack([each.sum(), (each * weights.sum(1).square()).sum()])
         if not self.class_wise:
             return of_step
         probs = (check_logits(teacher, teacher)[1] / self.weight_temperature).softmax(1)
-        sums = probs.new_zeros(self.sums.shape).index_add(0, labels, probs)
-        counts = probs.new_zeros(self.counts.shape).index_add(0, labels, probs.new_ones(len(labels)))
+        sums = probs.new_zeros(self.sums.shape).index_add(0, labels, each[:, None] * probs)
+        counts = probs.new_zeros(self.counts.shape).index_add(0, labels, each)
         return torch.cat([of_step, counts, sums.flatten()])
 
     def begin_step(self, step_statistics: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .base import values_of
-from .checks import check_logits, check_not_negative, check_per_class, check_temperature
+from .checks import check_logits, check_not_negative, check_per_class, check_temperature, reduced
 from .on_logits import LogitLoss
 
 
@@ -18,6 +18,7 @@ def kd_loss(
     *,
     temperature: float = 4.0,
     teacher_log_prior: Tensor | None = None,
+    reduction: str = "mean",
 ) -> Tensor:
     r"""
     `T² · mean over the batch of KL(pᵀ ‖ pˢ)`, with `p = softmax(z / T)` (Eq. 2 of the LTKD paper).
@@ -30,9 +31,10 @@ def kd_loss(
             Subtracted from the teacher's logits before softening, for instance [`log_class_prior`]: the class prior
             that the teacher learned is divided out of its probabilities (post-hoc logit adjustment, arXiv 2007.07314,
             Eq. 9).
+        reduction (`str`, *optional*, defaults to `"mean"`): `"none"` gives the loss of each example.
 
     Returns:
-        `torch.Tensor`: a scalar.
+        `torch.Tensor`: a scalar, or `[batch]`.
 
     Raises:
         `ValueError`: if the shapes differ or `temperature` is not above 0.
@@ -43,8 +45,8 @@ def kd_loss(
         teacher_logits = teacher_logits - check_per_class("teacher_log_prior", teacher_log_prior, teacher_logits)
     student_log_probs = (student_logits / temperature).log_softmax(1)
     teacher_log_probs = (teacher_logits / temperature).log_softmax(1)
-    divergence = F.kl_div(student_log_probs, teacher_log_probs, log_target=True, reduction="batchmean")
-    return temperature**2 * divergence
+    divergence = F.kl_div(student_log_probs, teacher_log_probs, log_target=True, reduction="none").sum(1)
+    return reduced(temperature**2 * divergence, reduction)
 
 
 class KDLoss(LogitLoss):
@@ -100,5 +102,6 @@ class KDLoss(LogitLoss):
             *self.both(student_outputs, teacher_outputs),
             temperature=self.temperature,
             teacher_log_prior=self.teacher_log_prior,
+            reduction="none",
         )
         return {"kd": self.kd_weight * loss}

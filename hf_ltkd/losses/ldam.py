@@ -16,6 +16,7 @@ from .checks import (
     check_not_negative,
     check_per_class,
     check_tensor,
+    reduced,
 )
 
 
@@ -27,6 +28,7 @@ def ldam_loss(
     max_margin: float = 0.5,
     scale: float = 30.0,
     class_weights: Tensor | None = None,
+    reduction: str = "mean",
 ) -> Tensor:
     """
     Cross-entropy of `scale · (z - margin of the label at the label)`, with margins in proportion to `n ** -1/4`
@@ -45,9 +47,10 @@ def ldam_loss(
         scale (`float`, *optional*, defaults to 30.0): Multiplies the logits, as in the authors' code.
         class_weights (`torch.Tensor` of shape `[classes]`, *optional*):
             Of each example's class, as in [`class_balanced_loss`]: the second part of deferred re-weighting (DRW).
+        reduction (`str`, *optional*, defaults to `"mean"`): `"none"` gives the loss of each example.
 
     Returns:
-        `torch.Tensor`: a scalar, the mean over the examples.
+        `torch.Tensor`: a scalar, the mean over the examples, or `[batch]`.
 
     Raises:
         `ValueError`: if there is not one count per class, each 1 or more, or an argument is negative.
@@ -63,4 +66,4 @@ def ldam_loss(
     losses = -share * (scale * (logits - margins * share)).log_softmax(1)
     if class_weights is not None:
         losses = losses * check_per_class("class_weights", class_weights, logits)
-    return losses.sum(1).mean()
+    return reduced(losses.sum(1), reduction)

@@ -34,7 +34,7 @@ def log_class_prior(class_counts: Sequence[int] | Tensor) -> Tensor:
 
 
 def logit_adjusted_loss(
-    logits: Tensor, labels: Tensor, class_counts: Sequence[int] | Tensor, *, tau: float = 1.0
+    logits: Tensor, labels: Tensor, class_counts: Sequence[int] | Tensor, *, tau: float = 1.0, reduction: str = "mean"
 ) -> Tensor:
     """
     Cross-entropy of `softmax(z + tau · log prior)` (Eq. 10). With `tau=1` this is the balanced softmax.
@@ -45,9 +45,10 @@ def logit_adjusted_loss(
             The class of each example; or soft labels `[batch, classes]`, probabilities in floating point.
         class_counts (`Sequence[int]` or `torch.Tensor` of shape `[classes]`): Training examples per class.
         tau (`float`, *optional*, defaults to 1.0): How strongly the prior counts; 0 is the plain cross-entropy.
+        reduction (`str`, *optional*, defaults to `"mean"`): `"none"` gives the loss of each example.
 
     Returns:
-        `torch.Tensor`: a scalar.
+        `torch.Tensor`: a scalar, or `[batch]`.
 
     Raises:
         `ValueError`: if there is not one count per class, each 1 or more, or if `tau` is negative.
@@ -57,4 +58,4 @@ def logit_adjusted_loss(
     check_labels(labels, logits, IGNORED_LABEL)
     logits = at_least_float32(logits)
     log_prior = check_per_class("class_counts", log_class_prior(class_counts), logits)
-    return F.cross_entropy(logits + tau * log_prior, as_targets(labels, logits))  # Eq. 10
+    return F.cross_entropy(logits + tau * log_prior, as_targets(labels, logits), reduction=reduction)  # Eq. 10

@@ -14,14 +14,13 @@ from ..groups import ClassGroups, check_groups
 from ..utils import check_number
 from ._ltkd_fused import LTKDTerms, Weights, can_be_fused
 from .base import values_of
-from .checks import check_logits, check_not_negative, check_temperature, check_tensor, placed_with
+from .checks import check_logits, check_not_negative, check_temperature, check_tensor, placed_with, reduced
 from .on_logits import LogitLoss
 
 
 def ltkd_terms(student_logits: Tensor, teacher_logits: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
     """
-    The two summands of Eq. 14, each times `T²` and averaged over the batch: the formula, differentiable in all of its
-    tensors.
+    The two summands of Eq. 14 of each example, `[batch]`, times `T²`: the formula, differentiable in all of its tensors.
     """
     groups, alpha, beta, temperature, rebalance, reweight, log_mass = weights
     student, teacher, within = _decompose(student_logits, teacher_logits, groups, temperature)
@@ -33,8 +32,7 @@ def ltkd_terms(student_logits: Tensor, teacher_logits: Tensor, weights: Weights)
         target = (log_scale + teacher).log_softmax(1)  # Eq. 11: p̂_G^T
     cross = _kl(target, student)
     within = within if reweight else teacher.exp() * within  # Eq. 13, or Eq. 12
-    scale = temperature**2 / max(student_logits.shape[0], 1)
-    return scale * alpha * cross.sum(), scale * beta * within.sum()  # Eq. 14
+    return temperature**2 * alpha * cross.sum(1), temperature**2 * beta * within.sum(1)  # Eq. 14
 
 
 def _decompose(
@@ -116,6 +114,7 @@ def ltkd_loss(
     rebalance: bool = True,
     reweight: bool = True,
     group_mass: Tensor | None = None,
+    reduction: str = "mean",
 ) -> Tensor:
     """
     Long-tailed knowledge distillation (Eq. 14), times `T²`, averaged over the batch:
@@ -139,9 +138,10 @@ def ltkd_loss(
         group_mass (`torch.Tensor` of shape `[groups]`, *optional*):
             Sums of `p_Gᵀ`, at this temperature, over more than this batch (other ranks, accumulated micro-batches).
             `None` sums over this batch (Eq. 9).
+        reduction (`str`, *optional*, defaults to `"mean"`): `"none"` gives the loss of each example.
 
     Returns:
-        `torch.Tensor`: a scalar, differentiable any number of times, also in `alpha`, `beta` and `temperature` where
+        `torch.Tensor`: a scalar, or `[batch]`; differentiable any number of times, also in `alpha`, `beta` and `temperature` where
         they are tensors that require a gradient.
 
     Raises:
@@ -160,7 +160,7 @@ def ltkd_loss(
         log_mass = group_mass.clamp_min(torch.finfo(group_mass.dtype).tiny).log()
     weights = Weights(groups, alpha, beta, temperature, rebalance, reweight, log_mass)
     cross, within = _checked_terms(student_logits, teacher_logits, weights)
-    return cross + within
+    return reduced(cross + within, reduction)
 
 
 class LTKDLoss(LogitLoss):
@@ -238,13 +238,15 @@ class LTKDLoss(LogitLoss):
         if self.group_mass_momentum:
             self.log_group_mass.fill_(-torch.inf)
 
-    def batch_statistics(self, teacher_outputs, labels=None) -> Tensor | None:
-        """The logarithm of Eq. 9's sums of `p_Gᵀ` over this batch, `[groups]`; `None` without rebalancing."""
+    def batch_statistics(self, teacher_outputs, labels=None, sample_weights=None) -> Tensor | None:
+        """The logarithm of Eq. 9's (weighted) sums of `p_Gᵀ` over this batch, `[groups]`; `None` without rebalancing."""
         if not self.rebalance:
             return None
         logits = self.compared(teacher_outputs, "teacher")
         _, teacher_logits = _checked(logits, logits, self.groups, self.temperature)
         teacher, _ = _group_log_probs(teacher_logits / self.temperature, self.groups)
+        if sample_weights is not None:
+            teacher = teacher + sample_weights.to(teacher).log()[:, None]
         return teacher.logsumexp(0)
 
     def begin_step(self, step_statistics: Tensor) -> Tensor:

@@ -8,11 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import DistillationLoss, values_of
-from .checks import at_least_float32, check_not_negative, check_tensor
-from .features import before_relu, feature_maps, final_map, try_model
+from .checks import at_least_float32, check_not_negative, check_tensor, reduced
+from .features import before_relu, feature_maps, final_map, mse_of_each, try_model
 
 
-def hierarchical_context_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Tensor:
+def hierarchical_context_loss(
+    student_features: Sequence[Tensor], teacher_features: Sequence[Tensor], *, reduction: str = "mean"
+) -> Tensor:
     """
     Hierarchical context loss (Sec. 3.4): of each pair of maps the mean-squared difference at full size and pooled to
     grids of 4 × 4, 2 × 2 and 1 × 1 where these are smaller, with weights 1, 1/2, 1/4, 1/8 (as many as there are grids)
@@ -22,9 +24,10 @@ def hierarchical_context_loss(student_features: Sequence[Tensor], teacher_featur
         student_features, teacher_features (`Sequence[torch.Tensor]`, each of shape `[batch, channels, height,
         width]`):
             Maps of the same shapes. fp16 and bf16 are computed in float32. No gradient flows to the teacher.
+        reduction (`str`, *optional*, defaults to `"mean"`): `"none"` gives the loss of each example.
 
     Returns:
-        `torch.Tensor`: a scalar.
+        `torch.Tensor`: a scalar, or `[batch]`.
 
     Raises:
         `ValueError`: if the numbers or shapes of the maps differ.
@@ -43,16 +46,16 @@ def hierarchical_context_loss(student_features: Sequence[Tensor], teacher_featur
     losses = []
     for student, teacher in zip(student_features, teacher_features, strict=True):
         student, teacher = at_least_float32(student), at_least_float32(teacher.detach())
-        loss, weight, total_weight = F.mse_loss(student, teacher), 1.0, 1.0
+        loss, weight, total_weight = mse_of_each(student, teacher), 1.0, 1.0
         for grid in (4, 2, 1):
             if grid >= student.shape[2]:
                 continue
             weight /= 2
             total_weight += weight
             pooled = F.adaptive_avg_pool2d(student, grid), F.adaptive_avg_pool2d(teacher, grid)
-            loss = loss + weight * F.mse_loss(*pooled)
+            loss = loss + weight * mse_of_each(*pooled)
         losses.append(loss / total_weight)
-    return torch.stack(losses).sum()
+    return reduced(torch.stack(losses).sum(0), reduction)
 
 
 class AttentionBasedFusion(nn.Module):
@@ -180,7 +183,8 @@ class ReviewKDLoss(DistillationLoss):
         ):
             output, deeper = fusion(features, deeper, target.shape[2:])
             reviewed.append(output)
-        return {"review": self.review_weight * hierarchical_context_loss(reviewed, teacher_levels[::-1])}
+        loss = hierarchical_context_loss(reviewed, teacher_levels[::-1], reduction="none")
+        return {"review": self.review_weight * loss}
 
     def _levels(self, student_maps: list[Tensor], teacher_maps: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """The compared stages of both, and the pooled features as a last map of 1 × 1."""

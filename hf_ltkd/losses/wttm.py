@@ -9,11 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .base import values_of
-from .checks import check_logits, check_not_negative
+from .checks import check_logits, check_not_negative, reduced
 from .on_logits import LogitLoss
 
 
-def wttm_loss(student_logits: Tensor, teacher_logits: Tensor, *, gamma: float = 0.1) -> Tensor:
+def wttm_loss(
+    student_logits: Tensor, teacher_logits: Tensor, *, gamma: float = 0.1, reduction: str = "mean"
+) -> Tensor:
     """
     Weighted transformed teacher matching: `mean over the batch of U · KL(q ‖ softmax(s))`, with the teacher's
     probabilities to the power `gamma`, `U` their sum and `q` their shares. The student has no temperature.
@@ -22,9 +24,10 @@ def wttm_loss(student_logits: Tensor, teacher_logits: Tensor, *, gamma: float = 
         student_logits, teacher_logits (`torch.Tensor` of shape `[batch, classes]`):
             fp16 and bf16 are computed in float32. No gradient flows to the teacher.
         gamma (`float`, *optional*, defaults to 0.1): `1 / T` of the teacher. `U` is larger for flat answers.
+        reduction (`str`, *optional*, defaults to `"mean"`): `"none"` gives the loss of each example.
 
     Returns:
-        `torch.Tensor`: a scalar.
+        `torch.Tensor`: a scalar, or `[batch]`.
 
     Raises:
         `ValueError`: if the shapes differ or `gamma` is negative.
@@ -34,7 +37,7 @@ def wttm_loss(student_logits: Tensor, teacher_logits: Tensor, *, gamma: float = 
     powers = gamma * teacher_logits.log_softmax(1)
     log_sum = powers.logsumexp(1, keepdim=True)
     divergence = F.kl_div(student_logits.log_softmax(1), powers - log_sum, log_target=True, reduction="none").sum(1)
-    return (log_sum.exp().squeeze(1) * divergence).mean()
+    return reduced(log_sum.exp().squeeze(1) * divergence, reduction)
 
 
 class WTTMLoss(LogitLoss):
@@ -58,5 +61,5 @@ class WTTMLoss(LogitLoss):
         return values_of(gamma=self.gamma, wttm_weight=self.wttm_weight, **super().hyper_parameters())
 
     def distillation_terms(self, student_outputs, teacher_outputs, labels, step_statistics) -> dict[str, Tensor]:
-        loss = wttm_loss(*self.both(student_outputs, teacher_outputs), gamma=self.gamma)
+        loss = wttm_loss(*self.both(student_outputs, teacher_outputs), gamma=self.gamma, reduction="none")
         return {"transformed_teacher": self.wttm_weight * loss}

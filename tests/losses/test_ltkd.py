@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hf_ltkd import ClassGroups, LTKDLoss, kd_loss, kl_decomposition, ltkd_loss
 from hf_ltkd.losses._ltkd_fused import Weights
+from hf_ltkd.losses.checks import reduced
 from hf_ltkd.losses.ltkd import ltkd_terms
 
 
@@ -25,7 +26,8 @@ ROUNDING = 60, 16 * 12 * largest_log_prob(STUDENT, TEACHER)  # additions, magnit
 
 def plain(student, teacher, alpha=6.0, beta=6.0, temperature=4.0, log_mass=None, **switches):
     switches = {"rebalance": True, "reweight": True} | switches
-    return sum(ltkd_terms(student, teacher, Weights(GROUPS, alpha, beta, temperature, *switches.values(), log_mass)))
+    weights = Weights(GROUPS, alpha, beta, temperature, *switches.values(), log_mass)
+    return reduced(sum(ltkd_terms(student, teacher, weights)), "mean")
 
 
 # ---- Identities and limits ----
