@@ -12,8 +12,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from ..losses.base import DistillationLoss, cross_entropy_of_each
-from ..losses.checks import UNLABELLED, is_example, is_labelled, logits_of, select_valid
+from ..losses.base import DistillationLoss
+from ..losses.checks import is_example, is_labelled, logits_of
+from ..losses.columns import weigh
+from ..losses.cross_entropy import cross_entropy_of_each
 from ..metrics import group_accuracy
 from ..teacher.cache import CachedTeacherDataset, TeacherCache
 from ..teacher.live import ask_teacher, hand_over, load_teacher, place_teacher
@@ -34,7 +36,7 @@ from .checks import (
     check_scores,
     check_two_classes,
 )
-from .columns import forward_names, inputs_of, unused_columns
+from .columns import forward_names, inputs_of, labels_of, unused_columns
 from .engines import check_engine, make_shardable, mean_gradients
 from .mixing import make_mixer
 from .student_files import StudentFilesMixin
@@ -50,7 +52,7 @@ class StepContext:
 
     teacher_outputs: Any = None
     step_statistics: Tensor | None = None  # [micro-batches of all ranks, k]
-    weight: Tensor | float = 1.0  # examples of this micro-batch / their mean per micro-batch of the step
+    weight: Tensor | float = 1.0  # weight of this micro-batch's examples / its mean over those of the step
     label_weight: Tensor | float = 1.0  # the same of those with a class, over which the cross-entropy is a mean
     micro_batches: int = 1  # of this rank in the step
 
@@ -152,7 +154,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         # What remove_unused_columns keeps: the Trainer would look at the student's forward alone.
         names = [name for network in self._networks for name in forward_names(network) or ()]
         columns = [*names, *(f"teacher_{name}" for name in names), *self.label_names, "label", "label_ids"]
-        self._signature_columns = [*dict.fromkeys([*columns, CACHED_LOGITS])]  # type: ignore[assignment]
+        self._signature_columns = [*dict.fromkeys([*columns, CACHED_LOGITS, *distillation_loss.columns])]  # type: ignore[assignment]
         if self.teacher_model is not None:
             place_teacher(self.teacher_model, self.args.device)
             if self.args.torch_compile:
@@ -215,35 +217,36 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
 
     def _get_step(self, epoch_iterator, num_batches, device):
         """Asks the teacher for all micro-batches of the step first, because Eq. 9 sums over all of them."""
-        self.distillation_loss.train().zero_grad()  # a step begins here; the Trainer zeroes the student alone
+        loss = self.distillation_loss
+        loss.train().zero_grad()  # a step begins here; the Trainer zeroes the student alone
         batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, num_items_in_batch
         batches = [self._prepare_inputs(batch) for batch in batches]
         if self._mixer is not None:
             batches = self._mixer(batches, self.state.global_step)
-        if not self._columns_are_looked_at and (unused := unused_columns(batches[0], self._networks)):
-            logger.warning("No network takes these columns of the batch, which have no effect: %s.", listed(unused))
+        if not self._columns_are_looked_at and (unused := unused_columns(batches[0], self._networks, loss.columns)):
+            logger.warning("Neither a network nor the loss takes these columns of the batch: %s.", listed(unused))
         self._columns_are_looked_at = True
         # A step that is one batch sums over itself, in the loss.
-        needs_statistics = len(batches) * self.args.world_size > 1 or self.distillation_loss.remembers_steps
+        needs_statistics = len(batches) * self.args.world_size > 1 or loss.remembers_steps
         contexts, rows = [], []
         for batch in batches:
             context = StepContext(self._ask_teacher(batch))
-            labels = self._labels_of(batch, context.teacher_outputs)
-            row = torch.stack([is_example(labels).sum(), is_labelled(labels).sum()]).float()
+            labels, columns = labels_of(batch, loss, context.teacher_outputs), self._columns_of(batch)
+            labels, weights = weigh(labels, columns.get("sample_weights"))
+            row = torch.stack([(weights * is_example(labels)).sum(), (weights * is_labelled(labels)).sum()])
             if context.teacher_outputs is not None and needs_statistics:
-                labels, outputs = select_valid(labels, context.teacher_outputs)
-                self.distillation_loss.check_classes(labels)
-                statistics = self.distillation_loss.batch_statistics(outputs, labels)
+                statistics = loss.statistics_of(context.teacher_outputs, labels, epoch=self.state.epoch, **columns)
                 row = row if statistics is None else torch.cat([row, statistics.float()])
             contexts.append(context)
             rows.append(row)
         step = self.accelerator.gather(torch.stack(rows))  # the one collective of the step
-        sizes, statistics = step[:, :2].mean(0).clamp_min(1e-6), step[:, 2:]  # a step may consist of padding alone
-        statistics = self.distillation_loss.begin_step(statistics) if statistics.shape[1] else None
+        sizes, statistics = step[:, :2].mean(0), step[:, 2:]
+        statistics = loss.begin_step(statistics) if statistics.shape[1] else None
         for context, row in zip(contexts, rows, strict=True):
-            context.weight, context.label_weight = row[:2] / sizes
+            # A step may consist of padding alone.
+            context.weight, context.label_weight = (row[:2] / sizes).nan_to_num()
             context.step_statistics = statistics
             context.micro_batches = len(batches)
         return [{**b, STEP_CONTEXT: c} for b, c in zip(batches, contexts, strict=True)], num_items_in_batch
@@ -256,7 +259,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         self.distillation_loss.train(model.training)
         check_two_classes(logits_of(outputs).shape[-1])
         if not model.training:
-            loss = self._evaluation_loss(inputs, outputs, self._labels_of(inputs))
+            loss = self._evaluation_loss(inputs, outputs, labels_of(inputs, self.distillation_loss))
             # Predictions are logits alone: anything else would be gathered over the whole evaluation set.
             return (loss, {"logits": logits_of(outputs)}) if return_outputs else loss
 
@@ -265,9 +268,10 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         terms = self.distillation_loss(
             outputs,
             context.teacher_outputs,
-            self._labels_of(inputs, context.teacher_outputs),
+            labels_of(inputs, self.distillation_loss, context.teacher_outputs),
             epoch=self.state.epoch,
             step_statistics=context.step_statistics,
+            **self._columns_of(inputs),
         )
         weights = {self.distillation_loss.ce: context.label_weight}
         terms = {name: weights.get(name, context.weight) * term for name, term in terms.items()}
@@ -310,7 +314,9 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
             # One value an example, so that the gather cuts off what pads the last batch of several ranks.
             self._gather_eval_term("loss", losses)
         if self._evaluates_with_teacher:
-            terms = self.distillation_loss(outputs, self._ask_teacher(inputs), labels, epoch=self.state.epoch)
+            columns = {name: v for name, v in self._columns_of(inputs).items() if name != "sample_weights"}
+            teacher = self._ask_teacher(inputs)
+            terms = self.distillation_loss(outputs, teacher, labels, epoch=self.state.epoch, **columns)
             lacking = losses.new_full((), torch.nan)  # a rank without a valid label has no terms
             for name in dict.fromkeys(gather_object(list(terms))):
                 if name != "cross_entropy":
@@ -337,24 +343,15 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         inputs = self._inputs_of(self.teacher_model, teacher_inputs(inputs))
         return ask_teacher(self.teacher_model, inputs, self.accelerator.autocast())
 
+    def _columns_of(self, batch: dict) -> dict:
+        return {name: batch[name] for name in self.distillation_loss.columns if name in batch}
+
     def _inputs_of(self, model: Any, inputs: dict, with_features: bool = True) -> dict:
-        own = (CACHED_LOGITS, STEP_CONTEXT)
-        model_inputs = inputs_of(model, {name: value for name, value in inputs.items() if name not in own})
+        own, of_loss = (CACHED_LOGITS, STEP_CONTEXT), self.distillation_loss.columns
+        model_inputs = inputs_of(model, {name: v for name, v in inputs.items() if name not in own}, of_loss)
         if with_features and self.distillation_loss.needs_hidden_states:
             model_inputs["output_hidden_states"] = True
         return model_inputs
-
-    def _labels_of(self, inputs: dict, teacher_outputs: Any = None) -> Tensor:
-        """Without a cross-entropy no class is needed: the teacher's answers say how many examples there are."""
-        loss, logits = self.distillation_loss, None if teacher_outputs is None else logits_of(teacher_outputs)
-        if "labels" in inputs:
-            return inputs["labels"]
-        if loss.ce_weight or loss.needs_labels or logits is None or logits.ndim != 2:
-            raise ValueError(
-                f"The batch has no 'labels', only {[name for name in inputs if name != STEP_CONTEXT]}: let the "
-                "dataset or the data collator name them so, or distil without them (ce_weight=0)."
-            )
-        return torch.full(logits.shape[:1], UNLABELLED, device=logits.device)
 
     # ---- Optimizer, logs, files ----
 
@@ -387,5 +384,6 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
             means = torch.stack([self._train_terms.get(name, zero) for name in names]) / self._train_steps
             means = self.accelerator.reduce(means, "mean")
             logs.update(zip(names, means.tolist(), strict=True))
+            logs.update(self.distillation_loss.scheduled(self.state.epoch))
             self.forget_terms()
         super().log(logs, start_time)

@@ -22,7 +22,7 @@ from hf_ltkd import (
     ldam_loss,
     logit_adjusted_loss,
 )
-from hf_ltkd.losses.base import CrossEntropyName
+from hf_ltkd.losses.cross_entropy import CrossEntropyName
 
 
 STUDENT, TEACHER, LABELS = Case(CrossEntropyLoss, 1).batch()
