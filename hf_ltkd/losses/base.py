@@ -277,8 +277,9 @@ class DistillationLoss(Scheduled):
                 called as another or `loss`.
         """
         check_labels(labels, logits_of(student_outputs), IGNORED_LABEL, UNLABELLED)
-        if columns:  # a compiled loss takes none
-            labels, columns = self._checked_columns(labels, columns)
+        labels, columns = self._checked_columns(labels, columns)
+        if torch.compiler.is_compiling():  # without schedules
+            return self._terms(student_outputs, teacher_outputs, labels, epoch, step_statistics, columns)
         with self.at(epoch):
             return self._terms(student_outputs, teacher_outputs, labels, epoch, step_statistics, columns)
 
@@ -308,11 +309,8 @@ class DistillationLoss(Scheduled):
             check_probabilities(targets)
             if self.drw_epoch is not None and (epoch is None or epoch + 1e-6 >= self.drw_epoch):
                 cross_entropy = partial(cross_entropy, class_weights=self._class_weights)
-            if len(targets):
-                losses = cross_entropy(logits, targets, reduction="none")
-                terms[self.ce] = self.ce_weight * weighted_mean(self.ce, losses, weights, targets, False)
-            else:
-                terms[self.ce] = self.ce_weight * logits.sum()
+            losses = cross_entropy(logits, targets, reduction="none") if len(targets) else logits.sum(1)
+            terms[self.ce] = self.ce_weight * weighted_mean(self.ce, losses, weights, targets, False)
         own = self._method_terms(student_outputs, teacher_outputs, labels, epoch, step_statistics, columns)
         for name, term in own.items():
             if name in (self.ce, "loss"):
@@ -325,10 +323,13 @@ class DistillationLoss(Scheduled):
     ) -> dict[str, Tensor]:
         """[`~DistillationLoss.distillation_terms`] as they count: means, warmed up."""
         further = taken(type(self).__name__, self._of_terms, columns)
-        warmup = 1.0 if epoch is None or epoch >= self.warmup_epochs else epoch / self.warmup_epochs
+        warmup = self._warmup(epoch)
         terms = self.distillation_terms(student_outputs, teacher_outputs, labels, step_statistics, **further)
         weights, is_weighed = columns.get("sample_weights"), "sample_weights" in self._of_terms
         return {name: warmup * weighted_mean(name, t, weights, labels, is_weighed) for name, t in terms.items()}
+
+    def _warmup(self, epoch: float | None) -> float:
+        return 1.0 if epoch is None or epoch >= self.warmup_epochs else epoch / self.warmup_epochs
 
     def statistics_of(
         self, teacher_outputs: Any, labels: Tensor, *, epoch: float | None = None, **columns: Any
@@ -394,18 +395,3 @@ class DistillationLoss(Scheduled):
 def values_of(**arguments: Any) -> dict[str, Any]:
     """The arguments with numbers for tensors (weights that are trained, for instance)."""
     return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in arguments.items()}
-
-
-class CrossEntropyLoss(DistillationLoss):
-    """
-    No teacher at all: the student's cross-entropy with the labels. Trains teachers and plain students.
-
-    Args:
-        kwargs: `ce`, `class_counts` and the other arguments of [`DistillationLoss`], for instance
-            `CrossEntropyLoss(ce="balanced_softmax", class_counts=counts)`.
-    """
-
-    needs_teacher = False
-
-    def distillation_terms(self, student_outputs, teacher_outputs, labels, step_statistics) -> dict[str, Tensor]:
-        return {}

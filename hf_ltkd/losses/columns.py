@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import IGNORED_LABEL, at_least_float32, is_eager, is_example
+from .checks import IGNORED_LABEL, at_least_float32, is_eager, is_example, reduced
 
 
 def further_arguments(loss_class: type, method: str, own: int) -> dict[str, Any]:
@@ -103,4 +103,6 @@ def weighted_mean(name: str, losses: Tensor, weights: Tensor | None, labels: Ten
         )
     if losses.ndim == 0:
         return losses
-    return losses.mean() if weights is None else (weights.to(losses) * losses).sum() / weights.sum().to(losses)
+    if weights is None or losses.shape[0] == 0:
+        return reduced(losses, "mean")
+    return (weights.to(losses) * losses).sum() / weights.sum().to(losses)

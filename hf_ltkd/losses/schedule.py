@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from ..utils import check_number
@@ -54,7 +53,7 @@ class Scheduled(nn.Module):
     @contextmanager
     def at(self, epoch: float | None) -> Iterator[None]:
         """Within this context a [`Schedule`] is its number at an epoch (`None`: after all of them)."""
-        schedules = {} if torch.compiler.is_compiling() else self.schedules
+        schedules = self.schedules
         if schedules:
             vars(self).update({name: schedule.at(epoch) for name, schedule in schedules.items()})
             self._apply_schedules()

@@ -1,8 +1,9 @@
-"""Which columns of a batch a network takes: those that its forward names; and which the loss."""
+"""What is in a batch: the columns that a network takes (those that its forward names) or the loss, and labels."""
 
 import functools
 import inspect
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +12,21 @@ from transformers import PreTrainedModel
 
 from ..losses.base import DistillationLoss
 from ..losses.checks import UNLABELLED, logits_of
+
+
+@dataclass
+class StepContext:
+    """What a micro-batch has to know of the whole optimizer step; travels in the batch under [`STEP_CONTEXT`]."""
+
+    teacher_outputs: Any = None
+    step_statistics: Tensor | None = None  # [micro-batches of all ranks, k]
+    weight: Tensor | float = 1.0  # weight of this micro-batch's examples / its mean over those of the step
+    label_weight: Tensor | float = 1.0  # the same of those with a class, over which the cross-entropy is a mean
+    micro_batches: int = 1  # of this rank in the step
+
+
+STEP_CONTEXT = "distillation_step_context"
+CACHED_LOGITS = "teacher_logits"  # the teacher's answer travels in the batch where it is cached
 
 
 def inputs_of(model: nn.Module, batch: dict[str, Any], of_loss: Collection[str] = ()) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate.utils import broadcast, gather_object
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Sampler
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -36,29 +36,23 @@ from .checks import (
     check_scores,
     check_two_classes,
 )
-from .columns import forward_names, inputs_of, labels_of, unused_columns
+from .columns import (
+    CACHED_LOGITS,
+    STEP_CONTEXT,
+    StepContext,
+    forward_names,
+    inputs_of,
+    labels_of,
+    unused_columns,
+)
 from .engines import check_engine, make_shardable, mean_gradients
 from .mixing import make_mixer
+from .sampling import CLASS_SAMPLING, class_sampler
 from .student_files import StudentFilesMixin
 from .training_args import DistillationTrainingArguments, check_arguments
 
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class StepContext:
-    """What a micro-batch has to know of the whole optimizer step; travels in the batch under [`STEP_CONTEXT`]."""
-
-    teacher_outputs: Any = None
-    step_statistics: Tensor | None = None  # [micro-batches of all ranks, k]
-    weight: Tensor | float = 1.0  # weight of this micro-batch's examples / its mean over those of the step
-    label_weight: Tensor | float = 1.0  # the same of those with a class, over which the cross-entropy is a mean
-    micro_batches: int = 1  # of this rank in the step
-
-
-STEP_CONTEXT = "distillation_step_context"
-CACHED_LOGITS = "teacher_logits"  # the teacher's answer travels in the batch where it is cached
 
 
 class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[override]
@@ -148,6 +142,8 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
                 check_device(name, part, self.args)
         is_cached = self.teacher_cache is not None
         self._mixer = make_mixer(self.args, self.model, distillation_loss, is_cached)  # type: ignore[arg-type]
+        if train_dataset is not None:
+            self._get_train_sampler()  # does it fit?
         self.distillation_loss.smooth_labels(self.args.label_smoothing_factor)
         check_best_metric(self.args, compute_metrics, eval_dataset)
         check_engine(self, distillation_loss)
@@ -202,6 +198,12 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         if self.accelerator.sync_gradients:  # the last micro-batch of the step: do what DDP does for the student
             mean_gradients(self.accelerator, self.distillation_loss.parameters())
         return loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy in CLASS_SAMPLING:
+            return class_sampler(dataset, self.args)
+        return super()._get_train_sampler(dataset)
 
     # ---- The step ----
 

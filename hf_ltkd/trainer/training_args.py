@@ -100,6 +100,15 @@ class DistillationTrainingArguments(TrainingArguments):
         default=0.0,
         metadata={"help": "Paste a box of another image instead; with mixup_alpha too, each step takes one of both."},
     )
+    train_sampling_strategy: Literal[
+        "random", "sequential", "group_by_length", "batch_rebalance", "class_balanced", "square_root"
+    ] = field(  # type: ignore[assignment]
+        default="random",
+        metadata={
+            "help": "Order of the training examples; class_balanced draws all classes equally often, square_root in "
+            "proportion to the square root of their examples (both with replacement)."
+        },
+    )
     early_stopping_patience: int | None = field(
         default=None,
         metadata={"help": "Stop after so many evaluations without a better metric_for_best_model (default: never)."},
