@@ -65,6 +65,9 @@ from .data import (
 from .data import (
     tiny_imagenet_lt as tiny_imagenet_lt,
 )
+from .data import (
+    token_counts as token_counts,
+)
 from .groups import ClassGroups as ClassGroups
 from .losses import (
     BKDLoss as BKDLoss,
@@ -166,6 +169,7 @@ from .losses import (
     wttm_loss as wttm_loss,
 )
 from .metrics import group_accuracy as group_accuracy
+from .metrics import group_perplexity as group_perplexity
 from .models import create_model as create_model
 from .teacher import (
     CachedTeacherDataset as CachedTeacherDataset,

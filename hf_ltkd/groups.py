@@ -150,6 +150,34 @@ class ClassGroups:
                 )
         return cls(torch.tensor(group_of_class), class_counts=class_counts)
 
+    @classmethod
+    def from_token_counts(cls, counts: Iterable[int], num_groups: int = 3) -> "ClassGroups":
+        """
+        Groups the tokens of a vocabulary: those that were seen by [`ClassGroups.from_counts`], the others (special and
+        padding tokens, tokens that the text has none of) in the last group.
+
+        Args:
+            counts (`Iterable[int]` of length `vocabulary`):
+                How often each token is there, 0 or more, as [`token_counts`] counts them.
+            num_groups (`int`, *optional*, defaults to 3): As in [`ClassGroups.from_counts`].
+
+        Returns:
+            [`ClassGroups`]: their `class_counts` are the counts, 1 for an unseen token, whose logarithm has to exist.
+
+        Raises:
+            `ValueError`: if a count is no whole number of 0 or more, or fewer tokens were seen than there are groups.
+        """
+        values = whole_numbers(counts)
+        if any(count < 0 for count in values):
+            raise ValueError(f"Token counts must be 0 or more, got {min(values)}: count them with token_counts().")
+        seen = [token for token, count in enumerate(values) if count]
+        if not seen:
+            raise ValueError(f"None of {len(values)} tokens was seen: count the tokens of the training text.")
+        of_seen = cls.from_counts([values[token] for token in seen], num_groups)
+        group_of_class = torch.full((len(values),), num_groups - 1)
+        group_of_class[seen] = of_seen.group_of_class
+        return cls(group_of_class, class_counts=[max(1, count) for count in values])
+
     @property
     def num_groups(self) -> int:
         return len(self.names)
@@ -216,13 +244,7 @@ def checked_counts(counts: Iterable[int]) -> tuple[int, ...]:
     Raises:
         `ValueError`: unless they are whole numbers, 1 or more each.
     """
-    try:
-        values = counts.tolist() if hasattr(counts, "tolist") else list(counts)
-        class_counts = tuple(int(count) for count in values)
-    except (TypeError, ValueError, OverflowError):
-        values, class_counts = None, ()
-    if values is None or class_counts != tuple(values):
-        raise ValueError(f"Class counts must be whole numbers, one per class, not {str(counts)[:60]!r}.")
+    class_counts = whole_numbers(counts)
     empty = [class_id for class_id, count in enumerate(class_counts) if count < 1]
     if empty:
         raise ValueError(
@@ -232,3 +254,18 @@ def checked_counts(counts: Iterable[int]) -> tuple[int, ...]:
     if not class_counts:
         raise ValueError("Class counts are empty: give one count per class.")
     return class_counts
+
+
+def whole_numbers(counts: Iterable[int]) -> tuple[int, ...]:
+    """
+    Raises:
+        `ValueError`: unless counts are a list, array or tensor of whole numbers.
+    """
+    try:
+        values = counts.tolist() if hasattr(counts, "tolist") else list(counts)
+        numbers = tuple(int(count) for count in values)
+    except (TypeError, ValueError, OverflowError):
+        values, numbers = None, ()
+    if values is None or numbers != tuple(values):
+        raise ValueError(f"Class counts must be whole numbers, one per class, not {str(counts)[:60]!r}.")
+    return numbers

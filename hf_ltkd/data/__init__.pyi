@@ -18,3 +18,4 @@ from .long_tail import LongTailSplit as LongTailSplit
 from .long_tail import class_counts as class_counts
 from .long_tail import long_tailed_counts as long_tailed_counts
 from .long_tail import make_long_tailed as make_long_tailed
+from .tokens import token_counts as token_counts

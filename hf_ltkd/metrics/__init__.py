@@ -10,6 +10,7 @@ from transformers import EvalPrediction
 
 from ..groups import ClassGroups, check_groups
 from .group_accuracy.group_accuracy import GroupAccuracy, group_accuracies
+from .perplexity import group_perplexity
 
 
 class group_accuracy:  # noqa: N801  # used like a function: compute_metrics=group_accuracy(groups)
@@ -130,4 +131,6 @@ def without_prefix(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {name.removeprefix("eval_"): value for name, value in finite.items()}
 
 
-__all__ = ["GroupAccuracy", "class_ids", "group_accuracy", "without_prefix"]
+GROUP_METRICS = (group_accuracy, group_perplexity)  # what the Trainer takes, with the groups that are saved
+
+__all__ = ["GroupAccuracy", "class_ids", "group_accuracy", "group_perplexity", "without_prefix"]

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from ..data.image_files import class_name
 from ..utils import placed_for
+from .language import language_model_kind, num_classes_of
 from .loading import is_quantised, load_model
 
 
@@ -21,7 +22,7 @@ def load_teacher(teacher: str | os.PathLike | nn.Module, trust_remote_code: bool
 
     Args:
         teacher (`str`, `os.PathLike` or `torch.nn.Module`): A model, or the Hub id or folder of a classifier of
-            images, text, tokens, audio or video.
+            images, text, tokens, audio or video, or of a language model.
         trust_remote_code (`bool`, *optional*, defaults to `False`): Whether the saved model's own code may be run.
 
     Raises:
@@ -106,6 +107,15 @@ def check_same_classes(student: nn.Module, teacher: nn.Module) -> None:
     """
     if not (isinstance(student, PreTrainedModel) and isinstance(teacher, PreTrainedModel)):
         return  # plain modules carry no label names to compare
+    if language_model_kind(student) is not None:
+        sizes = num_classes_of(student), num_classes_of(teacher)
+        if sizes[0] != sizes[1]:
+            raise ValueError(
+                f"The teacher's vocabulary has {sizes[1]} tokens, the student's {sizes[0]}: give models of one "
+                "tokenizer; where it is one, and the larger vocabulary only padded, call resize_token_embeddings("
+                f"{min(sizes)}) on that model."
+            )
+        return
     if student.config.num_labels != teacher.config.num_labels:
         raise ValueError(
             f"The teacher has {teacher.config.num_labels} classes, the student {student.config.num_labels}: "

@@ -28,6 +28,9 @@ AUTO_CLASSES: dict[str, Any] = {
     "ForAudioClassification": transformers.AutoModelForAudioClassification,
     "ForAudioFrameClassification": transformers.AutoModelForAudioFrameClassification,
     "ForVideoClassification": transformers.AutoModelForVideoClassification,
+    "ForCausalLM": transformers.AutoModelForCausalLM,
+    "LMHeadModel": transformers.AutoModelForCausalLM,
+    "ForMaskedLM": transformers.AutoModelForMaskedLM,
 }
 # What may be missing, and what installs it.
 PACKAGES = {

@@ -13,6 +13,7 @@ from ..losses.base import DistillationLoss
 from ..losses.checks import IGNORED_LABEL, MULTI_LABEL, UNLABELLED, logits_of
 from ..metrics import group_accuracy
 from ..teacher.cache import CachedTeacherDataset, TeacherCache
+from ..teacher.language import language_model_kind, network_of, num_classes_of
 from ..teacher.live import check_same_classes
 from ..utils import listed
 from .training_args import DistillationTrainingArguments
@@ -44,24 +45,44 @@ def check_model(student: nn.Module, teacher: nn.Module | None, distillation_loss
             those of the teacher or of the loss, or fewer than two.
     """
     for name, model in (("student", student), ("teacher", teacher)):
-        network: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore
-        if isinstance(network, PreTrainedModel) and network.can_generate():
+        network = None if model is None else network_of(model)
+        if isinstance(network, PreTrainedModel) and network.can_generate() and language_model_kind(network) is None:
             raise ValueError(
-                f"The {name} is a {type(network).__name__}, which writes text: its logits are for the next token, and "
-                "DistillationTrainer compares them with the labels of the same one. Distil a classifier of texts or "
-                "tokens, or a masked language model."
+                f"The {name} is a {type(network).__name__}, which writes text that it answers with, by a decoder of "
+                "its own: distil a classifier, or a language model (...ForCausalLM, ...ForMaskedLM)."
             )
         if isinstance(network, PreTrainedModel) and network.config.problem_type == "multi_label_classification":
             raise ValueError(f"The {name}'s config says problem_type='multi_label_classification'. {MULTI_LABEL}")
+    check_language_models(student, teacher, distillation_loss)
     if isinstance(student, PreTrainedModel):
-        check_two_classes(int(student.config.num_labels))  # type: ignore[arg-type]
+        check_two_classes(num_classes_of(student))
     if teacher is not None:
         check_same_classes(student, teacher)
     num_classes = distillation_loss.num_classes
-    if isinstance(student, PreTrainedModel) and num_classes not in (None, student.config.num_labels):
+    if isinstance(student, PreTrainedModel) and num_classes not in (None, num_classes_of(student)):
         raise ValueError(
             f"The groups or counts of {type(distillation_loss).__name__} are for {num_classes} classes, the "
-            f"student has {student.config.num_labels}: make them from the counts of all its classes."
+            f"student has {num_classes_of(student)}: make them from the counts of all its classes (of a language "
+            "model: tokens)."
+        )
+
+
+def check_language_models(student: nn.Module, teacher: nn.Module | None, loss: DistillationLoss) -> None:
+    """
+    Raises:
+        `ValueError`: if one of two models is a language model, or of another kind, or the loss compares features.
+    """
+    kind = language_model_kind(student)
+    if teacher is not None and language_model_kind(teacher) != kind:
+        raise ValueError(
+            f"The teacher is a {type(network_of(teacher)).__name__} and the student a "
+            f"{type(network_of(student)).__name__}: a causal language model is distilled into a causal one, whose "
+            "logits are for the next token too, and a masked one into a masked one."
+        )
+    if kind is not None and loss.needs_hidden_states:
+        raise ValueError(
+            f"{type(loss).__name__} compares hidden states, and a {type(network_of(student)).__name__} is distilled "
+            "by its logits alone: choose a loss on logits, such as LTKDLoss or KDLoss."
         )
 
 
@@ -97,6 +118,11 @@ def check_cache(
         `ValueError`: if the loss or the evaluation needs more of the teacher than its cached logits, or if they are
             for another number of classes.
     """
+    if language_model_kind(student) is not None:
+        raise ValueError(
+            "A TeacherCache holds one row of logits an example, and a language model has one a token: pass the "
+            "teacher itself as teacher_model."
+        )
     if distillation_loss.needs_hidden_states:
         raise ValueError(
             f"{type(distillation_loss).__name__} compares hidden states and a TeacherCache holds logits alone: pass "
@@ -171,7 +197,7 @@ def check_labels(name: str, dataset: Any, student: nn.Module, loss: Distillation
                 "KDLoss."
             )
         labels = labels[~unlabelled]
-    num_labels = int(student.config.num_labels)  # type: ignore[arg-type]
+    num_labels = num_classes_of(student)
     if len(labels) and (labels.min() < 0 or labels.max() >= num_labels):
         wrong = labels.min() if labels.min() < 0 else labels.max()
         raise ValueError(

@@ -13,10 +13,8 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..losses.base import DistillationLoss
-from ..losses.checks import is_example, is_labelled, logits_of
-from ..losses.columns import weigh
-from ..losses.cross_entropy import cross_entropy_of_each
-from ..metrics import group_accuracy
+from ..losses.checks import is_labelled, logits_of
+from ..metrics import GROUP_METRICS
 from ..teacher.cache import CachedTeacherDataset, TeacherCache
 from ..teacher.live import ask_teacher, hand_over, load_teacher, place_teacher
 from ..utils import listed, student_inputs, teacher_inputs
@@ -46,6 +44,7 @@ from .columns import (
     unused_columns,
 )
 from .engines import check_engine, make_shardable, mean_gradients
+from .language import ModelCalls, gather_rows, losses_of_each, num_logits, rows_of, terms_of
 from .mixing import make_mixer
 from .sampling import CLASS_SAMPLING, class_sampler
 from .student_files import StudentFilesMixin
@@ -160,6 +159,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
             check_overlap(self.args.device, self.teacher_model)
             self.teacher_stream = torch.cuda.Stream(self.args.device)
             self.teacher_stream.wait_stream(torch.cuda.current_stream())  # the teacher is on its way to the GPU
+        self.calls = ModelCalls.of(self, self._networks)
         if model is not None:
             self._prepare_loss(self.model)  # type: ignore[arg-type]
         self.distillation_loss.to(self.args.device)
@@ -235,20 +235,17 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         contexts, rows = [], []
         for batch in batches:
             context = StepContext(self._ask_teacher(batch))
-            labels, columns = labels_of(batch, loss, context.teacher_outputs), self._columns_of(batch)
-            labels, weights = weigh(labels, columns.get("sample_weights"))
-            row = torch.stack([(weights * is_example(labels)).sum(), (weights * is_labelled(labels)).sum()])
-            if context.teacher_outputs is not None and needs_statistics:
-                statistics = loss.statistics_of(context.teacher_outputs, labels, epoch=self.state.epoch, **columns)
-                row = row if statistics is None else torch.cat([row, statistics.float()])
+            context, columns = StepContext(self._ask_teacher(batch)), self._columns_of(batch)
+            labels = self._labels_of(batch, context.teacher_outputs)
+            asked = context.teacher_outputs if needs_statistics else None
+            rows.append(rows_of(loss, labels, asked, self.state.epoch, columns))
             contexts.append(context)
-            rows.append(row)
-        step = self.accelerator.gather(torch.stack(rows))  # the one collective of the step
-        sizes, statistics = step[:, :2].mean(0), step[:, 2:]
-        statistics = loss.begin_step(statistics) if statistics.shape[1] else None
+        step = gather_rows(self.accelerator, torch.cat(rows), uneven=self.calls.kind is not None)
+        sizes = step[:, :2].sum(0) / (len(batches) * self.args.world_size)
+        statistics = loss.begin_step(step[:, 2:]) if step.shape[1] > 2 else None
         for context, row in zip(contexts, rows, strict=True):
             # A step may consist of padding alone.
-            context.weight, context.label_weight = (row[:2] / sizes).nan_to_num()
+            context.weight, context.label_weight = (row[:, :2].sum(0) / sizes).nan_to_num()
             context.step_statistics = statistics
             context.micro_batches = len(batches)
         return [{**b, STEP_CONTEXT: c} for b, c in zip(batches, contexts, strict=True)], num_items_in_batch
@@ -257,20 +254,24 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         """The sum of the loss's terms in training; the student's cross-entropy in evaluation."""
         context = inputs.get(STEP_CONTEXT)
         with_features = model.training or self._evaluates_with_teacher
-        outputs = model(**self._inputs_of(self.model, student_inputs(inputs), with_features))
+        own_inputs = self._inputs_of(self.model, student_inputs(inputs), with_features)
+        outputs = self.calls.ask(self.model, model, own_inputs)
         self.distillation_loss.train(model.training)
-        check_two_classes(logits_of(outputs).shape[-1])
+        check_two_classes(num_logits(outputs))
         if not model.training:
-            loss = self._evaluation_loss(inputs, outputs, labels_of(inputs, self.distillation_loss))
+            loss, losses = self._evaluation_loss(inputs, outputs, self._labels_of(inputs))
+            if not return_outputs:
+                return loss
             # Predictions are logits alone: anything else would be gathered over the whole evaluation set.
-            return (loss, {"logits": logits_of(outputs)}) if return_outputs else loss
+            return loss, {"logits": self.calls.predictions(outputs, losses)}
 
         if context is None:  # called outside the training loop: this batch is the whole step
             context = StepContext(self._ask_teacher(inputs))
-        terms = self.distillation_loss(
+        terms = terms_of(
+            self.distillation_loss,
             outputs,
             context.teacher_outputs,
-            labels_of(inputs, self.distillation_loss, context.teacher_outputs),
+            self._labels_of(inputs, context.teacher_outputs),
             epoch=self.state.epoch,
             step_statistics=context.step_statistics,
             **self._columns_of(inputs),
@@ -292,13 +293,14 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         """Adds the named terms; what one evaluation has gathered is gone when the next begins."""
         check_finite(self.model, "evaluated")  # type: ignore[arg-type]
         self._eval_terms = {}
-        if isinstance(self.compute_metrics, group_accuracy):
+        if isinstance(self.compute_metrics, GROUP_METRICS):
             self.compute_metrics.reset()
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)  # type: ignore[misc]
         metrics, loss = output.metrics, f"{metric_key_prefix}_loss"
         if metrics is not None and loss in metrics:
             for name, values in self._eval_terms.items():
-                metrics[f"{metric_key_prefix}_{name}"] = torch.cat(values).nanmean().item()
+                total, count = torch.cat(values).double().sum(0)
+                metrics[f"{metric_key_prefix}_{name}"] = (total / count).item()
             metrics[f"{metric_key_prefix}_cross_entropy"] = metrics[loss]
         if metric_key_prefix == "eval" and metrics:
             self.remember_evaluation(output)
@@ -307,26 +309,32 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         if "labels" not in inputs:  # the Trainer asks the student itself
             inputs = self._inputs_of(self.model, student_inputs(inputs), with_features=False)
+        elif prediction_loss_only:  # nobody reads the logits
+            with torch.no_grad():
+                return self.compute_loss(model, self._prepare_inputs(inputs)), None, None
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
-    def _evaluation_loss(self, inputs: dict, outputs: Any, labels: Tensor) -> Tensor:
-        losses = cross_entropy_of_each(logits_of(outputs), labels)  # NaN where there is no class
-        check_scores(logits_of(outputs), is_labelled(labels), self.state.global_step)
-        if losses.ndim == 1:
-            # One value an example, so that the gather cuts off what pads the last batch of several ranks.
-            self._gather_eval_term("loss", losses)
+    def _evaluation_loss(self, inputs: dict, outputs: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, and that of each example or token: NaN where there is no class."""
+        losses, labelled = losses_of_each(outputs, labels), is_labelled(labels)
+        check_scores(losses[..., None] if self.calls.kind else logits_of(outputs), labelled, self.state.global_step)
+        # One sum an example, so that the gather cuts off what pads the last batch of several ranks.
+        self._gather_eval_term("loss", losses)
         if self._evaluates_with_teacher:
             columns = {name: v for name, v in self._columns_of(inputs).items() if name != "sample_weights"}
-            teacher = self._ask_teacher(inputs)
-            terms = self.distillation_loss(outputs, teacher, labels, epoch=self.state.epoch, **columns)
+            asked = self._ask_teacher(inputs)
+            terms = terms_of(self.distillation_loss, outputs, asked, labels, epoch=self.state.epoch, **columns)
             lacking = losses.new_full((), torch.nan)  # a rank without a valid label has no terms
             for name in dict.fromkeys(gather_object(list(terms))):
                 if name != "cross_entropy":
                     self._gather_eval_term(name, terms.get(name, lacking).detach().repeat(len(labels)))
-        return losses.nansum() / is_labelled(labels).sum().clamp_min(1)
+        return losses.nansum() / labelled.sum().clamp_min(1), losses
 
     def _gather_eval_term(self, name: str, values: Tensor) -> None:
-        self._eval_terms.setdefault(name, []).append(self.accelerator.gather_for_metrics(values))
+        """Keeps the sum and the number of those `values` `[examples, ...]` of each example that are not NaN."""
+        values = values.view(len(values), -1)
+        pairs = torch.stack([values.nansum(1), (~values.isnan()).sum(1)], dim=1)
+        self._eval_terms.setdefault(name, []).append(self.accelerator.gather_for_metrics(pairs))
 
     @property
     def _networks(self) -> list[nn.Module]:
@@ -340,13 +348,13 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
     def _ask_teacher(self, inputs: dict) -> Any:
         if CACHED_LOGITS in inputs:
             return inputs[CACHED_LOGITS]
-        if self.teacher_model is None:
+        if (teacher := self.teacher_model) is None:
             return None
-        inputs = self._inputs_of(self.teacher_model, teacher_inputs(inputs))
-        return ask_teacher(self.teacher_model, inputs, self.accelerator.autocast())
+        inputs, autocast = self._inputs_of(teacher, teacher_inputs(inputs)), self.accelerator.autocast()
+        return self.calls.ask(teacher, lambda **inputs: ask_teacher(teacher, inputs, autocast), inputs)
 
     def _columns_of(self, batch: dict) -> dict:
-        return {name: batch[name] for name in self.distillation_loss.columns if name in batch}
+        return self.calls.columns({n: batch[n] for n in self.distillation_loss.columns if n in batch})
 
     def _inputs_of(self, model: Any, inputs: dict, with_features: bool = True) -> dict:
         own, of_loss = (CACHED_LOGITS, STEP_CONTEXT), self.distillation_loss.columns
@@ -354,6 +362,9 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         if with_features and self.distillation_loss.needs_hidden_states:
             model_inputs["output_hidden_states"] = True
         return model_inputs
+
+    def _labels_of(self, batch: dict, teacher_outputs: Any = None) -> Tensor:
+        return self.calls.shifted(labels_of(batch, self.distillation_loss, teacher_outputs))
 
     # ---- Optimizer, logs, files ----
 

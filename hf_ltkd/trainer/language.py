@@ -1,0 +1,306 @@
+"""
+Language models: labels are shifted as the models' own loss shifts them, and logits are made of a chunk of tokens at a
+time.
+
+`[batch, length, vocabulary]` is most of what a step would keep. So a model is asked for the states that go into its
+head, [`TokenOutputs`], the tokens that count are chosen of them, and the head makes logits of a chunk of these, which
+are forgotten and made again for the gradient. For the loss a chunk is what a micro-batch is to the step: it weighs by
+its share of the tokens, and its sums over the batch (Eq. 9) are gathered before.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import Trainer
+
+from ..losses.base import DistillationLoss
+from ..losses.checks import IGNORED_LABEL, is_example, is_labelled, logits_of, select_valid
+from ..losses.columns import weigh
+from ..losses.cross_entropy import cross_entropy_of_each
+from ..metrics import group_perplexity
+from ..teacher.language import LanguageModelKind, language_model_kind, network_of
+from ..utils import placed_for
+from .columns import forward_names
+
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS = ""  # among a loss's columns, the weights of the examples: no column has this name
+LOGITS_AT_ONCE = 2**25  # of one model: 128 MiB in float32, 667 tokens of a vocabulary of 50,257
+
+
+class TokenOutputs(NamedTuple):
+    """
+    What a language model says, before its head has made logits of it.
+
+    Attributes:
+        states (`torch.Tensor` of shape `[batch, length, width]`): What goes into the head.
+        head (`Callable`): Makes logits `[..., vocabulary]` of `[..., width]`.
+        vocabulary (`int`): How many logits a token has.
+    """
+
+    states: Tensor
+    head: Callable[[Tensor], Tensor]
+    vocabulary: int
+
+    @property
+    def logits(self) -> Tensor:
+        """All of them, `[batch, length, vocabulary]`."""
+        return self.head(self.states)
+
+
+class ModelCalls:
+    """
+    How student and teacher are called, and which labels their logits are compared with.
+
+    Args:
+        kind (`str`, *optional*): `"causal"` or `"masked"`: that of both. `None`: they are no language models.
+        networks (`list` of `torch.nn.Module`): Student and teacher, where a forward pass can be tried.
+        whole (`bool`): Whether the heads have to stay in their networks, which are sharded, compiled or replicated.
+        metric_reads_losses (`bool`): Whether predictions are losses instead of logits.
+        autocast (`Callable`): Gives the context in which networks run.
+
+    Raises:
+        `ValueError`: if the own loss of a model is another than the cross-entropy of the next (or masked) token.
+    """
+
+    def __init__(
+        self,
+        kind: LanguageModelKind | None,
+        networks: list[nn.Module],
+        whole: bool,
+        metric_reads_losses: bool,
+        autocast: Callable[[], AbstractContextManager],
+    ):
+        self.kind, self.metric_reads_losses, self.autocast = kind, metric_reads_losses, autocast
+        self.heads_are_apart = kind is not None and not whole
+        for network in networks if kind is not None else ():
+            was_training = network.training
+            self._probe(network.eval())
+            network.train(was_training)
+
+    @classmethod
+    def of(cls, trainer: Trainer, networks: list[nn.Module]) -> "ModelCalls":
+        """Those of a trainer; [`check_model`] has seen to it that the networks are of one kind."""
+        is_sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+        return cls(
+            language_model_kind(networks[0]),
+            [] if is_sharded else networks,
+            is_sharded or trainer.args.torch_compile or trainer.args.n_gpu > 1,
+            isinstance(trainer.compute_metrics, group_perplexity),
+            trainer.accelerator.autocast,
+        )
+
+    @torch.no_grad()
+    def _probe(self, network: nn.Module) -> None:
+        """Looks at 4 tokens whether the model's own loss is ours, and whether its head alone gives its logits."""
+        name = type(network_of(network)).__name__
+        inputs = placed_for(network, {"input_ids": torch.arange(4)[None]})
+        with self.autocast():
+            outputs = network(**inputs, labels=inputs["input_ids"])
+        own = outputs.loss.item()
+        ours = cross_entropy_of_each(outputs.logits, self.shifted(inputs["input_ids"])).nanmean().item()
+        if abs(ours - own) > 1e-3 * abs(own):
+            raise ValueError(
+                f"The loss of a {name} is {own:.4f} for 4 tokens where the cross-entropy of the "
+                f"{'next' if self.kind == 'causal' else 'same'} token is {ours:.4f}: it is learned otherwise, or "
+                "something is added to it; choose another model, or turn that off in its config."
+            )
+        if self.heads_are_apart:
+            # Large states, so that what bends large logits shows.
+            outputs, states = call(network, network, inputs, lambda states: 100 * states)
+            head = network_of(network).get_output_embeddings()
+            self.heads_are_apart = states is not None and torch.allclose(head(100 * states), outputs.logits)
+            if not self.heads_are_apart:
+                logger.info("The logits of %s are not its head's alone: those of whole batches are kept.", name)
+
+    def shifted(self, labels: Tensor) -> Tensor:
+        """
+        The label of each position: for a causal model the next token's, and nothing (-100) for the last one.
+
+        Raises:
+            `ValueError`: if they are no token ids `[batch, length]`.
+        """
+        if self.kind is None:
+            return labels
+        if labels.ndim != 2 or labels.is_floating_point():
+            raise ValueError(
+                f"The labels of a language model have the shape {tuple(labels.shape)} and {labels.dtype}: give the "
+                "input_ids [batch, length] (int64), with -100 for what is not to be learned."
+            )
+        return F.pad(labels, (0, 1), value=IGNORED_LABEL)[..., 1:] if self.kind == "causal" else labels
+
+    def columns(self, columns: dict[str, Any]) -> dict[str, Any]:
+        """The loss's columns of a batch: `sample_weights` of tokens, `[batch, length]`, go with the labels."""
+        weights = columns.get("sample_weights")
+        if self.kind == "causal" and isinstance(weights, Tensor) and weights.ndim == 2:
+            columns["sample_weights"] = F.pad(weights[:, 1:], (0, 1))
+        return columns
+
+    def predictions(self, outputs: Any, losses: Tensor) -> Tensor:
+        """
+        What an evaluation keeps: logits, or for [`group_perplexity`] the loss of each label, `[batch, length]`, at the
+        label's place and -100 where there is none.
+        """
+        if self.kind is None or not self.metric_reads_losses:
+            return logits_of(outputs)
+        losses = losses.nan_to_num(IGNORED_LABEL)
+        return F.pad(losses, (1, 0), value=IGNORED_LABEL)[:, :-1] if self.kind == "causal" else losses
+
+    def ask(self, network: nn.Module, forward: Callable, inputs: dict[str, Any]) -> Any:
+        """
+        A network's outputs, a language model's as [`TokenOutputs`].
+
+        Args:
+            network (`torch.nn.Module`): Student or teacher.
+            forward (`Callable`): Calls it, with all that the training has wrapped it in.
+            inputs (`dict`): Its inputs.
+        """
+        if self.kind is None:
+            return forward(**inputs)
+        if "use_cache" in (forward_names(network) or ()):
+            inputs = {**inputs, "use_cache": False}  # keys and values of all layers would be kept for a generation
+        if not self.heads_are_apart:
+            return as_token_outputs(forward(**inputs))
+        # No tokens for the head; its weights still take part, which DDP looks at.
+        outputs, states = call(network, forward, inputs, lambda states: states[:, :0])
+        head = network_of(network).get_output_embeddings()
+
+        def logits(states: Tensor) -> Tensor:
+            with self.autocast():
+                return head(states)
+
+        return TokenOutputs(states, logits, num_logits(outputs))
+
+
+def call(network: nn.Module, forward: Callable, inputs: dict[str, Any], change: Callable[[Tensor], Tensor]):
+    """The outputs of a network whose head is given `change(states)`, and the states; `None` if it is not called."""
+    seen: list[Tensor] = []
+
+    def hook(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        seen.append(arguments[0])
+        return change(arguments[0]), *arguments[1:]
+
+    head = network_of(network).get_output_embeddings()
+    handle = None if head is None else head.register_forward_pre_hook(hook)
+    try:
+        return forward(**inputs), seen[0] if seen else None
+    finally:
+        if handle is not None:
+            handle.remove()
+
+
+def num_logits(outputs: Any) -> int:
+    """How many classes a model's logits are of; those of tokens are not made for it."""
+    return outputs.vocabulary if isinstance(outputs, TokenOutputs) else logits_of(outputs).shape[-1]
+
+
+def as_token_outputs(outputs: Any) -> TokenOutputs:
+    """Logits that are there already, `[batch, length, vocabulary]`."""
+    logits = logits_of(outputs)
+    return TokenOutputs(logits, lambda states: states, logits.shape[-1])
+
+
+def chunks(labels: Tensor, columns: dict[str, Any], *outputs: TokenOutputs) -> Iterator[tuple[Any, ...]]:
+    """
+    Labels, columns and states of the tokens that count, `[tokens]`, `[tokens, ...]` and `[tokens, width]`: at least
+    one chunk.
+    """
+    tokens = int(is_example(labels).sum())
+    labels, columns, *states = select_valid(labels, columns, *(o.states for o in outputs))
+    size = max(1, LOGITS_AT_ONCE // outputs[0].vocabulary)
+    for start in range(0, max(tokens, 1), size):
+        part = slice(start, start + size)
+        some = {n: c[part] if isinstance(c, Tensor) and len(c) == tokens else c for n, c in columns.items()}
+        yield labels[part], some, *(s[part] for s in states)
+
+
+def parts_of(labels: Tensor, columns: dict[str, Any], outputs: Any) -> Iterator[tuple[Any, ...]]:
+    """Labels, columns and logits of the examples that count: at once, or of a language model a chunk at a time."""
+    if isinstance(outputs, TokenOutputs):
+        return ((some, of_some, outputs.head(states)) for some, of_some, states in chunks(labels, columns, outputs))
+    return iter([select_valid(labels, columns, outputs)])
+
+
+def rows_of(
+    loss: DistillationLoss, labels: Tensor, outputs: Any, epoch: float | None, columns: dict[str, Any]
+) -> Tensor:
+    """
+    What a micro-batch is to its step, a row for each of [`parts_of`]: the weight of its examples, of those with a
+    class, and `loss.batch_statistics` if the teacher's `outputs` are given: `[parts, 2 + k]`.
+    """
+    labels, weights = weigh(labels, columns.get("sample_weights"))
+    rows = []
+    for some, of_some, logits in () if outputs is None else parts_of(labels, {**columns, WEIGHTS: weights}, outputs):
+        of_part = of_some.pop(WEIGHTS)
+        if (statistics := loss.statistics_of(logits, some, epoch=epoch, **of_some)) is None:
+            break
+        rows.append(torch.cat([_sizes(some, of_part), statistics]))  # in float32 or, if they are, float64
+    return torch.stack(rows or [_sizes(labels, weights)])
+
+
+def _sizes(labels: Tensor, weights: Tensor) -> Tensor:
+    return torch.stack([(weights * is_example(labels)).sum(), (weights * is_labelled(labels)).sum()])
+
+
+def terms_of(
+    loss: DistillationLoss,
+    outputs: Any,
+    teacher_outputs: Any,
+    labels: Tensor,
+    *,
+    epoch: float | None = None,
+    step_statistics: Any = None,
+    **columns: Any,
+) -> dict[str, Tensor]:
+    """`loss(outputs, teacher_outputs, labels, ...)`, of language models a chunk of tokens at a time."""
+    if not isinstance(outputs, TokenOutputs):
+        return loss(outputs, teacher_outputs, labels, epoch=epoch, step_statistics=step_statistics, **columns)
+    if teacher_outputs is not None and step_statistics is None:  # this batch is the whole step
+        rows = rows_of(loss, labels, teacher_outputs, epoch, columns)[:, 2:]
+        step_statistics = loss.begin_step(rows) if rows.shape[1] else None
+    both = [outputs] if teacher_outputs is None else [outputs, teacher_outputs]
+    both = [o if isinstance(o, TokenOutputs) else as_token_outputs(o) for o in both]  # a column of logits is none
+
+    def of_chunk(some: Tensor, of_some: dict[str, Any], *states: Tensor) -> dict[str, Tensor]:
+        logits = [o.head(s) for o, s in zip(both, states, strict=True)]
+        teacher = logits[1] if logits[1:] else None
+        return loss(logits[0], teacher, some, epoch=epoch, step_statistics=step_statistics, **of_some)
+
+    labels, weights = weigh(labels, columns.get("sample_weights"))
+    sizes = _sizes(labels, weights)
+    todo = list(chunks(labels, {**columns, WEIGHTS: weights}, *both))
+    if len(todo) > 1:  # the logits of a chunk are made again for the gradient
+        of_chunk = partial(checkpoint, of_chunk, use_reentrant=False, preserve_rng_state=False)
+    total: dict[str, Tensor] = {}
+    for some, of_some, *states in todo:
+        share, label_share = (_sizes(some, of_some.pop(WEIGHTS)) / sizes).nan_to_num()
+        for name, term in of_chunk(some, of_some, *states).items():
+            total[name] = total.get(name, 0.0) + (label_share if name == loss.ce else share) * term
+    return total
+
+
+def losses_of_each(outputs: Any, labels: Tensor) -> Tensor:
+    """The cross-entropy of each example or token, as [`cross_entropy_of_each`]: `[*batch]`."""
+    if not isinstance(outputs, TokenOutputs):
+        return cross_entropy_of_each(logits_of(outputs), labels)
+    known = torch.cat([cross_entropy_of_each(logits, some) for some, _, logits in parts_of(labels, {}, outputs)])
+    losses = known.new_full(labels.shape, torch.nan)
+    losses[is_example(labels)] = known
+    return losses
+
+
+def gather_rows(accelerator: Accelerator, rows: Tensor, uneven: bool) -> Tensor:
+    """The rows `[n, k]` of all ranks; `uneven`: their `n` may differ, as numbers of chunks do."""
+    if not uneven or accelerator.num_processes == 1:
+        return accelerator.gather(rows)
+    rows = accelerator.gather(accelerator.pad_across_processes(rows, pad_index=torch.nan))
+    return rows[~rows[:, 0].isnan()]
