@@ -127,7 +127,7 @@ class DistillationLoss(Scheduled):
                 )
             self._counts = check_class_counts(class_counts).tolist()
             self.num_classes = len(self._counts)
-            with self.at(0.0):
+            with super().at(0.0):
                 self._apply_schedules()
 
     def _apply_schedules(self) -> None:

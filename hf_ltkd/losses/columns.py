@@ -105,4 +105,5 @@ def weighted_mean(name: str, losses: Tensor, weights: Tensor | None, labels: Ten
         return losses
     if weights is None or losses.shape[0] == 0:
         return reduced(losses, "mean")
-    return (weights.to(losses) * losses).sum() / weights.sum().to(losses)
+    weights = weights.to(losses)
+    return (weights * losses).sum() / weights.sum()

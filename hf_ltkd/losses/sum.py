@@ -40,8 +40,7 @@ class SumLoss(DistillationLoss):
         self.weights = [Schedule(w) if isinstance(w, Mapping) else w for w in weights or [1.0] * len(losses)]
         if len(losses) == 0 or len(losses) != len(self.weights):
             raise ValueError(
-                f"SumLoss has {len(losses)} losses and {len(self.weights)} weights: give one loss or more, and a weight "
-                "for each."
+                f"SumLoss has {len(losses)} losses and {len(self.weights)} weights: give a weight per loss."
             )
         check_not_negative(**{f"weight {place}": weight for place, weight in enumerate(self.weights, 1)})
         for loss in losses:

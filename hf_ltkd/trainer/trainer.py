@@ -228,7 +228,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         if self._mixer is not None:
             batches = self._mixer(batches, self.state.global_step)
         if not self._columns_are_looked_at and (unused := unused_columns(batches[0], self._networks, loss.columns)):
-            logger.warning("Neither a network nor the loss takes these columns of the batch: %s.", listed(unused))
+            logger.warning("Nobody takes these columns of the batch, which have no effect: %s.", listed(unused))
         self._columns_are_looked_at = True
         # A step that is one batch sums over itself, in the loss.
         needs_statistics = len(batches) * self.args.world_size > 1 or loss.remembers_steps
