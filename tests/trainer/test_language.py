@@ -375,6 +375,8 @@ def test_labels_that_are_no_tokens(tmp_path):
     batch = padded(ROWS)
     with pytest.raises(ValueError, match=r"labels of a language model have the shape \(32,\)"):
         trainer.compute_loss(trainer.model, {**batch, "labels": batch["labels"][:, 0]})
+    with pytest.raises(ValueError, match="The batch holds the token 40, and the vocabulary of GPT2LMHeadModel has 40"):
+        trainer.compute_loss(trainer.model, {**batch, "input_ids": batch["input_ids"].clamp_min(40)})
     with pytest.raises(ValueError, match="The batch has no 'labels'"):
         trainer.compute_loss(trainer.model, {name: v for name, v in batch.items() if name != "labels"})
 
