@@ -100,6 +100,7 @@ WRONG_TABLES = (
     table([]), table([0.5, 1.0]), table(["a", "b"]), table([[0], [1]]), table([0, None]), table([-1, 0]),
     table([0, 3_000_000_000]), table([0, 10**15]), table([True, False]), TABLE.rename_column("label", "class"),
 )  # fmt: skip
+TOKENS = Dataset.from_dict({"input_ids": [[1, 7], [2]]})
 LAZY = Dataset.from_dict({"image": ["x.png"] * 4, "label": [0, 1, 2, 0]}).cast_column("image", Image())
 
 CALLS: dict[str, Wrong] = {
@@ -112,6 +113,7 @@ CALLS: dict[str, Wrong] = {
     "names": Wrong(lambda v: ClassGroups([0, 1, 2], names=v), ("abc", 5, ["a"], ["a", "a", "b"], [], ["a", "b", ""]), "names"),
     "groups' class_counts": Wrong(lambda v: ClassGroups([0, 1, 2], class_counts=v), (*NO_COUNTS[1:], [1]), "counts|classes"),
     "counts": Wrong(ClassGroups.from_counts, NO_COUNTS, "counts|classes"),
+    "token counts": Wrong(ClassGroups.from_token_counts, (-1, 1.5, None, "abc", [], [0, 0], [3, -1], [0, 1, 2]), "counts|seen|num_groups"),
     "num_groups": Wrong(lambda v: ClassGroups.from_counts([3, 2, 1], v), (*NO_COUNT, 4, True), "num_groups"),
     "many": Wrong(lambda v: ClassGroups.from_thresholds([300, 50, 5], v), (*NO_NUMBER, 10, 1000), "many"),
     "few": Wrong(lambda v: ClassGroups.from_thresholds([300, 50, 5], few=v), (*NO_NUMBER, 101, 0), "few"),
@@ -123,6 +125,9 @@ CALLS: dict[str, Wrong] = {
     "make_long_tailed": Wrong(lambda v: hf_ltkd.make_long_tailed(v, 2), tuple(t for t in WRONG_TABLES if t is not WRONG_TABLES[3]), ""),
     "class_counts": Wrong(hf_ltkd.class_counts, WRONG_TABLES, ""),
     "label_column": Wrong(lambda v: hf_ltkd.class_counts(TABLE, v), (None, 5, "labels", ["label"]), "label"),
+    "tokens to count": Wrong(lambda v: hf_ltkd.token_counts(v, 9), (None, TABLE, table([0]), Dataset.from_dict({"input_ids": [["a"]]})), "column"),
+    "token column": Wrong(lambda v: hf_ltkd.token_counts(TOKENS, 9, column=v), (None, 5, "labels"), "column"),
+    "vocab_size": Wrong(lambda v: hf_ltkd.token_counts(TOKENS, v), (*NO_COUNT, 7), "vocab_size"),
     "split's seed": Wrong(lambda v: hf_ltkd.make_long_tailed(TABLE, 2, seed=v), (-1, 1.5, *NO_NUMBER), "seed"),
     "split of other data": Wrong(LongTailSplit.of(TABLE, 2).apply, (None, table([0, 1]), table(["a"])), ""),
     "LongTailSplit": Wrong(LongTailSplit.from_pretrained, (Path("nowhere"), "nowhere"), "long_tail.json"),

@@ -26,7 +26,7 @@ from ..losses.checks import IGNORED_LABEL, is_example, is_labelled, logits_of, s
 from ..losses.columns import weigh
 from ..losses.cross_entropy import cross_entropy_of_each
 from ..metrics import group_perplexity
-from ..teacher.language import LanguageModelKind, language_model_kind, network_of
+from ..teacher.language import LanguageModelKind, language_model_kind, network_of, num_classes_of
 from ..utils import placed_for
 from .columns import forward_names
 
@@ -163,9 +163,18 @@ class ModelCalls:
             network (`torch.nn.Module`): Student or teacher.
             forward (`Callable`): Calls it, with all that the training has wrapped it in.
             inputs (`dict`): Its inputs.
+
+        Raises:
+            `ValueError`: if a token is beyond the vocabulary; where looking costs nothing, on a CPU.
         """
         if self.kind is None:
             return forward(**inputs)
+        ids, size = inputs.get("input_ids"), num_classes_of(network_of(network))
+        if ids is not None and ids.is_cpu and ids.numel() and ids.max() >= size:
+            raise ValueError(
+                f"The batch holds the token {ids.max()}, and the vocabulary of {type(network_of(network)).__name__} has "
+                f"{size} tokens: give both models the tokenizer that made the data, or resize_token_embeddings."
+            )
         if "use_cache" in (forward_names(network) or ()):
             inputs = {**inputs, "use_cache": False}  # keys and values of all layers would be kept for a generation
         if not self.heads_are_apart:

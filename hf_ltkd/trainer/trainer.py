@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..losses.base import DistillationLoss
-from ..losses.checks import is_labelled, logits_of
+from ..losses.checks import is_example, is_labelled, logits_of
 from ..metrics import GROUP_METRICS
 from ..teacher.cache import CachedTeacherDataset, TeacherCache
 from ..teacher.live import ask_teacher, hand_over, load_teacher, place_teacher
@@ -324,10 +324,10 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
             columns = {name: v for name, v in self._columns_of(inputs).items() if name != "sample_weights"}
             asked = self._ask_teacher(inputs)
             terms = terms_of(self.distillation_loss, outputs, asked, labels, epoch=self.state.epoch, **columns)
-            lacking = losses.new_full((), torch.nan)  # a rank without a valid label has no terms
             for name in dict.fromkeys(gather_object(list(terms))):
                 if name != "cross_entropy":
-                    self._gather_eval_term(name, terms.get(name, lacking).detach().repeat(len(labels)))
+                    term = terms.get(name, losses.new_full((), torch.nan)).detach()  # lacking without a valid label
+                    self._gather_eval_term(name, torch.where(is_example(labels), term, torch.nan))
         return losses.nansum() / labelled.sum().clamp_min(1), losses
 
     def _gather_eval_term(self, name: str, values: Tensor) -> None:
