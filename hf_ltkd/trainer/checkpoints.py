@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -21,6 +21,7 @@ from ..groups import ClassGroups
 from ..hub.names import ARGUMENTS_NAME
 from ..losses.base import DistillationLoss
 from ..teacher.cache import CachedTeacherDataset, TeacherCache
+from ..teacher.ema import EMATeacher
 from ..teacher.live import teacher_fingerprint
 from ..utils import file_crc32, is_damaged, read_json, replacing, write_json
 from .checks import check_finite, labels_at_hand
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 MANIFEST_NAME = "distillation_state.json"
 LOSS_NAME = "distillation_loss.safetensors"  # in checkpoints, never beside the published student
+MEAN_NAME = "teacher.safetensors"  # of an EMATeacher
 OPTIMIZER_NAMES = ("optimizer.pt", "optimizer.bin", "optimizer_0", "latest")  # the last three are FSDP's, DeepSpeed's
 TRAINER_STATE_NAME = "trainer_state.json"  # the Trainer writes it last
 
@@ -61,6 +63,19 @@ def load_loss(checkpoint: str | os.PathLike, distillation_loss: DistillationLoss
     """Reads back what [`save_loss`] wrote."""
     if distillation_loss.state_dict():
         distillation_loss.load_state_dict(load_file(Path(checkpoint) / LOSS_NAME))
+
+
+def save_mean(checkpoint: str | os.PathLike, teacher: nn.Module | None) -> None:
+    """Writes the mean of a student into a checkpoint, atomically; nothing of another teacher."""
+    if isinstance(teacher, EMATeacher):
+        with replacing(Path(checkpoint) / MEAN_NAME) as file:
+            save_model(teacher, str(file))
+
+
+def load_mean(checkpoint: str | os.PathLike, teacher: nn.Module | None) -> None:
+    """Reads back what [`save_mean`] wrote."""
+    if isinstance(teacher, EMATeacher):
+        load_model(teacher, Path(checkpoint) / MEAN_NAME)
 
 
 def seal(checkpoint: str | os.PathLike) -> None:
@@ -306,6 +321,7 @@ class CheckpointMixin(Trainer):
         super().save_model(output_dir, _internal_call)
         if is_checkpoint and self.args.should_save and not self.args.save_only_model:
             save_loss(output_dir, self.distillation_loss)  # type: ignore[arg-type]
+            save_mean(output_dir, self.teacher_model)  # type: ignore[arg-type]
             run = {**self._run, "examples_per_step": self.examples_per_step}
             write_json(Path(output_dir) / MANIFEST_NAME, run)  # type: ignore[arg-type]
 

@@ -13,6 +13,8 @@ from ..losses.base import DistillationLoss
 from ..losses.checks import IGNORED_LABEL, MULTI_LABEL, UNLABELLED, logits_of
 from ..metrics import group_accuracy
 from ..teacher.cache import CachedTeacherDataset, TeacherCache
+from ..teacher.ema import EMATeacher
+from ..teacher.ensemble import TeacherEnsemble
 from ..teacher.live import check_same_classes
 from ..utils import listed
 from .training_args import DistillationTrainingArguments
@@ -33,7 +35,9 @@ def check_loss_and_teacher(distillation_loss: Any, student: nn.Module | None, te
             f"{type(distillation_loss).__name__} needs a teacher: pass teacher_model (a model, a Hub id or a "
             "folder), or train without one with CrossEntropyLoss()."
         )
-    if student is not None and teacher is student:
+    if isinstance(teacher, EMATeacher):
+        teacher.check_follows(student)
+    if student is not None and any(one is student for one in (teacher if isinstance(teacher, list) else [teacher])):
         raise ValueError("Teacher and student are the same object: load the model twice to distil it into itself.")
 
 
@@ -57,6 +61,11 @@ def check_model(student: nn.Module, teacher: nn.Module | None, distillation_loss
         check_two_classes(int(student.config.num_labels))  # type: ignore[arg-type]
     if teacher is not None:
         check_same_classes(student, teacher)
+    if isinstance(teacher, TeacherEnsemble) and distillation_loss.needs_hidden_states:
+        raise ValueError(
+            f"{type(distillation_loss).__name__} compares hidden states, which several teachers do not have in "
+            "common: give one teacher, or choose a loss on logits."
+        )
     num_classes = distillation_loss.num_classes
     if isinstance(student, PreTrainedModel) and num_classes not in (None, student.config.num_labels):
         raise ValueError(
@@ -80,8 +89,11 @@ def check_two_classes(num_classes: int) -> None:
 def check_overlap(device: torch.device, teacher: nn.Module | None) -> None:
     """
     Raises:
-        `ValueError`: if there is no GPU, or no live teacher, for the teacher's work to be done beside the student's.
+        `ValueError`: if there is no GPU, or no live teacher, for the teacher's work to be done beside the student's,
+            or it waits for the student's.
     """
+    if isinstance(teacher, EMATeacher):
+        raise ValueError("overlap_teacher=True does not go with an EMATeacher, which waits for the student's step.")
     if device.type != "cuda" or teacher is None:
         raise ValueError(
             f"overlap_teacher=True needs a live teacher on a GPU; this training runs on {device.type} with "

@@ -1,43 +1,22 @@
-"""Which columns of a batch a network takes: those that its forward names."""
+"""Which columns of a batch its networks take, and which nobody does."""
 
-import functools
-import inspect
+import re
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel
 
-
-def inputs_of(model: nn.Module, batch: dict[str, Any]) -> dict[str, Any]:
-    """What of a batch goes into a network: no labels, and nothing that it does not name."""
-    names = forward_names(model)
-    return {n: v for n, v in batch.items() if n != "labels" and (names is None or n in names)}
+from ..utils import forward_names
 
 
 def unused_columns(batch: dict[str, Any], networks: list[nn.Module]) -> list[str]:
     """The columns of a batch, but for its labels, that no network takes; those of `teacher_*` are the teacher's."""
     names = [forward_names(network) for network in networks]
     taken = {"labels", "logits"}.union(*(some for some in names if some is not None))
-    return [] if None in names else [name for name in batch if name.removeprefix("teacher_") not in taken]
+    return [] if None in names else [name for name in batch if re.sub(r"^teacher_(\d+_)?", "", name) not in taken]
 
 
-def forward_names(model: nn.Module) -> frozenset[str] | None:
-    """The arguments that the forward of a network names, `None` if it takes any."""
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]  # PEFT
-    return _forward_names(type(base))  # type: ignore[arg-type]
-
-
-@functools.cache
-def _forward_names(network: type[nn.Module]) -> frozenset[str] | None:
-    names: set[str] = set()
-    for base in network.__mro__:
-        if "forward" not in vars(base):
-            continue
-        arguments = list(inspect.signature(base.forward).parameters.values())[1:]  # type: ignore[attr-defined]
-        names |= {a.name for a in arguments if a.kind in (a.POSITIONAL_OR_KEYWORD, a.KEYWORD_ONLY)}
-        if not any(a.kind is a.VAR_KEYWORD for a in arguments):
-            return frozenset(names)
-        if not issubclass(network, PreTrainedModel):
-            return None
-    # Transformers' own `**kwargs` are options, not columns; a subclass may hand on what its parent names.
-    return frozenset(names) or None
+def columns_of(networks: list[nn.Module]) -> list[str]:
+    """The columns that a student (the first) and its teachers take by name, the teachers' own ones among them."""
+    names = [name for network in networks for name in forward_names(network) or ()]
+    prefixes = ["", "teacher_", *(f"teacher_{k}_" for k in range(len(networks) - 1))]
+    return [f"{prefix}{name}" for prefix in prefixes for name in dict.fromkeys(names)]

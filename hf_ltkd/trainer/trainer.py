@@ -1,7 +1,7 @@
 """A `transformers.Trainer` whose loss distils. One file tells the whole step; the formulas are in `losses/`."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,8 @@ from ..losses.base import DistillationLoss, cross_entropy_of_each
 from ..losses.checks import UNLABELLED, is_example, is_labelled, logits_of, select_valid
 from ..metrics import group_accuracy
 from ..teacher.cache import CachedTeacherDataset, TeacherCache
-from ..teacher.live import ask_teacher, hand_over, load_teacher, place_teacher
-from ..utils import listed, student_inputs, teacher_inputs
+from ..teacher.live import Teacher, ask_teacher, hand_over, load_teacher, networks_of, place_teacher
+from ..utils import inputs_of, listed, student_inputs, teacher_inputs
 from .callbacks import callbacks_of
 from .checkpoints import CheckpointMixin
 from .checks import (
@@ -34,7 +34,7 @@ from .checks import (
     check_scores,
     check_two_classes,
 )
-from .columns import forward_names, inputs_of, unused_columns
+from .columns import columns_of, unused_columns
 from .engines import check_engine, make_shardable, mean_gradients
 from .mixing import make_mixer
 from .student_files import StudentFilesMixin
@@ -70,10 +70,10 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
 
     Args:
         model (`PreTrainedModel` or `torch.nn.Module`, *optional*): The student. Or give `model_init`.
-        teacher_model (`PreTrainedModel`, `torch.nn.Module`, `str` or [`TeacherCache`], *optional*):
-            The teacher, or its Hub id or folder. It is frozen, put into eval mode, and never saved. Or its cached
-            logits, made with the very `train_dataset`. `None` with a loss that needs none ([`CrossEntropyLoss`], which
-            trains teachers and plain students).
+        teacher_model (`PreTrainedModel`, `torch.nn.Module`, `str`, a list of these, or [`TeacherCache`], *optional*):
+            The teacher, or its Hub id or folder; of a list the mean ([`TeacherEnsemble`]). It is frozen, put into eval
+            mode, and never saved. Or its cached logits, made with the very `train_dataset`, or an [`EMATeacher`].
+            `None` with a loss that needs none ([`CrossEntropyLoss`], which trains teachers and plain students).
         args (`TrainingArguments` or [`DistillationTrainingArguments`], *optional*): The training arguments.
         distillation_loss ([`DistillationLoss`]): The loss, for instance `LTKDLoss(groups)`.
             What it trains besides the student ([`ReviewKDLoss`]) is made afresh for these models, optimised and
@@ -95,7 +95,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
     def __init__(
         self,
         model: PreTrainedModel | nn.Module | None = None,
-        teacher_model: PreTrainedModel | nn.Module | str | TeacherCache | None = None,
+        teacher_model: Teacher | Sequence[Teacher] | TeacherCache | None = None,
         args: TrainingArguments | None = None,
         *,
         distillation_loss: DistillationLoss,
@@ -150,8 +150,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         check_best_metric(self.args, compute_metrics, eval_dataset)
         check_engine(self, distillation_loss)
         # What remove_unused_columns keeps: the Trainer would look at the student's forward alone.
-        names = [name for network in self._networks for name in forward_names(network) or ()]
-        columns = [*names, *(f"teacher_{name}" for name in names), *self.label_names, "label", "label_ids"]
+        columns = [*columns_of(self._networks), *self.label_names, "label", "label_ids"]
         self._signature_columns = [*dict.fromkeys([*columns, CACHED_LOGITS])]  # type: ignore[assignment]
         if self.teacher_model is not None:
             place_teacher(self.teacher_model, self.args.device)
@@ -322,7 +321,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
 
     @property
     def _networks(self) -> list[nn.Module]:
-        return [network for network in (self.model, self.teacher_model) if network is not None]  # type: ignore[misc]
+        return [self.model, *networks_of(self.teacher_model)]  # type: ignore[list-item]
 
     @property
     def _evaluates_with_teacher(self) -> bool:

@@ -21,8 +21,7 @@ from ..data.pixels import Pixels
 from ..data.processors import choose_pixels, pixels_of, resized
 from ..groups import ClassGroups
 from ..models import create_model
-from ..teacher.live import class_names_of
-from ..teacher.loading import base_of, explained, load_config, load_model
+from ..teacher.loading import base_of, class_names_of, explained, load_config, load_model
 from ..utils import check_model_files, read_json
 from .arguments import SourceArguments
 from .classes import check_answer, order_by_name, with_classes
