@@ -11,7 +11,8 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from ..groups import ClassGroups
 from ..losses.checks import at_least_float32, logits_of
-from ..utils import check_number, inputs_of, placed_for
+from ..utils import check_number, placed_for
+from .columns import inputs_of
 from .ema import EMATeacher
 from .loading import class_names_of
 

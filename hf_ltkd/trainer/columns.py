@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from ..utils import forward_names
+from ..teacher.columns import forward_names
 
 
 def unused_columns(batch: dict[str, Any], networks: list[nn.Module]) -> list[str]:

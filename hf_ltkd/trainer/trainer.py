@@ -16,8 +16,9 @@ from ..losses.base import DistillationLoss, cross_entropy_of_each
 from ..losses.checks import UNLABELLED, is_example, is_labelled, logits_of, select_valid
 from ..metrics import group_accuracy
 from ..teacher.cache import CachedTeacherDataset, TeacherCache
+from ..teacher.columns import inputs_of
 from ..teacher.live import Teacher, ask_teacher, hand_over, load_teacher, networks_of, place_teacher
-from ..utils import inputs_of, listed, student_inputs, teacher_inputs
+from ..utils import listed, student_inputs, teacher_inputs
 from .callbacks import callbacks_of
 from .checkpoints import CheckpointMixin
 from .checks import (
