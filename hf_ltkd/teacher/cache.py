@@ -5,7 +5,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -26,7 +25,7 @@ from ..losses.checks import logits_of
 from ..utils import check_number
 from .ema import EMATeacher
 from .ensemble import TeacherEnsemble
-from .live import Teacher, ask_teacher, load_teacher, place_teacher, teacher_fingerprint
+from .live import Teacher, ask_teacher, load_teacher, place_teacher, teacher_fingerprint, text_of
 from .logit_files import LogitFiles
 
 
@@ -295,7 +294,7 @@ def _fingerprints(teacher: nn.Module) -> dict[str, str]:
         config = {name: value for name, value in teacher.config.to_dict().items() if name not in unrelated}
         description = json.dumps(config, sort_keys=True, default=str)
     else:
-        description = re.sub(" at 0x[0-9a-f]+", "", repr(teacher))
+        description = text_of(teacher)
     digest = hashlib.sha256(description.encode()).hexdigest()[:16]
     return {"teacher": teacher_fingerprint(teacher), "teacher_config": f"{type(teacher).__name__} {digest}"}
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import ImageClassifierOutput
 
 from ..utils import placed_for
 from .ema import EMATeacher
@@ -69,6 +71,8 @@ def teacher_fingerprint(teacher: nn.Module) -> str:
     if isinstance(teacher, EMATeacher):
         return f"mean of the student with decay {teacher.decay}"
     digest = hashlib.sha256()
+    if not teacher.state_dict():  # it asks a server, for instance, which its repr names
+        digest.update(text_of(teacher).encode())
     for name, tensor in teacher.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
@@ -80,6 +84,11 @@ def networks_of(teacher: nn.Module | None) -> list[nn.Module]:
     if teacher is None:
         return []
     return list(teacher.teachers) if isinstance(teacher, TeacherEnsemble) else [teacher]
+
+
+def text_of(module: nn.Module) -> str:
+    """A module in words, the same in each process."""
+    return re.sub(" at 0x[0-9a-f]+", "", repr(module))
 
 
 def place_teacher(teacher: nn.Module, device: torch.device) -> nn.Module:
@@ -115,7 +124,12 @@ def ask_teacher(teacher: nn.Module, inputs: dict[str, torch.Tensor], autocast: A
         teacher.eval()
     # no_grad, not inference_mode: the student's backward may have to save the outputs.
     with torch.no_grad(), autocast:
-        return teacher(**inputs)
+        return as_outputs(teacher(**inputs))
+
+
+def as_outputs(outputs: Any) -> Any:
+    """What a teacher returns, with `logits`, also where it is a tensor of them."""
+    return ImageClassifierOutput(logits=outputs) if isinstance(outputs, torch.Tensor) else outputs  # type: ignore
 
 
 def check_same_classes(student: nn.Module, teacher: nn.Module) -> None:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
@@ -24,7 +25,7 @@ from ..teacher.cache import CachedTeacherDataset, TeacherCache
 from ..teacher.ema import EMATeacher
 from ..teacher.live import teacher_fingerprint
 from ..utils import file_crc32, is_damaged, read_json, replacing, write_json
-from .checks import check_finite, labels_at_hand
+from .checks import LOGITS_COLUMN, check_finite, labels_at_hand
 
 
 logger = logging.getLogger(__name__)
@@ -104,6 +105,9 @@ def describe_data(dataset: Any) -> dict[str, Any]:
     labels = labels_at_hand(dataset)
     if labels is not None:
         description["labels"] = hashlib.sha256(labels.astype(np.int64).tobytes()).hexdigest()[:16]
+    if LOGITS_COLUMN in (getattr(dataset, "column_names", None) or ()) and isinstance(dataset, datasets.Dataset):
+        logits = dataset.select_columns([LOGITS_COLUMN]).with_format("numpy")[:][LOGITS_COLUMN]
+        description[LOGITS_COLUMN] = hashlib.sha256(np.asarray(logits).tobytes()).hexdigest()[:16]
     if isinstance(dataset, LabelledImages) and len(dataset):
         description["transform"] = dataset.augmentation
         view = dataset.view

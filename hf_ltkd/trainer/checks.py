@@ -20,10 +20,16 @@ from ..utils import listed
 from .training_args import DistillationTrainingArguments
 
 
-def check_loss_and_teacher(distillation_loss: Any, student: nn.Module | None, teacher: Any) -> None:
+LOGITS_COLUMN = "teacher_logits"  # the teacher's answers, where they travel in the batch
+
+
+def check_loss_and_teacher(
+    distillation_loss: Any, student: nn.Module | None, teacher: Any, train_dataset: Any = None
+) -> None:
     """
     Raises:
-        `ValueError`: if the loss is none, needs a teacher and gets none, or if teacher and student are one object.
+        `ValueError`: if the loss is none, needs a teacher and gets none or two, or if teacher and student are one
+            object.
     """
     if not isinstance(distillation_loss, DistillationLoss):
         raise ValueError(
@@ -31,14 +37,43 @@ def check_loss_and_teacher(distillation_loss: Any, student: nn.Module | None, te
             "LTKDLoss(groups) or KDLoss()."
         )
     if distillation_loss.needs_teacher and teacher is None:
+        _check_column(distillation_loss, student, train_dataset)
+    if teacher is not None and LOGITS_COLUMN in (getattr(train_dataset, "column_names", None) or ()):
         raise ValueError(
-            f"{type(distillation_loss).__name__} needs a teacher: pass teacher_model (a model, a Hub id or a "
-            "folder), or train without one with CrossEntropyLoss()."
+            f"train_dataset has a column {LOGITS_COLUMN!r}, which is taken for the teacher's answers, and there is a "
+            "teacher_model too: leave one of them out."
         )
     if isinstance(teacher, EMATeacher):
         teacher.check_follows(student)
     if student is not None and any(one is student for one in (teacher if isinstance(teacher, list) else [teacher])):
         raise ValueError("Teacher and student are the same object: load the model twice to distil it into itself.")
+
+
+def _check_column(distillation_loss: DistillationLoss, student: nn.Module | None, train_dataset: Any) -> None:
+    """
+    Looks at the first example for the logits of a teacher that is not there.
+
+    Raises:
+        `ValueError`: if there are none, or they are no logits of the student's classes.
+    """
+    name, example = type(distillation_loss).__name__, {}
+    if hasattr(train_dataset, "__getitem__"):
+        example = train_dataset[0] if len(train_dataset) else {}
+    elif train_dataset is not None:
+        example = next(iter(train_dataset), {})
+    if LOGITS_COLUMN not in example:
+        raise ValueError(
+            f"{name} needs a teacher: pass teacher_model (a model, a Hub id or a folder), let each example of "
+            f"train_dataset hold its {LOGITS_COLUMN!r}, or train without one with CrossEntropyLoss()."
+        )
+    if distillation_loss.needs_hidden_states:
+        raise ValueError(f"{name} compares hidden states, and a column of logits has none: pass teacher_model.")
+    shape = tuple(torch.as_tensor(example[LOGITS_COLUMN]).shape)
+    if isinstance(student, PreTrainedModel) and shape[-1:] != (student.config.num_labels,):
+        raise ValueError(
+            f"The first example's {LOGITS_COLUMN!r} have the shape {list(shape)}, and the student has "
+            f"{student.config.num_labels} classes: they must be a number for each."
+        )
 
 
 def check_model(student: nn.Module, teacher: nn.Module | None, distillation_loss: DistillationLoss) -> None:

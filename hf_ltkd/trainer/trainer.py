@@ -17,11 +17,12 @@ from ..losses.checks import UNLABELLED, is_example, is_labelled, logits_of, sele
 from ..metrics import group_accuracy
 from ..teacher.cache import CachedTeacherDataset, TeacherCache
 from ..teacher.columns import inputs_of
-from ..teacher.live import Teacher, ask_teacher, hand_over, load_teacher, networks_of, place_teacher
+from ..teacher.live import Teacher, as_outputs, ask_teacher, hand_over, load_teacher, networks_of, place_teacher
 from ..utils import listed, student_inputs, teacher_inputs
 from .callbacks import callbacks_of
 from .checkpoints import CheckpointMixin
 from .checks import (
+    LOGITS_COLUMN,
     blame,
     check_best_metric,
     check_cache,
@@ -57,7 +58,6 @@ class StepContext:
 
 
 STEP_CONTEXT = "distillation_step_context"
-CACHED_LOGITS = "teacher_logits"  # the teacher's answer travels in the batch where it is cached
 
 
 class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[override]
@@ -74,7 +74,8 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         teacher_model (`PreTrainedModel`, `torch.nn.Module`, `str`, a list of these, or [`TeacherCache`], *optional*):
             The teacher, or its Hub id or folder; of a list the mean ([`TeacherEnsemble`]). It is frozen, put into eval
             mode, and never saved. Or its cached logits, made with the very `train_dataset`, or an [`EMATeacher`].
-            `None` with a loss that needs none ([`CrossEntropyLoss`], which trains teachers and plain students).
+            `None` with a loss that needs none ([`CrossEntropyLoss`], which trains teachers and plain students), or if
+            each example of `train_dataset` holds its `teacher_logits`.
         args (`TrainingArguments` or [`DistillationTrainingArguments`], *optional*): The training arguments.
         distillation_loss ([`DistillationLoss`]): The loss, for instance `LTKDLoss(groups)`.
             What it trains besides the student ([`ReviewKDLoss`]) is made afresh for these models, optimised and
@@ -110,12 +111,12 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         model_init: Callable[..., PreTrainedModel] | None = None,
         preprocess_logits_for_metrics: Callable | None = None,
     ):
-        check_loss_and_teacher(distillation_loss, model, teacher_model)
+        check_loss_and_teacher(distillation_loss, model, teacher_model, train_dataset)
         self.distillation_loss = distillation_loss
         self.teacher_cache = teacher_model if isinstance(teacher_model, TeacherCache) else None
         self.teacher_model = None
-        if distillation_loss.needs_teacher and self.teacher_cache is None:
-            self.teacher_model = load_teacher(teacher_model)  # type: ignore[arg-type]
+        if distillation_loss.needs_teacher and self.teacher_cache is None and teacher_model is not None:
+            self.teacher_model = load_teacher(teacher_model)
         if self.teacher_cache is not None:
             check_cache(self.teacher_cache, model, distillation_loss, args)
             train_dataset = CachedTeacherDataset(train_dataset, self.teacher_cache)
@@ -145,14 +146,14 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
             for part in dataset.values() if isinstance(dataset, dict) else [dataset]:
                 check_labels(name, part, self.model, distillation_loss)  # type: ignore[arg-type]
                 check_device(name, part, self.args)
-        is_cached = self.teacher_cache is not None
+        is_cached = distillation_loss.needs_teacher and self.teacher_model is None
         self._mixer = make_mixer(self.args, self.model, distillation_loss, is_cached)  # type: ignore[arg-type]
         self.distillation_loss.smooth_labels(self.args.label_smoothing_factor)
         check_best_metric(self.args, compute_metrics, eval_dataset)
         check_engine(self, distillation_loss)
         # What remove_unused_columns keeps: the Trainer would look at the student's forward alone.
         columns = [*columns_of(self._networks), *self.label_names, "label", "label_ids"]
-        self._signature_columns = [*dict.fromkeys([*columns, CACHED_LOGITS])]  # type: ignore[assignment]
+        self._signature_columns = [*dict.fromkeys([*columns, LOGITS_COLUMN])]  # type: ignore[assignment]
         if self.teacher_model is not None:
             place_teacher(self.teacher_model, self.args.device)
             if self.args.torch_compile:
@@ -330,15 +331,15 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         return asked and self.teacher_model is not None
 
     def _ask_teacher(self, inputs: dict) -> Any:
-        if CACHED_LOGITS in inputs:
-            return inputs[CACHED_LOGITS]
+        if LOGITS_COLUMN in inputs:
+            return as_outputs(inputs[LOGITS_COLUMN])
         if self.teacher_model is None:
             return None
         inputs = self._inputs_of(self.teacher_model, teacher_inputs(inputs))
         return ask_teacher(self.teacher_model, inputs, self.accelerator.autocast())
 
     def _inputs_of(self, model: Any, inputs: dict, with_features: bool = True) -> dict:
-        own = (CACHED_LOGITS, STEP_CONTEXT)
+        own = (LOGITS_COLUMN, STEP_CONTEXT)
         model_inputs = inputs_of(model, {name: value for name, value in inputs.items() if name not in own})
         if with_features and self.distillation_loss.needs_hidden_states:
             model_inputs["output_hidden_states"] = True
