@@ -45,7 +45,10 @@ def check_loss_and_teacher(
         )
     if isinstance(teacher, EMATeacher):
         teacher.check_follows(student)
-    if student is not None and any(one is student for one in (teacher if isinstance(teacher, list) else [teacher])):
+    several = list(teacher.teachers) if isinstance(teacher, TeacherEnsemble) else teacher
+    if student is not None and any(
+        one is student for one in (several if isinstance(several, list | tuple) else [several])
+    ):
         raise ValueError("Teacher and student are the same object: load the model twice to distil it into itself.")
 
 
@@ -96,10 +99,11 @@ def check_model(student: nn.Module, teacher: nn.Module | None, distillation_loss
         check_two_classes(int(student.config.num_labels))  # type: ignore[arg-type]
     if teacher is not None:
         check_same_classes(student, teacher)
-    if isinstance(teacher, TeacherEnsemble) and distillation_loss.needs_hidden_states:
+    if isinstance(teacher, TeacherEnsemble | EMATeacher) and distillation_loss.needs_hidden_states:
+        reason = "several teachers do not have in common" if isinstance(teacher, TeacherEnsemble) else "a mean changes"
         raise ValueError(
-            f"{type(distillation_loss).__name__} compares hidden states, which several teachers do not have in "
-            "common: give one teacher, or choose a loss on logits."
+            f"{type(distillation_loss).__name__} compares hidden states, which {reason}: give one teacher that does "
+            "not train, or choose a loss on logits."
         )
     num_classes = distillation_loss.num_classes
     if isinstance(student, PreTrainedModel) and num_classes not in (None, student.config.num_labels):

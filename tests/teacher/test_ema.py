@@ -9,7 +9,7 @@ from one_step import tiny_vit
 from test_trainer import images, network, trainer_for
 from transformers import TrainerCallback
 
-from hf_ltkd import EMATeacher, KDLoss, TeacherCache, TeacherEnsemble
+from hf_ltkd import CATKDLoss, EMATeacher, KDLoss, TeacherCache, TeacherEnsemble
 
 
 class Snapshots(TrainerCallback):
@@ -98,6 +98,11 @@ def test_what_does_not_fit(tmp_path):
         (lambda: EMATeacher("resnet8"), "The student is str"),
         (lambda: trainer_for(tmp_path, model=tiny_vit(1), teacher=EMATeacher(student)), "is the mean of a "),
         (lambda: trainer_for(tmp_path, model_init=network, teacher=EMATeacher(student)), "give that as model"),
+        (
+            lambda: trainer_for(tmp_path, model=student, teacher=EMATeacher(student), loss=CATKDLoss()),
+            "a mean changes",
+        ),
+        (lambda: trainer_for(tmp_path, model=student, teacher=[network(2), student]), "are the same object"),
         (lambda: TeacherEnsemble([EMATeacher(student), student]), "Teacher 0 is of type EMATeacher"),
         (lambda: TeacherCache.build(tmp_path, EMATeacher(student), images(), views=1), "changes with each step"),
     ]
