@@ -45,10 +45,8 @@ def check_loss_and_teacher(
         )
     if isinstance(teacher, EMATeacher):
         teacher.check_follows(student)
-    several = list(teacher.teachers) if isinstance(teacher, TeacherEnsemble) else teacher
-    if student is not None and any(
-        one is student for one in (several if isinstance(several, list | tuple) else [several])
-    ):
+    given = list(teacher.teachers) if isinstance(teacher, TeacherEnsemble) else teacher
+    if student is not None and any(one is student for one in (given if isinstance(given, list) else [given])):
         raise ValueError("Teacher and student are the same object: load the model twice to distil it into itself.")
 
 

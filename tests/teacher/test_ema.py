@@ -92,7 +92,7 @@ def test_ranks_have_one_mean_of_batch_normalisation(two_ranks, tmp_path):
 
 
 def test_what_does_not_fit(tmp_path):
-    student = network(1)
+    student, features = network(1), CATKDLoss()
     wrong = [
         (lambda: EMATeacher(student, 1.0), "decay=1.0"),
         (lambda: EMATeacher("resnet8"), "The student is str"),
