@@ -99,7 +99,7 @@ def test_what_does_not_fit(tmp_path):
         (lambda: trainer_for(tmp_path, model=tiny_vit(1), teacher=EMATeacher(student)), "is the mean of a "),
         (lambda: trainer_for(tmp_path, model_init=network, teacher=EMATeacher(student)), "give that as model"),
         (
-            lambda: trainer_for(tmp_path, model=student, teacher=EMATeacher(student), loss=CATKDLoss()),
+            lambda: trainer_for(tmp_path, model=student, teacher=EMATeacher(student), loss=features),
             "a mean changes",
         ),
         (lambda: trainer_for(tmp_path, model=student, teacher=[network(2), student]), "are the same object"),
