@@ -24,7 +24,11 @@ LOGITS_COLUMN = "teacher_logits"  # the teacher's answers, where they travel in 
 
 
 def check_loss_and_teacher(
-    distillation_loss: Any, student: nn.Module | None, teacher: Any, train_dataset: Any = None
+    distillation_loss: Any,
+    student: nn.Module | None,
+    teacher: Any,
+    train_dataset: Any = None,
+    args: TrainingArguments | None = None,
 ) -> None:
     """
     Raises:
@@ -37,7 +41,7 @@ def check_loss_and_teacher(
             "LTKDLoss(groups) or KDLoss()."
         )
     if distillation_loss.needs_teacher and teacher is None:
-        _check_column(distillation_loss, student, train_dataset)
+        _check_column(distillation_loss, student, train_dataset, args)
     if teacher is not None and LOGITS_COLUMN in (getattr(train_dataset, "column_names", None) or ()):
         raise ValueError(
             f"train_dataset has a column {LOGITS_COLUMN!r}, which is taken for the teacher's answers, and there is a "
@@ -50,7 +54,9 @@ def check_loss_and_teacher(
         raise ValueError("Teacher and student are the same object: load the model twice to distil it into itself.")
 
 
-def _check_column(distillation_loss: DistillationLoss, student: nn.Module | None, train_dataset: Any) -> None:
+def _check_column(
+    distillation_loss: DistillationLoss, student: nn.Module | None, train_dataset: Any, args: TrainingArguments | None
+) -> None:
     """
     Looks at the first example for the logits of a teacher that is not there.
 
@@ -58,7 +64,7 @@ def _check_column(distillation_loss: DistillationLoss, student: nn.Module | None
         `ValueError`: if there are none, or they are no logits of the student's classes.
     """
     name, example = type(distillation_loss).__name__, {}
-    if hasattr(train_dataset, "__getitem__"):
+    if hasattr(train_dataset, "__len__"):
         example = train_dataset[0] if len(train_dataset) else {}
     elif train_dataset is not None:
         example = next(iter(train_dataset), {})
@@ -69,6 +75,10 @@ def _check_column(distillation_loss: DistillationLoss, student: nn.Module | None
         )
     if distillation_loss.needs_hidden_states:
         raise ValueError(f"{name} compares hidden states, and a column of logits has none: pass teacher_model.")
+    if isinstance(args, DistillationTrainingArguments) and args.eval_with_teacher:
+        raise ValueError(
+            "eval_with_teacher=True asks a teacher, and there is a column of its logits alone: leave it out."
+        )
     shape = tuple(torch.as_tensor(example[LOGITS_COLUMN]).shape)
     if isinstance(student, PreTrainedModel) and shape[-1:] != (student.config.num_labels,):
         raise ValueError(

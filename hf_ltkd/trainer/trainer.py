@@ -111,7 +111,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         model_init: Callable[..., PreTrainedModel] | None = None,
         preprocess_logits_for_metrics: Callable | None = None,
     ):
-        check_loss_and_teacher(distillation_loss, model, teacher_model, train_dataset)
+        check_loss_and_teacher(distillation_loss, model, teacher_model, train_dataset, args)
         self.distillation_loss = distillation_loss
         self.teacher_cache = teacher_model if isinstance(teacher_model, TeacherCache) else None
         self.teacher_model = None

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from datasets import Dataset
 from teacher.test_cache import build, images, network
 from torch import nn
 from transformers import TrainingArguments
@@ -150,6 +151,26 @@ def test_training_is_the_same_live_cached_and_from_folders(tmp_path):
     for other in ([b, a], TeacherEnsemble([a, b], weights=[1, 2]), [a, network(3)]):
         with pytest.raises(ValueError, match="its teacher had other weights"):
             trained(tmp_path / "live", other, resume_from_checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize("removes", [True, False])
+def test_a_column_for_one_teacher_alone(tmp_path, removes, caplog):
+    items = images(augment=False).__getitems__(range(16))
+    pixels = torch.stack([item["pixel_values"] for item in items])
+    columns = {"pixel_values": pixels.numpy(), "teacher_1_pixel_values": 2 * pixels.numpy(), "other": list(range(16))}
+    data = Dataset.from_dict({**columns, "labels": [int(item["labels"]) for item in items]})
+    teachers, asked = [network(1), network(2)], []
+    for teacher in teachers:
+        teacher.register_forward_pre_hook(lambda _, a, kwargs: asked.append(kwargs["pixel_values"]), with_kwargs=True)
+    args = TrainingArguments(
+        output_dir=tmp_path, max_steps=1, per_device_train_batch_size=16, train_sampling_strategy="sequential",
+        remove_unused_columns=removes, save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True,
+        dataloader_pin_memory=False,
+    )  # fmt: skip
+    DistillationTrainer(network(5), teachers, args, distillation_loss=KDLoss(), train_dataset=data).train()
+    assert torch.equal(asked[0], pixels) and torch.equal(asked[1], 2 * pixels)
+    said = [record.message for record in caplog.records if "have no effect" in record.message]
+    assert said == ([] if removes else ["No network takes these columns of the batch, which have no effect: other."])
 
 
 def named(names, seed=0):

@@ -57,12 +57,14 @@ def test_a_column_is_a_live_teacher(tmp_path, how):
 def test_what_is_no_column_of_logits(tmp_path):
     narrow = table(teacher_logits=torch.zeros(40, 5).numpy())
     mixed = {"mixup_alpha": 0.2, "cls": DistillationTrainingArguments}
+    evaluated = {"eval_with_teacher": True, "cls": DistillationTrainingArguments}
     wrong = [
         (lambda: trainer_for(tmp_path, table(teacher_logits=None)), "needs a teacher: .* hold its 'teacher_logits'"),
         (lambda: trainer_for(tmp_path, narrow), r"shape \[5\], and the student has 6 classes"),
         (lambda: trainer_for(tmp_path, table(), network()), "leave one of them out"),
         (lambda: trainer_for(tmp_path, table(), loss=ReviewKDLoss()), "a column of logits has none"),
         (lambda: trainer_for(tmp_path, table(), **mixed), "mixup_alpha"),
+        (lambda: trainer_for(tmp_path, table(), **evaluated), "eval_with_teacher=True asks a teacher"),
     ]
     for call, message in wrong:
         with pytest.raises(ValueError, match=message):

@@ -56,7 +56,7 @@ def test_the_plan_asks_for_their_mean_and_the_card_names_them(home, teachers, tm
     card = (tmp_path / "made" / "README.md").read_text()
     assert "a CifarResNetForImageClassification and a CifarResNetForImageClassification" in card.replace("\\", "")
     found = diagnose(teachers, home.photos, picture=str(tmp_path / "bias.png"))
-    assert sum(found.report.probability) == pytest.approx(1)
+    assert sum(found.bias.probability) == pytest.approx(1)
 
 
 def test_what_does_not_fit(home, teachers, tmp_path):
