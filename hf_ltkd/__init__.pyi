@@ -175,7 +175,13 @@ from .teacher import (
     CachedTeacherDataset as CachedTeacherDataset,
 )
 from .teacher import (
+    EMATeacher as EMATeacher,
+)
+from .teacher import (
     TeacherCache as TeacherCache,
+)
+from .teacher import (
+    TeacherEnsemble as TeacherEnsemble,
 )
 from .trainer import (
     DistillationTrainer as DistillationTrainer,

@@ -208,8 +208,13 @@ def teacher_inputs(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def placed_for(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Inputs on a model's device, floating-point ones in the type of its weights, which may be bfloat16."""
-    weights: list[torch.Tensor] = [p for p in model.parameters() if p.is_floating_point()] or [torch.empty(0)]
+    """
+    Inputs on a model's device, floating-point ones in the type of its weights, which may be bfloat16; as they are for
+    one without weights, which asks a server, for instance.
+    """
+    weights = [p for p in model.parameters() if p.is_floating_point()]
+    if not weights:
+        return inputs
     return {
         name: value.to(weights[0].device, weights[0].dtype if value.is_floating_point() else None)
         if isinstance(value, torch.Tensor)

@@ -84,7 +84,7 @@ class TwoRanks:
                     self.answers(START_SECONDS)
                     return
                 except (TimeoutError, RanksFailed) as error:
-                    text = self.log.read_text(errors="replace")[-6000:]
+                    text = self.log.read_text(errors="replace")[-6000:] if self.log.exists() else ""
                     self.stop()
                     if attempt == 2:
                         raise RanksFailed(f"The two ranks did not start: {error}\n{text}") from error

@@ -5,7 +5,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,9 @@ from transformers import PreTrainedModel
 from ..data.augment import LabelledImages
 from ..losses.checks import logits_of
 from ..utils import check_number
-from .live import ask_teacher, load_teacher, place_teacher, teacher_fingerprint
+from .ema import EMATeacher
+from .ensemble import TeacherEnsemble
+from .live import Teacher, ask_teacher, load_teacher, place_teacher, teacher_fingerprint, text_of
 from .logit_files import LogitFiles
 
 
@@ -62,7 +63,7 @@ class TeacherCache:
     def build(
         cls,
         directory: str | os.PathLike,
-        teacher: nn.Module,
+        teacher: Teacher | Sequence[Teacher],
         dataset: LabelledImages,
         *,
         views: int,
@@ -83,7 +84,9 @@ class TeacherCache:
 
         Args:
             directory (`str` or `os.PathLike`): A new or empty folder, or one of the same cache.
-            teacher (`torch.nn.Module`): Takes `pixel_values`; gives logits `[batch, classes]`, or outputs with them.
+            teacher (`torch.nn.Module`, `str`, `os.PathLike`, or a list of these): As [`load_teacher`] takes it. Takes
+                `pixel_values`; gives logits `[batch, classes]`, or outputs with them. Of several what is kept is what
+                they say together.
             dataset ([`ImageDataset`] or [`LazyImageDataset`]): The training images. It keeps its view.
             views (`int`): Views of each example; the number of epochs to reproduce a live teacher.
             dtype (`str`, *optional*, defaults to `"float32"`): `"float32"`, or `"float16"` for half of the disk.
@@ -119,13 +122,15 @@ class TeacherCache:
             )
         state = PartialState(cpu=not torch.accelerator.is_available())  # without cpu=True ranks on CPUs are not seen
         device = torch.device(device or state.device)
-        teacher = place_teacher(load_teacher(teacher), device)
+        if isinstance(teacher, EMATeacher):
+            raise ValueError("An EMATeacher changes with each step: give it to the trainer, without a cache.")
+        network = place_teacher(load_teacher(teacher), device)
         rounds = math.ceil(len(dataset) / batch_size / state.num_processes)
         bar = tqdm(desc="Asking the teacher", unit="batch", disable=not (progress and state.is_main_process))
 
         def ask(pixel_values: Tensor) -> Tensor:
             inputs = {"pixel_values": pixel_values.to(device)}
-            outputs = ask_teacher(teacher, inputs, torch.autocast(device.type, enabled=False))
+            outputs = ask_teacher(network, inputs, torch.autocast(device.type, enabled=False))
             return logits_of(outputs).float().contiguous()
 
         def batches(view: int) -> Iterator[Tensor]:
@@ -151,7 +156,7 @@ class TeacherCache:
             if len(shape) != 2:
                 raise ValueError(f"The teacher gives logits of shape {tuple(shape)}, expected [batch, classes].")
             manifest = {
-                **_fingerprints(teacher),
+                **_fingerprints(network),
                 "dataset": dataset.fingerprint,
                 "num_examples": len(dataset),
                 "num_classes": shape[1],
@@ -190,7 +195,7 @@ class TeacherCache:
         cls,
         directory: str | os.PathLike,
         *,
-        teacher: nn.Module | None = None,
+        teacher: nn.Module | Sequence[nn.Module] | None = None,
         dataset: LabelledImages | None = None,
         verify: bool = True,
     ) -> "TeacherCache":
@@ -199,7 +204,7 @@ class TeacherCache:
 
         Args:
             directory (`str` or `os.PathLike`): The folder.
-            teacher (`torch.nn.Module`, *optional*): The teacher that it should be of.
+            teacher (`torch.nn.Module` or a list of them, *optional*): The teacher that it should be of.
             dataset ([`ImageDataset`] or [`LazyImageDataset`], *optional*): The images that it should be of.
             verify (`bool`, *optional*, defaults to `True`): Whether to read every view and compare its CRC-32 with
                 that which was written, about a second per GB beside the reading. `False` compares sizes, shapes and
@@ -218,14 +223,16 @@ class TeacherCache:
             files.verify()
         return cache
 
-    def check(self, *, teacher: nn.Module | None = None, dataset: LabelledImages | None = None) -> None:
+    def check(
+        self, *, teacher: nn.Module | Sequence[nn.Module] | None = None, dataset: LabelledImages | None = None
+    ) -> None:
         """
         Raises:
             `ValueError`: if the cache was built with another teacher (class, weights, configuration) or another
                 dataset (images, labels, normalisation, transform, seed); it names both.
         """
         if teacher is not None:
-            self._files.compare(_fingerprints(teacher))
+            self._files.compare(_fingerprints(load_teacher(teacher)))
         if dataset is not None:
             self._files.compare({"dataset": dataset.fingerprint})
 
@@ -278,13 +285,16 @@ class CachedTeacherDataset(Dataset):
 
 
 def _fingerprints(teacher: nn.Module) -> dict[str, str]:
-    """Weights, class and configuration; not where they were loaded from."""
+    """Weights, class and configuration, of each of several; not where they were loaded from."""
+    if isinstance(teacher, TeacherEnsemble):
+        configs = [_fingerprints(one)["teacher_config"] for one in teacher.teachers]
+        return {"teacher": teacher_fingerprint(teacher), "teacher_config": "; ".join(configs)}
     if isinstance(teacher, PreTrainedModel):
         unrelated = ("_name_or_path", "architectures", "dtype", "transformers_version")
         config = {name: value for name, value in teacher.config.to_dict().items() if name not in unrelated}
         description = json.dumps(config, sort_keys=True, default=str)
     else:
-        description = re.sub(" at 0x[0-9a-f]+", "", repr(teacher))
+        description = text_of(teacher)
     digest = hashlib.sha256(description.encode()).hexdigest()[:16]
     return {"teacher": teacher_fingerprint(teacher), "teacher_config": f"{type(teacher).__name__} {digest}"}
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import re
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -9,27 +11,36 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import ImageClassifierOutput
 
-from ..data.image_files import class_name
 from ..utils import placed_for
+from .ema import EMATeacher
+from .ensemble import TeacherEnsemble
 from .language import language_model_kind, num_classes_of
-from .loading import is_quantised, load_model
+from .loading import class_names_of, is_quantised, load_model
 
 
-def load_teacher(teacher: str | os.PathLike | nn.Module, trust_remote_code: bool = False) -> nn.Module:
+Teacher = str | os.PathLike | nn.Module
+
+
+def load_teacher(teacher: Teacher | Sequence[Teacher], trust_remote_code: bool = False) -> nn.Module:
     """
     A teacher that never trains: in eval mode and without gradients.
 
     Args:
-        teacher (`str`, `os.PathLike` or `torch.nn.Module`): A model, or the Hub id or folder of a classifier of
-            images, text, tokens, audio or video, or of a language model.
+        teacher (`str`, `os.PathLike`, `torch.nn.Module`, or a list of these):
+            A model, or the Hub id or folder of a classifier of images, text, tokens, audio or video, or of a language
+            model. Of several it is their [`TeacherEnsemble`].
         trust_remote_code (`bool`, *optional*, defaults to `False`): Whether the saved model's own code may be run.
 
     Raises:
         `ValueError`: if the saved model is no classifier, cannot be loaded, or one of its files is damaged.
     """
+    if isinstance(teacher, list | tuple):
+        several = [load_teacher(one, trust_remote_code) for one in teacher]
+        return several[0] if len(several) == 1 else TeacherEnsemble(several)
     if not isinstance(teacher, str | os.PathLike | nn.Module):
-        raise ValueError(f"The teacher is {type(teacher).__name__}: give a model, or its Hub id or folder.")
+        raise ValueError(f"The teacher is {type(teacher).__name__}: give a model, its Hub id or folder, or several.")
     model = teacher if isinstance(teacher, nn.Module) else load_model(teacher, trust_remote_code=trust_remote_code)
     return gather_teacher(model).eval().requires_grad_(False)
 
@@ -52,12 +63,33 @@ def gather_teacher(teacher: nn.Module) -> nn.Module:
 
 
 def teacher_fingerprint(teacher: nn.Module) -> str:
-    """16 hexadecimal digits that change with any weight, buffer or name of the teacher."""
+    """
+    16 hexadecimal digits that change with any weight, buffer or name of the teacher; those of each of several, and how
+    they go together. The mean of the student itself is told by its decay.
+    """
+    if isinstance(teacher, TeacherEnsemble):
+        return teacher.formula([teacher_fingerprint(one) for one in teacher.teachers])
+    if isinstance(teacher, EMATeacher):
+        return f"mean of the student with decay {teacher.decay}"
     digest = hashlib.sha256()
+    if not teacher.state_dict():  # it asks a server, for instance, which its repr names
+        digest.update(text_of(teacher).encode())
     for name, tensor in teacher.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
+
+
+def networks_of(teacher: nn.Module | None) -> list[nn.Module]:
+    """The networks that are asked: none, one, or each of several."""
+    if teacher is None:
+        return []
+    return list(teacher.teachers) if isinstance(teacher, TeacherEnsemble) else [teacher]
+
+
+def text_of(module: nn.Module) -> str:
+    """A module in words, the same in each process."""
+    return re.sub(" at 0x[0-9a-f]+", "", repr(module))
 
 
 def place_teacher(teacher: nn.Module, device: torch.device) -> nn.Module:
@@ -67,6 +99,10 @@ def place_teacher(teacher: nn.Module, device: torch.device) -> nn.Module:
     Raises:
         `ValueError`: if a quantised one is elsewhere.
     """
+    if isinstance(teacher, TeacherEnsemble):
+        for one in teacher.teachers:
+            place_teacher(one, device)
+        return teacher
     if len(set(getattr(teacher, "hf_device_map", {}).values())) > 1:
         return teacher  # its own hooks move inputs and outputs
     if not is_quantised(teacher):
@@ -83,21 +119,18 @@ def place_teacher(teacher: nn.Module, device: torch.device) -> nn.Module:
 def ask_teacher(teacher: nn.Module, inputs: dict[str, torch.Tensor], autocast: AbstractContextManager):
     """The teacher's outputs, in eval mode even if a caller has called `train()` on it."""
     # DeepSpeed casts the inputs to the student's type, and a teacher loaded in bf16 may not cast them itself.
-    inputs = placed_for(teacher, inputs)
+    if not isinstance(teacher, TeacherEnsemble):  # whose teachers may differ in type, and get their own
+        inputs = placed_for(teacher, inputs)
     if teacher.training:
         teacher.eval()
     # no_grad, not inference_mode: the student's backward may have to save the outputs.
     with torch.no_grad(), autocast:
-        return teacher(**inputs)
+        return as_outputs(teacher(**inputs))
 
 
-def class_names_of(model: PreTrainedModel) -> list[str | None]:
-    """The names of a model's classes in the Unicode form in which they are compared; `None` for one without a name."""
-    names: dict = dict(model.config.id2label or {})
-    return [
-        None if names.get(c, f"LABEL_{c}") == f"LABEL_{c}" else class_name(str(names[c]))
-        for c in range(int(model.config.num_labels))  # type: ignore[arg-type]
-    ]
+def as_outputs(outputs: Any) -> Any:
+    """What a teacher returns, with `logits`, also where it is a tensor of them."""
+    return ImageClassifierOutput(logits=outputs) if isinstance(outputs, torch.Tensor) else outputs  # type: ignore
 
 
 def check_same_classes(student: nn.Module, teacher: nn.Module) -> None:
@@ -116,6 +149,8 @@ def check_same_classes(student: nn.Module, teacher: nn.Module) -> None:
                 f"{min(sizes)}) on that model."
             )
         return
+    if isinstance(teacher, TeacherEnsemble) and not teacher.config.num_labels:
+        return  # nor do several of them
     if student.config.num_labels != teacher.config.num_labels:
         raise ValueError(
             f"The teacher has {teacher.config.num_labels} classes, the student {student.config.num_labels}: "

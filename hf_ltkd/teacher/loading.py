@@ -17,6 +17,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from ..data.image_files import class_name
 from ..utils import check_model_files, listed, one_line, read_json
 
 
@@ -207,6 +208,15 @@ def head_tensors(config: PreTrainedConfig, make: Callable[[PreTrainedConfig], nn
         for name, shape in before.items()
         if shape != after[name]
     }
+
+
+def class_names_of(model: PreTrainedModel) -> list[str | None]:
+    """The names of a model's classes in the Unicode form in which they are compared; `None` for one without a name."""
+    names: dict = dict(model.config.id2label or {})
+    return [
+        None if names.get(c, f"LABEL_{c}") == f"LABEL_{c}" else class_name(str(names[c]))
+        for c in range(int(model.config.num_labels))  # type: ignore[arg-type]
+    ]
 
 
 def is_quantised(model: Any) -> bool:

@@ -10,8 +10,9 @@ import torch
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
 from ..hub.names import RUN_NAME
+from ..teacher.ema import EMATeacher
 from ..utils import read_json
-from .checkpoints import load_loss, seal
+from .checkpoints import load_loss, load_mean, seal
 from .training_args import DistillationTrainingArguments
 
 
@@ -45,7 +46,10 @@ class SetEpochCallback(TrainerCallback):
 
 
 class CheckpointCallback(TrainerCallback):
-    """Tells the loss its epoch, gives it back what a checkpoint holds of it, and seals checkpoints that are whole."""
+    """
+    Tells the loss its epoch, and the student's mean of each step; gives both back what a checkpoint holds of them, and
+    seals checkpoints that are whole.
+    """
 
     def __init__(self, trainer: Any):
         self.trainer = trainer
@@ -55,11 +59,16 @@ class CheckpointCallback(TrainerCallback):
         self.trainer.forget_terms()  # of an earlier training, or of batches that did not fit (auto_find_batch_size)
         if self.trainer.resumed_from is not None:
             load_loss(self.trainer.resumed_from, self.trainer.distillation_loss)
+            load_mean(self.trainer.resumed_from, self.trainer.teacher_model)
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.trainer.distillation_loss.begin_epoch(state.epoch)
         if self.trainer.teacher_stream is not None:  # the next step's statistics are taken there
             self.trainer.teacher_stream.wait_stream(torch.cuda.current_stream())
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if isinstance(self.trainer.teacher_model, EMATeacher):
+            self.trainer.teacher_model.update_parameters(model)
 
     def on_train_end(self, args, state, control, **kwargs):
         self.trainer.clock.stop()

@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -21,15 +22,17 @@ from ..groups import ClassGroups
 from ..hub.names import ARGUMENTS_NAME
 from ..losses.base import DistillationLoss
 from ..teacher.cache import CachedTeacherDataset, TeacherCache
+from ..teacher.ema import EMATeacher
 from ..teacher.live import teacher_fingerprint
 from ..utils import file_crc32, is_damaged, read_json, replacing, write_json
-from .checks import check_finite, labels_at_hand
+from .checks import LOGITS_COLUMN, check_finite, labels_at_hand
 
 
 logger = logging.getLogger(__name__)
 
 MANIFEST_NAME = "distillation_state.json"
 LOSS_NAME = "distillation_loss.safetensors"  # in checkpoints, never beside the published student
+MEAN_NAME = "teacher.safetensors"  # of an EMATeacher
 OPTIMIZER_NAMES = ("optimizer.pt", "optimizer.bin", "optimizer_0", "latest")  # the last three are FSDP's, DeepSpeed's
 TRAINER_STATE_NAME = "trainer_state.json"  # the Trainer writes it last
 
@@ -63,6 +66,19 @@ def load_loss(checkpoint: str | os.PathLike, distillation_loss: DistillationLoss
         distillation_loss.load_state_dict(load_file(Path(checkpoint) / LOSS_NAME))
 
 
+def save_mean(checkpoint: str | os.PathLike, teacher: nn.Module | None) -> None:
+    """Writes the mean of a student into a checkpoint, atomically; nothing of another teacher."""
+    if isinstance(teacher, EMATeacher):
+        with replacing(Path(checkpoint) / MEAN_NAME) as file:
+            save_model(teacher, str(file))
+
+
+def load_mean(checkpoint: str | os.PathLike, teacher: nn.Module | None) -> None:
+    """Reads back what [`save_mean`] wrote."""
+    if isinstance(teacher, EMATeacher):
+        load_model(teacher, Path(checkpoint) / MEAN_NAME)
+
+
 def seal(checkpoint: str | os.PathLike) -> None:
     """Adds size and CRC-32 of each file to the manifest of a checkpoint that is whole, if it has one."""
     folder = Path(checkpoint)
@@ -89,6 +105,9 @@ def describe_data(dataset: Any) -> dict[str, Any]:
     labels = labels_at_hand(dataset)
     if labels is not None:
         description["labels"] = hashlib.sha256(labels.astype(np.int64).tobytes()).hexdigest()[:16]
+    if LOGITS_COLUMN in (getattr(dataset, "column_names", None) or ()) and isinstance(dataset, datasets.Dataset):
+        logits = dataset.select_columns([LOGITS_COLUMN]).with_format("numpy")[:][LOGITS_COLUMN]
+        description[LOGITS_COLUMN] = hashlib.sha256(np.asarray(logits).tobytes()).hexdigest()[:16]
     if isinstance(dataset, LabelledImages) and len(dataset):
         description["transform"] = dataset.augmentation
         view = dataset.view
@@ -306,6 +325,7 @@ class CheckpointMixin(Trainer):
         super().save_model(output_dir, _internal_call)
         if is_checkpoint and self.args.should_save and not self.args.save_only_model:
             save_loss(output_dir, self.distillation_loss)  # type: ignore[arg-type]
+            save_mean(output_dir, self.teacher_model)  # type: ignore[arg-type]
             run = {**self._run, "examples_per_step": self.examples_per_step}
             write_json(Path(output_dir) / MANIFEST_NAME, run)  # type: ignore[arg-type]
 

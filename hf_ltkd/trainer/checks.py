@@ -13,16 +13,28 @@ from ..losses.base import DistillationLoss
 from ..losses.checks import IGNORED_LABEL, MULTI_LABEL, UNLABELLED, logits_of
 from ..metrics import group_accuracy
 from ..teacher.cache import CachedTeacherDataset, TeacherCache
+from ..teacher.ema import EMATeacher
+from ..teacher.ensemble import TeacherEnsemble
 from ..teacher.language import language_model_kind, network_of, num_classes_of
 from ..teacher.live import check_same_classes
 from ..utils import listed
 from .training_args import DistillationTrainingArguments
 
 
-def check_loss_and_teacher(distillation_loss: Any, student: nn.Module | None, teacher: Any) -> None:
+LOGITS_COLUMN = "teacher_logits"  # the teacher's answers, where they travel in the batch
+
+
+def check_loss_and_teacher(
+    distillation_loss: Any,
+    student: nn.Module | None,
+    teacher: Any,
+    train_dataset: Any = None,
+    args: TrainingArguments | None = None,
+) -> None:
     """
     Raises:
-        `ValueError`: if the loss is none, needs a teacher and gets none, or if teacher and student are one object.
+        `ValueError`: if the loss is none, needs a teacher and gets none or two, or if teacher and student are one
+            object.
     """
     if not isinstance(distillation_loss, DistillationLoss):
         raise ValueError(
@@ -30,12 +42,50 @@ def check_loss_and_teacher(distillation_loss: Any, student: nn.Module | None, te
             "LTKDLoss(groups) or KDLoss()."
         )
     if distillation_loss.needs_teacher and teacher is None:
+        _check_column(distillation_loss, student, train_dataset, args)
+    if teacher is not None and LOGITS_COLUMN in (getattr(train_dataset, "column_names", None) or ()):
         raise ValueError(
-            f"{type(distillation_loss).__name__} needs a teacher: pass teacher_model (a model, a Hub id or a "
-            "folder), or train without one with CrossEntropyLoss()."
+            f"train_dataset has a column {LOGITS_COLUMN!r}, which is taken for the teacher's answers, and there is a "
+            "teacher_model too: leave one of them out."
         )
-    if student is not None and teacher is student:
+    if isinstance(teacher, EMATeacher):
+        teacher.check_follows(student)
+    given = list(teacher.teachers) if isinstance(teacher, TeacherEnsemble) else teacher
+    if student is not None and any(one is student for one in (given if isinstance(given, list) else [given])):
         raise ValueError("Teacher and student are the same object: load the model twice to distil it into itself.")
+
+
+def _check_column(
+    distillation_loss: DistillationLoss, student: nn.Module | None, train_dataset: Any, args: TrainingArguments | None
+) -> None:
+    """
+    Looks at the first example for the logits of a teacher that is not there.
+
+    Raises:
+        `ValueError`: if there are none, or they are no logits of the student's classes.
+    """
+    name, example = type(distillation_loss).__name__, {}
+    if hasattr(train_dataset, "__len__"):
+        example = train_dataset[0] if len(train_dataset) else {}
+    elif train_dataset is not None:
+        example = next(iter(train_dataset), {})
+    if LOGITS_COLUMN not in example:
+        raise ValueError(
+            f"{name} needs a teacher: pass teacher_model (a model, a Hub id or a folder), let each example of "
+            f"train_dataset hold its {LOGITS_COLUMN!r}, or train without one with CrossEntropyLoss()."
+        )
+    if distillation_loss.needs_hidden_states:
+        raise ValueError(f"{name} compares hidden states, and a column of logits has none: pass teacher_model.")
+    if isinstance(args, DistillationTrainingArguments) and args.eval_with_teacher:
+        raise ValueError(
+            "eval_with_teacher=True asks a teacher, and there is a column of its logits alone: leave it out."
+        )
+    shape = tuple(torch.as_tensor(example[LOGITS_COLUMN]).shape)
+    if isinstance(student, PreTrainedModel) and shape[-1:] != (student.config.num_labels,):
+        raise ValueError(
+            f"The first example's {LOGITS_COLUMN!r} have the shape {list(shape)}, and the student has "
+            f"{student.config.num_labels} classes: they must be a number for each."
+        )
 
 
 def check_model(student: nn.Module, teacher: nn.Module | None, distillation_loss: DistillationLoss) -> None:
@@ -58,6 +108,12 @@ def check_model(student: nn.Module, teacher: nn.Module | None, distillation_loss
         check_two_classes(num_classes_of(student))
     if teacher is not None:
         check_same_classes(student, teacher)
+    if isinstance(teacher, TeacherEnsemble | EMATeacher) and distillation_loss.needs_hidden_states:
+        reason = "several teachers do not have in common" if isinstance(teacher, TeacherEnsemble) else "a mean changes"
+        raise ValueError(
+            f"{type(distillation_loss).__name__} compares hidden states, which {reason}: give one teacher that does "
+            "not train, or choose a loss on logits."
+        )
     num_classes = distillation_loss.num_classes
     if isinstance(student, PreTrainedModel) and num_classes not in (None, num_classes_of(student)):
         raise ValueError(
@@ -101,8 +157,11 @@ def check_two_classes(num_classes: int) -> None:
 def check_overlap(device: torch.device, teacher: nn.Module | None) -> None:
     """
     Raises:
-        `ValueError`: if there is no GPU, or no live teacher, for the teacher's work to be done beside the student's.
+        `ValueError`: if there is no GPU, or no live teacher, for the teacher's work to be done beside the student's,
+            or it waits for the student's.
     """
+    if isinstance(teacher, EMATeacher):
+        raise ValueError("overlap_teacher=True does not go with an EMATeacher, which waits for the student's step.")
     if device.type != "cuda" or teacher is None:
         raise ValueError(
             f"overlap_teacher=True needs a live teacher on a GPU; this training runs on {device.type} with "

@@ -1,17 +1,16 @@
-"""What is in a batch: the columns that a network takes (those that its forward names) or the loss, and labels."""
+"""What is in a batch: the columns that networks and loss take, those that nobody does, and labels."""
 
-import functools
-import inspect
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from ..losses.base import DistillationLoss
 from ..losses.checks import UNLABELLED, logits_of
+from ..teacher.columns import forward_names
 
 
 @dataclass
@@ -26,17 +25,6 @@ class StepContext:
 
 
 STEP_CONTEXT = "distillation_step_context"
-CACHED_LOGITS = "teacher_logits"  # the teacher's answer travels in the batch where it is cached
-
-
-def inputs_of(model: nn.Module, batch: dict[str, Any], of_loss: Collection[str] = ()) -> dict[str, Any]:
-    """
-    What of a batch goes into a network: no labels, and nothing that it does not name. One that takes anything gets no
-    column that the loss reads (`of_loss`).
-    """
-    names = forward_names(model)
-    not_given = {"labels", *(of_loss if names is None else ())}
-    return {n: v for n, v in batch.items() if n not in not_given and (names is None or n in names)}
 
 
 def unused_columns(batch: dict[str, Any], networks: list[nn.Module], of_loss: Collection[str] = ()) -> list[str]:
@@ -46,7 +34,14 @@ def unused_columns(batch: dict[str, Any], networks: list[nn.Module], of_loss: Co
     """
     names = [forward_names(network) for network in networks]
     taken = {"labels", "logits", *of_loss}.union(*(some for some in names if some is not None))
-    return [] if None in names else [name for name in batch if name.removeprefix("teacher_") not in taken]
+    return [] if None in names else [name for name in batch if re.sub(r"^teacher_(\d+_)?", "", name) not in taken]
+
+
+def columns_of(networks: list[nn.Module]) -> list[str]:
+    """The columns that a student (the first) and its teachers take by name, the teachers' own ones among them."""
+    names = [name for network in networks for name in forward_names(network) or ()]
+    prefixes = ["", "teacher_", *(f"teacher_{k}_" for k in range(len(networks) - 1))]
+    return [f"{prefix}{name}" for prefix in prefixes for name in dict.fromkeys(names)]
 
 
 def labels_of(batch: dict[str, Any], loss: DistillationLoss, teacher_outputs: Any = None) -> Tensor:
@@ -66,25 +61,3 @@ def labels_of(batch: dict[str, Any], loss: DistillationLoss, teacher_outputs: An
             "distil without them (ce_weight=0)."
         )
     return torch.full(logits.shape[:1], UNLABELLED, device=logits.device)
-
-
-def forward_names(model: nn.Module) -> frozenset[str] | None:
-    """The arguments that the forward of a network names, `None` if it takes any."""
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]  # PEFT
-    return _forward_names(type(base))  # type: ignore[arg-type]
-
-
-@functools.cache
-def _forward_names(network: type[nn.Module]) -> frozenset[str] | None:
-    names: set[str] = set()
-    for base in network.__mro__:
-        if "forward" not in vars(base):
-            continue
-        arguments = list(inspect.signature(base.forward).parameters.values())[1:]  # type: ignore[attr-defined]
-        names |= {a.name for a in arguments if a.kind in (a.POSITIONAL_OR_KEYWORD, a.KEYWORD_ONLY)}
-        if not any(a.kind is a.VAR_KEYWORD for a in arguments):
-            return frozenset(names)
-        if not issubclass(network, PreTrainedModel):
-            return None
-    # Transformers' own `**kwargs` are options, not columns; a subclass may hand on what its parent names.
-    return frozenset(names) or None

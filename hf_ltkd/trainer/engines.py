@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import nn
-from transformers import Trainer
+
+from ..teacher.ema import EMATeacher
 
 
-def check_engine(trainer: Trainer, distillation_loss: Any) -> None:
+def check_engine(trainer: Any, distillation_loss: Any) -> None:
     """
     Raises:
         `ValueError`: if the engine shards what the loss reads as a whole, or would save no student.
@@ -18,6 +19,11 @@ def check_engine(trainer: Trainer, distillation_loss: Any) -> None:
         raise ValueError(
             f"{type(distillation_loss).__name__} reads features and weights of the whole student and cannot run on a "
             "sharded one: train without FSDP and DeepSpeed (several GPUs by torchrun alone), or use a loss on logits."
+        )
+    if isinstance(trainer.teacher_model, EMATeacher) and (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
+        raise ValueError(
+            "An EMATeacher is the mean of a whole student and cannot follow a sharded one: train without FSDP and "
+            "DeepSpeed (several GPUs by torchrun alone)."
         )
     plugin = trainer.accelerator.state.fsdp_plugin if trainer.is_fsdp_enabled else None
     if plugin is not None and "FULL_STATE_DICT" not in str(plugin.state_dict_type):

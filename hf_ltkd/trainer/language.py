@@ -26,9 +26,9 @@ from ..losses.checks import IGNORED_LABEL, is_example, is_labelled, logits_of, s
 from ..losses.columns import weigh
 from ..losses.cross_entropy import cross_entropy_of_each
 from ..metrics import group_perplexity
+from ..teacher.columns import forward_names
 from ..teacher.language import LanguageModelKind, language_model_kind, network_of, num_classes_of
 from ..utils import placed_for
-from .columns import forward_names
 
 
 logger = logging.getLogger(__name__)

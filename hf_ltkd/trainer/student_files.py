@@ -47,6 +47,7 @@ from ..teacher.cache import TeacherCache
 from ..utils import one_line, write_json
 from .callbacks import Clock
 from .checkpoints import TRAINER_STATE_NAME
+from .describe import describe_teacher
 from .training_args import DistillationTrainingArguments, public_arguments
 
 
@@ -90,7 +91,7 @@ class StudentFilesMixin(Trainer):
             return None
         shape = self._input_shapes.get("teacher", self._input_shapes.get("student"))
         if self._teacher_described is None or self._teacher_described[0] != shape:
-            self._teacher_described = shape, describe_model(self.teacher_model, shape)
+            self._teacher_described = shape, describe_teacher(self.teacher_model, shape)
         return self._teacher_described[1]
 
     @cached_property

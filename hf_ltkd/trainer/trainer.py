@@ -1,7 +1,7 @@
 """A `transformers.Trainer` whose loss distils. One file tells the whole step; the formulas are in `losses/`."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,11 +16,13 @@ from ..losses.base import DistillationLoss
 from ..losses.checks import is_example, is_labelled, logits_of
 from ..metrics import GROUP_METRICS
 from ..teacher.cache import CachedTeacherDataset, TeacherCache
-from ..teacher.live import ask_teacher, hand_over, load_teacher, place_teacher
+from ..teacher.columns import inputs_of
+from ..teacher.live import Teacher, as_outputs, ask_teacher, hand_over, load_teacher, networks_of, place_teacher
 from ..utils import listed, student_inputs, teacher_inputs
 from .callbacks import callbacks_of
 from .checkpoints import CheckpointMixin
 from .checks import (
+    LOGITS_COLUMN,
     blame,
     check_best_metric,
     check_cache,
@@ -34,15 +36,7 @@ from .checks import (
     check_scores,
     check_two_classes,
 )
-from .columns import (
-    CACHED_LOGITS,
-    STEP_CONTEXT,
-    StepContext,
-    forward_names,
-    inputs_of,
-    labels_of,
-    unused_columns,
-)
+from .columns import STEP_CONTEXT, StepContext, columns_of, labels_of, unused_columns
 from .engines import check_engine, make_shardable, mean_gradients
 from .language import ModelCalls, gather_rows, losses_of_each, num_logits, rows_of, terms_of
 from .mixing import make_mixer
@@ -65,10 +59,11 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
 
     Args:
         model (`PreTrainedModel` or `torch.nn.Module`, *optional*): The student. Or give `model_init`.
-        teacher_model (`PreTrainedModel`, `torch.nn.Module`, `str` or [`TeacherCache`], *optional*):
-            The teacher, or its Hub id or folder. It is frozen, put into eval mode, and never saved. Or its cached
-            logits, made with the very `train_dataset`. `None` with a loss that needs none ([`CrossEntropyLoss`], which
-            trains teachers and plain students).
+        teacher_model (`PreTrainedModel`, `torch.nn.Module`, `str`, a list of these, or [`TeacherCache`], *optional*):
+            The teacher, or its Hub id or folder; of a list the mean ([`TeacherEnsemble`]). It is frozen, put into eval
+            mode, and never saved. Or its cached logits, made with the very `train_dataset`, or an [`EMATeacher`].
+            `None` with a loss that needs none ([`CrossEntropyLoss`], which trains teachers and plain students), or if
+            each example of `train_dataset` holds its `teacher_logits`.
         args (`TrainingArguments` or [`DistillationTrainingArguments`], *optional*): The training arguments.
         distillation_loss ([`DistillationLoss`]): The loss, for instance `LTKDLoss(groups)`.
             What it trains besides the student ([`ReviewKDLoss`]) is made afresh for these models, optimised and
@@ -90,7 +85,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
     def __init__(
         self,
         model: PreTrainedModel | nn.Module | None = None,
-        teacher_model: PreTrainedModel | nn.Module | str | TeacherCache | None = None,
+        teacher_model: Teacher | Sequence[Teacher] | TeacherCache | None = None,
         args: TrainingArguments | None = None,
         *,
         distillation_loss: DistillationLoss,
@@ -104,12 +99,12 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         model_init: Callable[..., PreTrainedModel] | None = None,
         preprocess_logits_for_metrics: Callable | None = None,
     ):
-        check_loss_and_teacher(distillation_loss, model, teacher_model)
+        check_loss_and_teacher(distillation_loss, model, teacher_model, train_dataset, args)
         self.distillation_loss = distillation_loss
         self.teacher_cache = teacher_model if isinstance(teacher_model, TeacherCache) else None
         self.teacher_model = None
-        if distillation_loss.needs_teacher and self.teacher_cache is None:
-            self.teacher_model = load_teacher(teacher_model)  # type: ignore[arg-type]
+        if distillation_loss.needs_teacher and self.teacher_cache is None and teacher_model is not None:
+            self.teacher_model = load_teacher(teacher_model)
         if self.teacher_cache is not None:
             check_cache(self.teacher_cache, model, distillation_loss, args)
             train_dataset = CachedTeacherDataset(train_dataset, self.teacher_cache)
@@ -139,7 +134,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
             for part in dataset.values() if isinstance(dataset, dict) else [dataset]:
                 check_labels(name, part, self.model, distillation_loss)  # type: ignore[arg-type]
                 check_device(name, part, self.args)
-        is_cached = self.teacher_cache is not None
+        is_cached = distillation_loss.needs_teacher and self.teacher_model is None
         self._mixer = make_mixer(self.args, self.model, distillation_loss, is_cached)  # type: ignore[arg-type]
         if train_dataset is not None:
             self._get_train_sampler()  # does it fit?
@@ -147,9 +142,8 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         check_best_metric(self.args, compute_metrics, eval_dataset)
         check_engine(self, distillation_loss)
         # What remove_unused_columns keeps: the Trainer would look at the student's forward alone.
-        names = [name for network in self._networks for name in forward_names(network) or ()]
-        columns = [*names, *(f"teacher_{name}" for name in names), *self.label_names, "label", "label_ids"]
-        self._signature_columns = [*dict.fromkeys([*columns, CACHED_LOGITS, *distillation_loss.columns])]  # type: ignore[assignment]
+        columns = [*columns_of(self._networks), *self.label_names, "label", "label_ids", *distillation_loss.columns]
+        self._signature_columns = [*dict.fromkeys([*columns, LOGITS_COLUMN])]  # type: ignore[assignment]
         if self.teacher_model is not None:
             place_teacher(self.teacher_model, self.args.device)
             if self.args.torch_compile:
@@ -338,7 +332,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
 
     @property
     def _networks(self) -> list[nn.Module]:
-        return [network for network in (self.model, self.teacher_model) if network is not None]  # type: ignore[misc]
+        return [self.model, *networks_of(self.teacher_model)]  # type: ignore[list-item]
 
     @property
     def _evaluates_with_teacher(self) -> bool:
@@ -346,8 +340,8 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         return asked and self.teacher_model is not None
 
     def _ask_teacher(self, inputs: dict) -> Any:
-        if CACHED_LOGITS in inputs:
-            return inputs[CACHED_LOGITS]
+        if LOGITS_COLUMN in inputs:
+            return as_outputs(inputs[LOGITS_COLUMN])
         if (teacher := self.teacher_model) is None:
             return None
         inputs, autocast = self._inputs_of(teacher, teacher_inputs(inputs)), self.accelerator.autocast()
@@ -357,7 +351,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         return self.calls.columns({n: batch[n] for n in self.distillation_loss.columns if n in batch})
 
     def _inputs_of(self, model: Any, inputs: dict, with_features: bool = True) -> dict:
-        own, of_loss = (CACHED_LOGITS, STEP_CONTEXT), self.distillation_loss.columns
+        own, of_loss = (LOGITS_COLUMN, STEP_CONTEXT), self.distillation_loss.columns
         model_inputs = inputs_of(model, {name: v for name, v in inputs.items() if name not in own}, of_loss)
         if with_features and self.distillation_loss.needs_hidden_states:
             model_inputs["output_hidden_states"] = True

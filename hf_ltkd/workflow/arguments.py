@@ -21,8 +21,12 @@ from ..data.arguments import DataArguments as DataArguments
 class DistillArguments:
     """What is distilled into what, and how."""
 
-    teacher: str | None = field(
-        default=None, metadata={"help": "Hub id or folder of the teacher; --loss ce needs none."}
+    teacher: list[str] | None = field(
+        default=None,
+        metadata={"help": "Hub id or folder of the teacher; of several the mean counts. --loss ce needs none."},
+    )
+    teacher_weights: list[float] | None = field(
+        default=None, metadata={"help": "How much each of several teachers counts in their mean, e.g. 2 1."}
     )
     student: str = field(
         default="resnet8x4",
@@ -83,6 +87,13 @@ class DistillArguments:
                 f"--unlabelled {self.unlabelled} does not go with --loss {self.loss}, which learns from the class of "
                 "each image: choose another loss, such as kd, or leave it out."
             )
+        if len(self.teachers) > 1 and self.loss in ("reviewkd", "catkd"):
+            raise ValueError(
+                f"--loss {self.loss} compares hidden states, which {len(self.teachers)} teachers do not have in "
+                "common: give one teacher, or choose another loss, such as kd."
+            )
+        if self.teacher_weights is not None and len(self.teachers) < 2:
+            raise ValueError("--teacher_weights needs two teachers or more: --teacher A B --teacher_weights 2 1.")
         if self.teacher is None and self.loss != "ce":
             raise ValueError(
                 f"--teacher is missing, which --loss {self.loss} needs: give the Hub id or the folder of a "
@@ -97,6 +108,11 @@ class DistillArguments:
             raise ValueError("--match_labels needs a --teacher, whose classes are matched.")
         if self.adjust_teacher and self.loss in ("reviewkd", "catkd", "ce"):
             raise ValueError(f"--adjust_teacher goes with losses that compare logits, not with --loss {self.loss}.")
+
+    @property
+    def teachers(self) -> list[Any]:
+        """Each of them; in Python one may stand without a list."""
+        return [] if self.teacher is None else self.teacher if isinstance(self.teacher, list) else [self.teacher]
 
 
 @dataclass
@@ -184,7 +200,7 @@ class AdjustArguments:
 class DiagnoseArguments:
     """Which teacher is diagnosed, and for whom."""
 
-    teacher: str = field(metadata={"help": "Hub id or folder of the teacher."})
+    teacher: list[str] = field(metadata={"help": "Hub id or folder of the teacher; of several the mean counts."})
     student: str | None = field(
         default=None, metadata={"help": "Takes the loss of a trained student, instead of one that knows nothing."}
     )
@@ -326,7 +342,7 @@ def split_settings(settings: Mapping[str, Any], *classes: type) -> list[dict[str
 
 
 # What may be more than a command line can hold, or the name of a loss of one's own.
-IN_MEMORY = ("teacher", "student", "model", "data", "unlabelled", "augment", "loss", "loss_args")
+IN_MEMORY = ("teacher", "teacher_weights", "student", "model", "data", "unlabelled", "augment", "loss", "loss_args")
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:

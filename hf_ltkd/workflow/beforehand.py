@@ -108,14 +108,14 @@ def check_apart(flag: str, path: str | os.PathLike, others: Mapping[str, Any]) -
     Args:
         flag (`str`): What `path` was given as.
         path (`str` or `os.PathLike`): Where something will be written.
-        others (`Mapping[str, Any]`): By flag what is read; all but folders here are passed over.
+        others (`Mapping[str, Any]`): By flag what is read, or a list; all but folders here are passed over.
 
     Raises:
         `ValueError`: if `path` is one of the `others` or inside, which would change it;
             or if nothing can be written there.
     """
     place = Path(path).expanduser().resolve()
-    for other, name in others.items():
+    for other, name in [(flag, one) for flag, n in others.items() for one in (n if isinstance(n, list) else [n])]:
         if not isinstance(name, str | os.PathLike) or not Path(name).expanduser().is_dir():
             continue
         folder = Path(name).expanduser().resolve()

@@ -13,8 +13,9 @@ from transformers import PreTrainedModel
 from ..data.augment import LabelledImages
 from ..data.image_files import class_name
 from ..losses.checks import logits_of
-from ..teacher.live import ask_teacher, class_names_of
-from ..trainer.columns import inputs_of
+from ..teacher.columns import inputs_of
+from ..teacher.live import ask_teacher
+from ..teacher.loading import class_names_of
 from ..utils import listed
 
 

@@ -8,7 +8,7 @@ from ..analysis.bias import GroupReport, group_report, loss_parts
 from ..data.arguments import DataArguments
 from .arguments import DiagnoseArguments, ModelArguments, SourceArguments, split_settings
 from .beforehand import check_apart, check_weights
-from .inputs import Images, Model, fit_classes, load_classifier, load_images, model_name, name_data
+from .inputs import Images, Model, fit_classes, fit_teachers, load_classifier, load_images, model_name, name_data
 from .outputs import draw_bias
 from .recommend import Recommendation, recommend_num_groups, recommend_weights
 
@@ -34,13 +34,14 @@ class Diagnosis:
     picture: Path
 
 
-def diagnose(teacher: Model, data: Any = None, **settings: Any) -> Diagnosis:
+def diagnose(teacher: Model | list[Model], data: Any = None, **settings: Any) -> Diagnosis:
     """
     How much of its probability a teacher gives to head, medium and tail, where the losses of KD and LTKD would go, and
     what to start from; draws Fig. 3 of the paper and the losses.
 
     Args:
-        teacher (`str`, `os.PathLike` or `PreTrainedModel`): A folder, a Hub id, or a model in memory.
+        teacher (`str`, `os.PathLike`, `PreTrainedModel`, or a list of these):
+            A folder, a Hub id, or a model in memory; of several their mean.
         data (`str`, `os.PathLike` or `datasets.DatasetDict`): As in [`distill`].
         settings: `student` (whose loss it is; one that knows nothing by default), `num_groups`, `picture`,
             `batch_size`, `match_labels`, `trust_remote_code`, `eval_fraction`, and any field of `DataArguments`.
@@ -48,7 +49,6 @@ def diagnose(teacher: Model, data: Any = None, **settings: Any) -> Diagnosis:
     Raises:
         `ValueError`: if teacher or student are not for these classes, or a setting is not known.
     """
-    model_name(teacher)
     own, source, image_fields, trust = split_settings(
         {"teacher": teacher, "data": data, **settings},
         *(DiagnoseArguments, SourceArguments, DataArguments, ModelArguments),
@@ -56,14 +56,14 @@ def diagnose(teacher: Model, data: Any = None, **settings: Any) -> Diagnosis:
     args, where = DiagnoseArguments(**own), SourceArguments(**source)
     read = {"data": name_data(where, image_fields)[1].get("data_dir"), "teacher": teacher, "student": args.student}
     check_apart("picture", args.picture, read)
-    network = load_classifier(teacher, **trust)
+    teachers = [load_classifier(model, **trust) for model in (teacher if isinstance(teacher, list) else [teacher])]
     student = None if args.student is None else load_classifier(args.student, **trust)
-    for model, role in ((network, "teacher"), (student, "student")):
+    for model, role in (*((model, "teacher") for model in teachers), (student, "student")):
         if model is not None:
             check_weights(model, role)
     how = {"num_groups": args.num_groups, "match_labels": args.match_labels, **trust}
-    images = load_images(where, image_fields, network, student=student, **how)
-    network = fit_classes(network, images.data, args.match_labels)
+    images = load_images(where, image_fields, teachers, student=student, **how)
+    network, _ = fit_teachers(teachers, images.data, args.match_labels)
     if student is not None:
         student = fit_classes(student, images.data, args.match_labels, images.data.test.for_student())
     groups = images.groups

@@ -10,6 +10,7 @@ from ..analysis.bias import group_report
 from ..hub.describe import hub_id
 from ..hub.names import BIAS_PICTURE
 from ..teacher.cache import TeacherCache
+from ..teacher.live import networks_of
 from ..trainer.trainer import DistillationTrainer
 from .adjust import adjusted
 from .inputs import Model
@@ -23,14 +24,15 @@ logger = logging.getLogger(__name__)
 
 
 def distill(
-    teacher: Model | None = None, student: Model = "resnet8x4", data: Any = None, **settings: Any
+    teacher: Model | list[Model] | None = None, student: Model = "resnet8x4", data: Any = None, **settings: Any
 ) -> Comparison:
     """
     Looks at the images and the teacher, chooses what was not chosen, distils, compares, writes and perhaps pushes.
 
     Args:
-        teacher (`str`, `os.PathLike` or `PreTrainedModel`, *optional*):
-            A folder, a Hub id, or a model in memory; `loss="ce"` needs none.
+        teacher (`str`, `os.PathLike`, `PreTrainedModel`, or a list of these, *optional*):
+            A folder, a Hub id, or a model in memory; of several their mean, weighted by `teacher_weights`, or a
+            [`TeacherEnsemble`]. `loss="ce"` needs none.
         student (`str`, `os.PathLike` or `PreTrainedModel`, *optional*, defaults to `"resnet8x4"`):
             A name of [`create_model`], or as `teacher`; one from a folder or the Hub gets a new head where needed.
         data (`str`, `os.PathLike` or `datasets.DatasetDict`):
@@ -116,7 +118,7 @@ def _compare(plan: DistillPlan, trainer: DistillationTrainer, found: dict[str, S
     comparison = Comparison(
         dataset=name_dataset(images.data),
         dataset_split="test" if images.holdout is None else "held-out training images",
-        teacher_name=None if plan.teacher is None else hub_id(plan.teacher),
+        teacher_name=_hub_ids(plan.teacher),
         teacher_probability=shares,
         accuracy=accuracy,
         intervals={model: given.intervals(groups) for model, given in answers.items()},
@@ -133,6 +135,12 @@ def _compare(plan: DistillPlan, trainer: DistillationTrainer, found: dict[str, S
         comparison.save_pretrained(plan.output_dir)
     trainer.create_model_card(**comparison.card_arguments())
     return comparison
+
+
+def _hub_ids(teacher: PreTrainedModel | None) -> str | None:
+    """Where the teacher, or each of several, was loaded from on the Hub."""
+    ids = [hub_id(one) if isinstance(one, PreTrainedModel) else None for one in networks_of(teacher)]
+    return " and ".join(map(str, ids)) if ids and all(ids) else None
 
 
 def train_without_teacher(plan: DistillPlan, name: str, student: PreTrainedModel) -> dict[str, Scores]:

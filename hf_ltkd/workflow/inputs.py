@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, DatasetDict
+from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -21,8 +22,9 @@ from ..data.pixels import Pixels
 from ..data.processors import choose_pixels, pixels_of, resized
 from ..groups import ClassGroups
 from ..models import create_model
-from ..teacher.live import class_names_of
-from ..teacher.loading import base_of, explained, load_config, load_model
+from ..teacher.ensemble import TeacherEnsemble
+from ..teacher.live import networks_of
+from ..teacher.loading import base_of, class_names_of, explained, load_config, load_model
 from ..utils import check_model_files, read_json
 from .arguments import SourceArguments
 from .classes import check_answer, order_by_name, with_classes
@@ -172,7 +174,7 @@ def load_processor(name: str | os.PathLike, trust_remote_code: bool = False) -> 
 def load_images(
     source: SourceArguments,
     given: Mapping[str, Any],
-    model: Model | None,
+    model: Model | list[PreTrainedModel] | None,
     *,
     student: Model | None = None,
     seed: int = 0,
@@ -188,7 +190,8 @@ def load_images(
         source ([`SourceArguments`]): Its `data` is a folder, a benchmark's name, a dataset of the Hub or one in
             memory, or `None` where `given` names the images.
         given (`dict`): Fields of `DataArguments` that the user set; they win over the model's.
-        model (`str` or `PreTrainedModel`, *optional*): A name of [`create_model`] says nothing of its pixels.
+        model (`str`, `PreTrainedModel` or a list of these, *optional*):
+            A name of [`create_model`] says nothing of its pixels. Of several teachers all see the same.
         student (`str` or `PreTrainedModel`, *optional*): The same of a student that is to learn from `model`. One
             without an image processor of its own sees what the teacher sees, in `image_size` if that is given.
         seed (`int`, *optional*, defaults to 0): Of the augmentation.
@@ -202,10 +205,11 @@ def load_images(
         `ValueError`: as [`load_or_hold_out`], or if no images are named, or the Hub has no such dataset.
     """
     splits, given = name_data(source, given)
-    config = model.config if isinstance(model, PreTrainedModel) else None
-    if model is not None and config is None and is_pretrained(model):
-        config = load_config(model_name(model), trust_remote_code=trust_remote_code)
-    own, students = (_pixels_of(network, trust_remote_code) for network in (model, student))
+    models = model if isinstance(model, list) else [] if model is None else [model]
+    config = models[0].config if models and isinstance(models[0], PreTrainedModel) else None
+    if models and config is None and is_pretrained(models[0]):
+        config = load_config(model_name(models[0]), trust_remote_code=trust_remote_code)
+    own, students = _pixels_of_all(models, trust_remote_code), _pixels_of(student, trust_remote_code)
     size, pixels, teacher_pixels = given.get("image_size"), own, None
     if student is not None:
         pixels, teacher_pixels = choose_pixels(own, students, size)
@@ -216,7 +220,7 @@ def load_images(
     def check_names(names: list[str], named: bool) -> None:
         if num_groups is not None:
             ClassGroups.from_counts([1] * len(names), num_groups)
-        for classifier in (model, student):
+        for classifier in (*models, student):
             if isinstance(classifier, PreTrainedModel):
                 if match_labels:
                     order_by_name(classifier, names)
@@ -249,6 +253,26 @@ def _pixels_of(model: Model | None, trust_remote_code: bool) -> Pixels | None:
         return None
     processor = load_processor(model_name(model), trust_remote_code)
     return None if processor is None else pixels_of(processor)
+
+
+def _pixels_of_all(models: list[Any], trust_remote_code: bool) -> Pixels | None:
+    """
+    What trained models see, each of several teachers the same.
+
+    Raises:
+        `ValueError`: if that differs: an item holds pixels of a student and of a teacher.
+    """
+    models = [one for model in models for one in (networks_of(model) if isinstance(model, nn.Module) else [model])]
+    seen = [_pixels_of(model, trust_remote_code) for model in models]
+    kinds = [[p and p.description(augment) for augment in (True, False)] for p in seen]
+    for model, kind in zip(models, kinds, strict=True):
+        if kind != kinds[0]:
+            raise ValueError(
+                f"The teachers {model_name(models[0])!r} and {model_name(model)!r} see different pixels (their image "
+                "processors differ), and only one kind beside the student's is made here: give teachers of one image "
+                "processor, or DistillationTrainer a dataset with teacher_0_pixel_values, teacher_1_pixel_values, ..."
+            )
+    return seen[0] if seen else None
 
 
 def make_groups(data: ImageData, num_groups: int | None = None) -> ClassGroups:
@@ -310,6 +334,20 @@ def _check_names(model: PreTrainedModel, names: list[str], named: bool, args: Da
     for class_id, (own, given) in enumerate(zip(class_names_of(model), names, strict=True)):
         if own not in (None, class_name(given)):
             raise ValueError(f"Class {class_id} is {own!r} for the model {name!r} and {given!r} in the data: {advice}")
+
+
+def fit_teachers(
+    teachers: list[PreTrainedModel], data: ImageData, match_labels: bool, weights: Sequence[float] | None = None
+) -> tuple[PreTrainedModel | None, bool]:
+    """
+    Teachers whose logits are those of the data's classes, as one, and whether one of them had to be matched; arguments
+    as in [`fit_classes`], and `weights` of [`TeacherEnsemble`].
+    """
+    fitted = [fit_classes(teacher, data, match_labels) for teacher in teachers]
+    matched = any(model is not teacher for model, teacher in zip(fitted, teachers, strict=True))
+    if len(fitted) > 1:
+        return TeacherEnsemble(fitted, weights=weights), matched
+    return (fitted[0] if fitted else None), matched
 
 
 def fit_classes(

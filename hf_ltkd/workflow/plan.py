@@ -43,7 +43,7 @@ from .beforehand import check_apart, check_cached, check_hub_id, check_network, 
 from .inputs import (
     Images,
     Model,
-    fit_classes,
+    fit_teachers,
     is_pretrained,
     load_classifier,
     load_images,
@@ -214,7 +214,7 @@ def make_plan(**settings: Any) -> DistillPlan:
     where = SourceArguments(**source)
     loss_args = _loss_arguments(choices.loss_args)
     first_loss = new_loss(choices, ClassGroups.from_counts([1, 1], 1), loss_args, image_fields.get("benchmark"))
-    read = {"data": name_data(where, image_fields)[1].get("data_dir"), "teacher": choices.teacher}
+    read = {"data": name_data(where, image_fields)[1].get("data_dir"), "teacher": choices.teachers}
     _prepare(training, "student", {**read, "student": choices.student})
     if choices.teacher_cache is not None:
         check_apart("teacher_cache", choices.teacher_cache, read)
@@ -226,13 +226,13 @@ def make_plan(**settings: Any) -> DistillPlan:
         training["hub_model_id"] = choices.push
     check_training(training, choices.student, recommend)
     check_network("student", choices.student, image_fields.get("image_size"), **trust)
-    teacher = None if choices.teacher is None else load_classifier(choices.teacher, **trust)
-    if teacher is not None:
-        check_weights(teacher, "teacher")
+    teachers = [load_classifier(model, **trust) for model in choices.teachers]
+    for model in teachers:
+        check_weights(model, "teacher")
     images = load_images(
         where,
         image_fields,
-        teacher,
+        teachers,
         student=choices.student,
         seed=training.get("seed", 42),
         num_groups=choices.num_groups,
@@ -240,10 +240,9 @@ def make_plan(**settings: Any) -> DistillPlan:
         match_labels=choices.match_labels,
         **trust,
     )
-    if teacher is not None:
-        loaded, teacher = teacher, fit_classes(teacher, images.data, choices.match_labels)
-        if teacher is not loaded and choices.loss == "catkd":
-            raise ValueError("--match_labels does not go with --loss catkd, which reads the teacher's head: use kd.")
+    teacher, matched = fit_teachers(teachers, images.data, choices.match_labels, choices.teacher_weights)
+    if matched and choices.loss == "catkd":
+        raise ValueError("--match_labels does not go with --loss catkd, which reads the teacher's head: use kd.")
     args, reason = _training(choices.student, images, training, recommend)
     student = new_classifier(choices.student, images.data, **trust)
 
@@ -276,7 +275,7 @@ def make_plan(**settings: Any) -> DistillPlan:
         choices=choices,
         teacher=teacher,
         bias=bias,
-        unseen=teacher is not None and _is_split_of(model_name(teacher), images.holdout),
+        unseen=bool(teachers) and all(_is_split_of(model_name(model), images.holdout) for model in teachers),
         loss_reason=loss_reason,
     )
 

@@ -15,7 +15,8 @@ from transformers import (
 )
 
 from hf_ltkd import CrossEntropyLoss, DistillationTrainer, KDLoss, kd_loss
-from hf_ltkd.trainer.columns import forward_names, inputs_of, unused_columns
+from hf_ltkd.teacher.columns import forward_names, inputs_of
+from hf_ltkd.trainer.columns import unused_columns
 
 
 SIZE = {"vocab_size": 20, "num_labels": 3}

@@ -9,7 +9,7 @@ from photos import CPU
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from hf_ltkd import TeacherCache, distill, evaluate
-from hf_ltkd.teacher.live import class_names_of
+from hf_ltkd.teacher.loading import class_names_of
 from hf_ltkd.workflow.classes import check_answer, order_by_name, with_classes
 from hf_ltkd.workflow.diagnose import diagnose
 from hf_ltkd.workflow.inputs import check_classes, new_classifier
