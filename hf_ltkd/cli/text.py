@@ -31,7 +31,7 @@ from .tables import changes, class_table, duration, group_table, share_table
 SAME_IMAGES = (
     *("dataset_config_name", "train_list", "test_list", "image_column", "label_column", "eval_split"),
     *("eval_fraction", "split_seed", "group_column", "min_class_images", "rare", "skip_damaged"),
-    *("imbalance_factor", "group_rule"),
+    *("imbalance_factor", "split_rule", "group_rule"),
 )
 
 

@@ -136,6 +136,7 @@ def write_model_card(
     split_args: dict[str, Any] = {}
     if cut is not None:
         split_args = {"imbalance_factor": cut.imbalance_factor, "split_seed": cut.seed}
+        split_args |= {"split_rule": cut.rule} if cut.rule != "paper" else {}
     if "seed" in arguments:
         split_args["training_seed"] = arguments["seed"]
     *of_groups, over_all = metric_names(groups)

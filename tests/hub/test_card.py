@@ -139,6 +139,13 @@ def test_a_split_that_was_not_cut(folder):
     assert "imbalance factor" not in card.text and "long_tail.json" not in card.text
 
 
+def test_a_split_by_another_rule(folder):
+    LongTailSplit(6.0, 3, "label", [60] * 6, COUNTS, "ldam").save_pretrained(folder)
+    card = card_of(folder, dataset="me/data")
+    assert card.data.eval_results[0].dataset_args == {"imbalance_factor": 6.0, "split_seed": 3, "split_rule": "ldam"}
+    assert "an imbalance factor of 6.0 by the rule of LDAM and seed 3" in card.text
+
+
 def test_onnx(folder):
     """The numbers of the file, as long as it was made from the weights that are there."""
     times = {"onnxruntime_ms": {"median": 0.12345, "p90": 2.5}, "pytorch_ms": {"median": 10.04, "p90": 123.4}}
