@@ -170,6 +170,31 @@ def test_onnx(folder):
         assert "ONNX" not in card_of(folder).text
 
 
+def test_scores_beside_the_groups(folder):
+    """Of every model that has them; the student's intervals from its report, if that is of these very values."""
+    ours = {"eval_few_shot_accuracy": 0.25, "eval_macro_f1": 0.5, "eval_expected_calibration_error": 0.125}
+    write_json(folder / "eval_results.json", STUDENT | ours)
+    report = (
+        {"few_shot_accuracy": {"value": 0.25, "interval": [0.1, 0.4]}},
+        {"macro_f1": {"value": 0.5, "interval": [0, 1]}},
+    )
+    write_json(folder / "class_report.json", {"accuracy": report[0], "scores": report[1]})
+    text = card_of(folder, teacher_metrics=TEACHER | {"macro_f1": 0.375}, plain_student_metrics=PLAIN).text
+    lines = [
+        "|  | few | macro-F1 | ECE |",
+        "|---|---|---|---|",
+        "| teacher |  | 37.5 |  |",
+        "| plain student |  |  |  |",
+    ]
+    lines += ["| this student | 25.0 | 50.0 | 12.5 |", "| 95 % interval | 10–40 | 0–100 |  |"]
+    assert "\n".join(["", *lines, ""]) in text
+    assert "fewer than 20 training examples; balanced, worst" in text and "ECE: expected calibration error" in text
+    write_json(folder / "eval_results.json", STUDENT | ours | {"eval_macro_f1": 0.75, "eval_few_shot_accuracy": 0.5})
+    assert "95 % interval |" not in card_of(folder).text  # of other weights
+    write_json(folder / "eval_results.json", STUDENT)
+    assert "macro-F1" not in card_of(folder, teacher_metrics=TEACHER | {"macro_f1": 0.375}).text
+
+
 def test_without_a_dataset_there_is_no_model_index(folder):
     assert card_of(folder).data.eval_results is None
 
