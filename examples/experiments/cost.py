@@ -95,7 +95,8 @@ def counts_of(experiment: Experiment, run: Run, job: Job | None) -> list[int]:
     """Training images per class."""
     if job is not None and not (experiment.classes and experiment.images_per_class):
         return job.images(run).data.split.class_counts
-    return long_tailed_counts([experiment.images_per_class or 0] * (experiment.classes or 0), run["imbalance_factor"])
+    full, rule = [experiment.images_per_class or 0] * (experiment.classes or 0), run["data"].get("split_rule", "paper")
+    return long_tailed_counts(full, run["imbalance_factor"], rule)
 
 
 def read_rates(lines: list[dict[str, Any]], data: dict[str, Any], machine: str) -> dict[str, float]:

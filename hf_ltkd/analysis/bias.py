@@ -1,6 +1,5 @@
 """How biased a teacher is (Sec. 3.2 and Fig. 3 of the LTKD paper), and where a student's loss goes (Eq. 8)."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -13,8 +12,8 @@ from transformers import default_data_collator
 from ..groups import ClassGroups
 from ..losses.checks import at_least_float32, logits_of
 from ..losses.ltkd import kl_decomposition, ltkd_loss
+from ..metrics import answers_of
 from ..metrics.answers import Answers
-from ..metrics.group_accuracy.group_accuracy import group_accuracies
 from ..utils import placed_for, student_inputs, teacher_inputs
 
 
@@ -56,19 +55,16 @@ def group_report(model: nn.Module, dataset: Dataset, groups: ClassGroups, *, bat
         groups ([`ClassGroups`]): The groups of the classes.
         batch_size (`int`, *optional*, defaults to 64): Images that the model is asked for at once.
     """
-    predictions, labels, mass = [], [], torch.zeros(groups.num_groups)
+    answered, mass = [], torch.zeros(groups.num_groups)
     loader: DataLoader = DataLoader(dataset, batch_size, collate_fn=default_data_collator)
     for batch_labels, (logits,) in _answers([model], loader):
-        predictions.append(logits.argmax(1).cpu())
-        labels.append(batch_labels)
+        answered.append(answers_of(logits, batch_labels, groups.num_classes))
         mass += kl_decomposition(logits, logits, groups).teacher_group_probs.sum(0).cpu()
-    references = torch.cat(labels)
-    group_of_class = groups.group_of_class
-    answers = Answers(references.numpy(), torch.cat(predictions).numpy())
-    accuracy = group_accuracies(answers.predictions, answers.labels, group_of_class.numpy(), groups.names)
-    images = torch.bincount(group_of_class[references], minlength=groups.num_groups)
-    measured = {name: value if math.isfinite(value) else None for name, value in accuracy.items()}
-    return GroupReport(measured, (mass / mass.sum()).tolist(), images.tolist(), answers)
+    answers = Answers.joined(answered)
+    images = torch.bincount(groups.group_of_class[answers.labels], minlength=groups.num_groups)
+    scores = answers.scores(groups)
+    accuracy = {name: scores[name] for name in ("accuracy", *(f"{group}_accuracy" for group in groups.names))}
+    return GroupReport(accuracy, (mass / mass.sum()).tolist(), images.tolist(), answers)
 
 
 def teacher_group_mass(

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..groups import ClassGroups
+from ..workflow.report import SCORES
 
 
 Interval = Sequence[float] | None
@@ -36,6 +37,34 @@ def group_table(
     rows = [] if not intervals else [title]
     rows.append(f"{'' if intervals else title:<{width}}" + "".join(map(str.rjust, columns, widths)))
     return rows + [f"{name:<{width}}" + "".join(map(str.rjust, row, widths)) for name, row in cells.items()]
+
+
+def score_table(
+    results: Mapping[str, Mapping[str, float | None]], intervals: Mapping[str, Interval] | None = None
+) -> list[str]:
+    """The scores beside the accuracy of each group in percent, one model a row; the 95 % intervals of a lone one."""
+    columns = [name for name in SCORES if any(name in metrics for metrics in results.values())]
+    if not columns:
+        return []
+    width = max(14, *(len(name) + 2 for name in results))
+    cells = {
+        model: [_percent(metrics[name]) if name in metrics else "" for name in columns]
+        for model, metrics in results.items()
+    }
+    if intervals is not None:
+        known = [intervals.get(name) for name in columns]
+        cells["95 % interval"] = ["" if i is None else f"{100 * i[0]:.0f}–{100 * i[1]:.0f}" for i in known]
+    titles = [SCORES[name] for name in columns]
+    widths = [2 + max(map(len, column)) for column in zip(titles, *cells.values(), strict=True)]
+    rows = [f"{name:<{width}}" + "".join(map(str.rjust, row, widths)) for name, row in cells.items()]
+    legend = ["many, medium, few: classes of more than 100, of 20 to 100, of fewer than 20 training images"]
+    return [
+        f"{'(%)':<{width}}" + "".join(map(str.rjust, titles, widths)),
+        *rows,
+        *(legend if "many" in titles or "few" in titles else []),
+        "balanced, worst, harmonic: mean, lowest and harmonic mean of the accuracies of the classes"
+        + "; ECE: expected calibration error, better if small" * ("ECE" in titles),
+    ]
 
 
 def class_table(classes: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -24,14 +24,14 @@ from .describe import (
     describe_training,
     describe_unseen,
 )
-from .tables import changes, class_table, duration, group_table, share_table
+from .tables import changes, class_table, duration, group_table, score_table, share_table
 
 
 # What decides which images are trained on: a teacher's and its student's have to be the same.
 SAME_IMAGES = (
     *("dataset_config_name", "train_list", "test_list", "image_column", "label_column", "eval_split"),
     *("eval_fraction", "split_seed", "group_column", "min_class_images", "rare", "skip_damaged"),
-    *("imbalance_factor", "group_rule"),
+    *("imbalance_factor", "split_rule", "group_rule"),
 )
 
 
@@ -123,6 +123,7 @@ def print_comparison(comparison: Comparison) -> None:
         say("", comparison.caution)
     if verdict := comparison.verdict():
         say("Verdict", verdict)
+    say("Scores", *score_table(comparison.scores))
     say_classes(comparison.classes)
     say(
         "Files",
@@ -132,8 +133,7 @@ def print_comparison(comparison: Comparison) -> None:
 
 def print_teacher(plan: TrainingPlan, trained: Evaluation, settings: Mapping[str, Any]) -> None:
     """How good a trained teacher is, and what to do with it, on the images that `settings` chose."""
-    say("Result", *group_table({plan.name: trained.accuracy}, {plan.name: trained.intervals}))
-    say_chance(trained.answers)
+    _print_result(plan.name, trained)
     say_classes(trained.classes)
     say("Files", f"the teacher is in {trained.model!r}")
     command = ["hf-ltkd", "distill", "--teacher", trained.model, "--data", data_name(plan.images.data.args)]
@@ -144,12 +144,18 @@ def print_teacher(plan: TrainingPlan, trained: Evaluation, settings: Mapping[str
 def print_evaluation(evaluation: Evaluation) -> None:
     """Accuracy per group of a saved model."""
     say("Evaluation", *describe_evaluation(evaluation.images))
-    name = evaluation.model.rstrip("/").split("/")[-1]
-    say("Result", *group_table({name: evaluation.accuracy}, {name: evaluation.intervals}))
-    say_chance(evaluation.answers)
+    _print_result(evaluation.model.rstrip("/").split("/")[-1], evaluation)
     say_classes(evaluation.classes, everything=True)
     files = [f"{path} is written" for path in evaluation.files]
     say("Files", *files or [f"none; {REPORT_NAME} and {CONFUSION_PICTURE} go where --output_dir FOLDER says"])
+
+
+def _print_result(name: str, evaluation: Evaluation) -> None:
+    """How right one model is, by every score."""
+    intervals = evaluation.intervals
+    say("Result", *group_table({name: evaluation.accuracy}, {name: intervals}))
+    say_chance(evaluation.answers)
+    say("Scores", *score_table({name: evaluation.scores}, intervals))
 
 
 def print_adjustment(adjustment: Adjustment) -> None:

@@ -132,6 +132,13 @@ class DataArguments:
         },
     )
     split_seed: int = field(default=0, metadata={"help": "Which training images the long-tailed split keeps."})
+    split_rule: Literal["paper", "ldam"] = field(
+        default="paper",
+        metadata={
+            "help": "How --imbalance_factor cuts: paper is Eq. 15, gamma^(-c/C); ldam is gamma^(-c/(C-1)), as in LDAM "
+            "and most papers since."
+        },
+    )
     group_rule: Literal["thirds", "thresholds"] = field(
         default=None,  # type: ignore[arg-type]
         metadata={
@@ -226,6 +233,7 @@ class DataArguments:
             raise ValueError(f"image_size={self.image_size} is not valid: it must be 1 to 4096 pixels.")
         allowed = {
             "crop": ["padded", "resized"],
+            "split_rule": ["paper", "ldam"],
             "group_rule": ["thirds", "thresholds"],
             "rare": ["keep", "drop", "merge"],
         }

@@ -144,7 +144,8 @@ def load_image_data(
             f"The dataset has no image column {image_column or ''!r}: its columns are {train.column_names}. "
             "Name the one with the images with --image_column."
         )
-    split = LongTailSplit.of(train, args.imbalance_factor, label_column=args.label_column, seed=args.split_seed)
+    cut: Any = {"label_column": args.label_column, "seed": args.split_seed, "rule": args.split_rule}
+    split = LongTailSplit.of(train, args.imbalance_factor, **cut)
     train = split.apply(train)
     names = class_names(train, args.label_column)
     if any(len(class_counts(part, args.label_column)) > len(names) for part in evaluations):

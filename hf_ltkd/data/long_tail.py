@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset
@@ -18,27 +18,34 @@ from ..utils import check_number, listed, load_json, write_json
 SPLIT_NAME = "long_tail.json"
 RENAMED = {"counts": "class_counts", "full_counts": "full_class_counts"}  # in files of version 0.1.0
 MAX_CLASSES = 1_000_000  # more than any dataset has: a larger label is an id of something else
+SplitRule = Literal["paper", "ldam"]
 DatasetOrDict = TypeVar("DatasetOrDict", Dataset, DatasetDict)
 
 
-def long_tailed_counts(counts: Iterable[int], imbalance_factor: float) -> list[int]:
+def long_tailed_counts(counts: Iterable[int], imbalance_factor: float, rule: SplitRule = "paper") -> list[int]:
     """
     Eq. 15, read from c = 0: `floor(n_c · gamma ** (-c / C))`, and at least 1.
 
     Args:
         counts (`Iterable[int]` of length `C`): Examples per class, each class its own `n_c`.
         imbalance_factor (`float`): `gamma`, 1 or more; the last class keeps about `1 / gamma` of its examples.
+        rule (`str`, *optional*, defaults to `"paper"`):
+            `"paper"` is Eq. 15. `"ldam"` has `C - 1` in place of `C`, so that the last class keeps `1 / gamma`: the
+            splits of LDAM (Cao et al., NeurIPS 2019, arXiv 1906.07413) and of most papers since.
 
     Returns:
         `list[int]`: examples to keep per class.
 
     Raises:
-        `ValueError`: if `imbalance_factor < 1` or a class has no example.
+        `ValueError`: if `imbalance_factor < 1`, a class has no example, or the rule is none of these.
     """
     counts = [*checked_counts(counts)]
     check_imbalance_factor(imbalance_factor)
+    if rule not in get_args(SplitRule):
+        raise ValueError(f"rule={rule!r} is not valid: use 'paper' (Eq. 15) or 'ldam'.")
+    last = len(counts) if rule == "paper" else max(1, len(counts) - 1)
     # 1e-9: a product that is whole in exact arithmetic may come out a rounding error below (4 · 32 ** (-2 / 5) = 1).
-    exact = [count * imbalance_factor ** (-c / len(counts)) for c, count in enumerate(counts)]
+    exact = [count * imbalance_factor ** (-c / last) for c, count in enumerate(counts)]
     kept = [math.floor(value + 1e-9) for value in exact]
     emptied = [class_id for class_id, count in enumerate(kept) if count < 1]
     if emptied:
@@ -66,6 +73,7 @@ class LongTailSplit:
         label_column (`str`): The column of class ids.
         full_class_counts (`list[int]`): Examples per class before the cut.
         class_counts (`list[int]`): Examples per class after it.
+        rule (`str`, *optional*, defaults to `"paper"`): How it was cut, as in [`long_tailed_counts`].
     """
 
     imbalance_factor: float
@@ -73,16 +81,23 @@ class LongTailSplit:
     label_column: str
     full_class_counts: list[int]
     class_counts: list[int]
+    rule: SplitRule = "paper"
 
     @classmethod
     def of(
-        cls, dataset: Dataset, imbalance_factor: float, *, label_column: str = "label", seed: int = 0
+        cls,
+        dataset: Dataset,
+        imbalance_factor: float,
+        *,
+        label_column: str = "label",
+        seed: int = 0,
+        rule: SplitRule = "paper",
     ) -> "LongTailSplit":
         """The split of [`make_long_tailed`] with the same arguments."""
         check_number("seed", seed, 0, whole=True)
         full_counts = class_counts(dataset, label_column)
-        counts = long_tailed_counts(full_counts, imbalance_factor)
-        return cls(float(imbalance_factor), seed, label_column, full_counts, counts)
+        counts = long_tailed_counts(full_counts, imbalance_factor, rule)
+        return cls(float(imbalance_factor), seed, label_column, full_counts, counts, rule)
 
     def apply(self, dataset: Dataset) -> Dataset:
         """
@@ -124,7 +139,12 @@ class LongTailSplit:
 
 
 def make_long_tailed(
-    dataset: DatasetOrDict, imbalance_factor: float, *, label_column: str = "label", seed: int = 0
+    dataset: DatasetOrDict,
+    imbalance_factor: float,
+    *,
+    label_column: str = "label",
+    seed: int = 0,
+    rule: SplitRule = "paper",
 ) -> DatasetOrDict:
     """
     Makes a dataset long-tailed: class 0 stays whole, the last class keeps about `1 / imbalance_factor` (Eq. 15).
@@ -135,22 +155,24 @@ def make_long_tailed(
         imbalance_factor (`float`): `gamma`, 1 or more.
         label_column (`str`, *optional*, defaults to `"label"`): A column of `ClassLabel` or integers.
         seed (`int`, *optional*, defaults to 0): Which examples are kept.
+        rule (`str`, *optional*, defaults to `"paper"`): `"ldam"` cuts as [`long_tailed_counts`] says.
 
     Returns:
         The same type as `dataset`. [`LongTailSplit.of`] with the same arguments says how it was made.
 
     Raises:
         `ValueError`: if the column is missing or holds no class ids, a label lies outside the classes, a class has no
-        example, or `imbalance_factor < 1`.
+        example, `imbalance_factor < 1`, or the rule is not known.
     """
     if isinstance(dataset, dict):
         if "train" not in dataset:
             raise ValueError(
                 f"The {type(dataset).__name__} has the splits {list(dataset)}: the one to cut must be called 'train'."
             )
-        train = make_long_tailed(dataset["train"], imbalance_factor, label_column=label_column, seed=seed)
+        train = make_long_tailed(dataset["train"], imbalance_factor, label_column=label_column, seed=seed, rule=rule)
         return DatasetDict({**dataset, "train": train})
-    return LongTailSplit.of(dataset, imbalance_factor, label_column=label_column, seed=seed).apply(dataset)
+    split = LongTailSplit.of(dataset, imbalance_factor, label_column=label_column, seed=seed, rule=rule)
+    return split.apply(dataset)
 
 
 def class_counts(dataset: Dataset, label_column: str = "label") -> list[int]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..groups import ClassGroups
-from ..metrics.answers import is_settled, newcombe, wilson
+from ..metrics.answers import SCORES, is_settled, newcombe, wilson
 
 
 Results = Mapping[str, Mapping[str, Any]]
@@ -41,6 +41,25 @@ def _cell(metrics: Mapping[str, Any], ours: Mapping[str, Any], name: str, exampl
         return f"{100 * value:.1f}"
     low, high = wilson(round(value * examples[name]), examples[name])
     return f"{100 * value:.1f} ({100 * low:.0f}–{100 * high:.0f})"
+
+
+def score_rows(results: Results, report: Mapping[str, Any]) -> dict[str, list[str]]:
+    """
+    By model a cell a score in percent, titles first; the 95 % intervals of the last model where `class_report.json`
+    (`report`) has them of these very values. Empty where the last model has none.
+    """
+    *_, ours = results.values() if results else [{}]
+    names = [name for name in SCORES if name in ours]
+    if not names:
+        return {}
+    rows = {"": [SCORES[name] for name in names]}
+    for model, metrics in results.items():
+        rows[model] = [f"{100 * metrics[name]:.1f}" if name in metrics else "" for name in names]
+    measured = [{**report.get("accuracy", {}), **report.get("scores", {})}.get(name, {}) for name in names]
+    known = [m.get("interval") if m.get("value") == ours[n] else None for m, n in zip(measured, names, strict=True)]
+    if any(known):
+        rows["95 % interval"] = ["" if i is None else f"{100 * i[0]:.0f}–{100 * i[1]:.0f}" for i in known]
+    return rows
 
 
 def sentences_on_changes(

@@ -14,7 +14,7 @@ from ..data.long_tail import LongTailSplit
 from ..groups import ClassGroups
 from ..metrics import without_prefix
 from ..utils import one_line, read_json
-from .accuracy import accuracy_rows, example_counts, metric_names, sentences_on_changes
+from .accuracy import accuracy_rows, example_counts, metric_names, score_rows, sentences_on_changes
 from .describe import is_hub_id, onnx_measurements
 from .names import (
     ARGUMENTS_NAME,
@@ -27,6 +27,7 @@ from .names import (
     GROUP_PICTURE,
     ONNX_FILES,
     PICTURES,
+    REPORT_NAME,
     RUN_NAME,
     SPLIT_NAME,
 )
@@ -75,9 +76,9 @@ def write_model_card(
     two marks, and in the front matter).
 
     Everything measured comes from the folder's own files: `distillation.json` and `training_arguments.json` (written
-    by [`DistillationTrainer`]), `class_groups.json`, `long_tail.json`, `eval_results.json`,
-    `onnx/measurements.json` (of `hf-ltkd export`), `emissions.csv` of codecarbon, the config and the weights.
-    A file that is missing leaves its part out.
+    by [`DistillationTrainer`]), `class_groups.json`, `long_tail.json`, `eval_results.json`, `class_report.json`,
+    `onnx/measurements.json` (of `hf-ltkd export`), `emissions.csv` of codecarbon, the config and the weights. A file
+    that is missing leaves its part out.
 
     Args:
         folder (`str` or `os.PathLike`): The student's folder.
@@ -136,6 +137,7 @@ def write_model_card(
     split_args: dict[str, Any] = {}
     if cut is not None:
         split_args = {"imbalance_factor": cut.imbalance_factor, "split_seed": cut.seed}
+        split_args |= {"split_rule": cut.rule} if cut.rule != "paper" else {}
     if "seed" in arguments:
         split_args["training_seed"] = arguments["seed"]
     *of_groups, over_all = metric_names(groups)
@@ -195,6 +197,7 @@ def write_model_card(
         groups=groups and _group_rows(groups),
         results=accuracy_rows(groups, results, examples),
         has_intervals=bool(examples),
+        scores=score_rows(results, read_json(folder / REPORT_NAME)),
         counts=groups.class_counts if groups else None,
         cut=cut,
         class_rows=_class_rows(labels, groups, student.get("class_accuracy")),

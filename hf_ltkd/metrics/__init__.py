@@ -9,38 +9,50 @@ from torch import Tensor
 from transformers import EvalPrediction
 
 from ..groups import ClassGroups, check_groups
-from .group_accuracy.group_accuracy import GroupAccuracy, group_accuracies
+from .answers import Answers
+from .group_accuracy.group_accuracy import RESERVED, GroupAccuracy, valid_ids
 from .perplexity import group_perplexity
 
 
 class group_accuracy:  # noqa: N801  # used like a function: compute_metrics=group_accuracy(groups)
     """
-    A `compute_metrics` for the Trainer: `accuracy`, `head_accuracy`, `medium_accuracy`, `tail_accuracy` (or the names
-    of other groups), all fractions, so that `metric_for_best_model="tail_accuracy"` works. A group without a test
-    example is not measured: it is left out.
+    A `compute_metrics` for the Trainer, of fractions that `metric_for_best_model` takes:
+
+    - `accuracy`, and `head_accuracy`, `medium_accuracy`, `tail_accuracy` (or the names of other groups)
+    - `many_shot_accuracy`, `medium_shot_accuracy`, `few_shot_accuracy` of classes with more than 100, 20 to 100, and
+      fewer than 20 training examples, where the groups have counts and are others
+    - `balanced_accuracy`, `macro_f1`, `worst_class_accuracy`, `harmonic_mean_accuracy`, in which every class that has
+      a test example counts alike: see [`scores_of_counts`]
+    - `expected_calibration_error`, where logits are given: see [`calibration_error`]
+
+    A group without a test example is not measured: it is left out.
 
     Logits are `[..., classes]` and labels `[...]`: one label per example, or one per token of each example. Of soft
     labels `[..., classes]` the most probable class counts. Labels of -100 and -1 are left out. Class ids of the shape
-    of the labels do as well
-    (`preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1)`), and batches one by one
-    (`batch_eval_metrics=True`).
+    of the labels do as well (`preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1)`), and batches
+    one by one (`batch_eval_metrics=True`), with the same result.
 
     Args:
         groups ([`ClassGroups`]): The groups of the classes.
 
     Raises:
-        `ValueError`: when called with logits over another number of classes, or that do not fit the labels.
+        `ValueError`: if a group has the name of a score; when called with logits over another number of classes, or
+            that do not fit the labels.
         `FloatingPointError`: when called with a NaN for a labelled example.
     """
 
     def __init__(self, groups: ClassGroups):
         check_groups(groups)
+        if hidden := RESERVED & {*groups.names}:
+            raise ValueError(
+                f"A group is called {sorted(hidden)[0]!r}, as one of the scores is: give the groups other names."
+            )
         self.groups = groups
         self.reset()
 
     def reset(self) -> None:
         """Forgets the batches of an evaluation that did not end."""
-        self._batches: list[tuple[np.ndarray, np.ndarray]] = []
+        self._batches: list[Answers] = []
 
     def __call__(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
         """`compute_result=False` is for all batches but the last, whose call gives the result of all of them."""
@@ -49,31 +61,35 @@ class group_accuracy:  # noqa: N801  # used like a function: compute_metrics=gro
         pairs = zip(prediction.predictions, labels, strict=True) if one_by_one else [(prediction.predictions, labels)]
         try:
             for predictions, references in pairs:
-                references = hard_labels(references)
-                ids = class_ids(predictions, references, self.groups.num_classes)
-                self._batches.append((ids.ravel(), references.ravel()))
+                self._batches.append(answers_of(predictions, references, self.groups.num_classes))
         except (ValueError, FloatingPointError):
             self.reset()
             raise
         if not compute_result:
             return {}
-        predictions, references = map(np.concatenate, zip(*self._batches, strict=True))
+        scores = Answers.joined(self._batches).scores(self.groups)
         self.reset()
-        accuracies = group_accuracies(predictions, references, self.groups.group_of_class.numpy(), self.groups.names)
-        return {name: value for name, value in accuracies.items() if name == "accuracy" or not math.isnan(value)}
+        measured = {name: value for name, value in scores.items() if value is not None}
+        return measured or {"accuracy": math.nan}
+
+    @property
+    def names(self) -> list[str]:
+        """Of all that it may give."""
+        examples = np.arange(self.groups.num_classes)
+        return [*Answers(examples, examples, np.ones(len(examples))).scores(self.groups)]
 
     def check_is_measured(self, metric: str, labels: np.ndarray) -> None:
         """
         Raises:
             `ValueError`: if `metric` is the accuracy of a group that none of the labels to evaluate on belongs to.
         """
-        for group, name in enumerate(self.groups.names):
-            classes = (self.groups.group_of_class == group).nonzero()
-            if metric.removeprefix("eval_") == f"{name}_accuracy" and not np.isin(labels, classes).any():
-                raise ValueError(
-                    f"metric_for_best_model={metric!r} cannot be measured: there is no test image of the group "
-                    f"{name!r}. Add some, or choose by eval_accuracy."
-                )
+        name, known = metric.removeprefix("eval_"), labels[(labels >= 0) & (labels < self.groups.num_classes)]
+        mask = Answers(known, known).masks(self.groups).get(name)
+        if mask is not None and not mask.any():
+            raise ValueError(
+                f"metric_for_best_model={metric!r} cannot be measured: there is no test image of the group "
+                f"{name.removesuffix('_accuracy')!r}. Add some, or choose by eval_accuracy."
+            )
 
 
 def as_array(values: Any) -> np.ndarray:
@@ -91,20 +107,23 @@ def hard_labels(labels: Any) -> np.ndarray:
     return np.where(labels == -1, -100, labels)
 
 
-def class_ids(predictions: Any, labels: Any, num_classes: int) -> np.ndarray:
+def answers_of(predictions: Any, labels: Any, num_classes: int) -> Answers:
     """
-    The predicted class of each label, out of logits or class ids, as arrays or tensors, or a tuple that begins so.
+    What logits or class ids (arrays or tensors, or a tuple that begins so) say of each example that has a label; how
+    sure they are of it, where they are logits.
 
     Raises:
-        `ValueError`: if they are logits over another number of classes, or fit the labels in neither way.
+        `ValueError`: if they are logits over another number of classes, fit the labels in neither way, or a class id
+            is none of the classes.
         `FloatingPointError`: if a logit of an example with a label is NaN, which is greater than none.
     """
     predictions = as_array(
         predictions[0] if isinstance(predictions, tuple) else predictions
     )  # a model may return more
-    labels = as_array(labels)
+    labels = hard_labels(labels)
     if predictions.shape == labels.shape and np.issubdtype(predictions.dtype, np.integer):
-        return predictions
+        predictions, labels = valid_ids(predictions, labels, num_classes)
+        return Answers(labels, predictions)
     if predictions.ndim == 0 or predictions.dtype.kind not in "fiub":
         raise ValueError(f"The predictions are {predictions.dtype}, not logits [..., classes], nor class ids.")
     if predictions.shape[-1] != num_classes:
@@ -117,12 +136,24 @@ def class_ids(predictions: Any, labels: Any, num_classes: int) -> np.ndarray:
             f"Predictions of shape {predictions.shape} and labels of shape {labels.shape} do not fit: give logits "
             "[..., classes], or class ids of the shape of the labels."
         )
-    wrong = np.isnan(predictions).any(-1) & (labels != -100)
+    logits = predictions[labels != -100]
+    wrong = np.isnan(logits).any(-1)
     if wrong.any():
         raise FloatingPointError(
-            f"The logits of {wrong.sum()} of {wrong.size} examples are NaN, which is no class: the model is broken."
+            f"The logits of {wrong.sum()} of {labels.size} examples are NaN, which is no class: the model is broken."
         )
-    return predictions.argmax(-1)
+    predictions, labels = valid_ids(predictions.argmax(-1), labels, num_classes)
+    return Answers(labels, predictions, confidences(logits))
+
+
+def confidences(logits: np.ndarray) -> np.ndarray | None:
+    """
+    The largest probability of each row of logits `[examples, classes]`; `None` where one is infinite, which has none.
+    """
+    if not np.isfinite(logits.max(-1)).all():
+        return None
+    logits = logits.astype(np.promote_types(logits.dtype, np.float32), copy=False)
+    return 1 / np.exp(logits - logits.max(-1, keepdims=True)).sum(-1)
 
 
 def without_prefix(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,4 +164,4 @@ def without_prefix(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 GROUP_METRICS = (group_accuracy, group_perplexity)  # what the Trainer takes, with the groups that are saved
 
-__all__ = ["GroupAccuracy", "class_ids", "group_accuracy", "group_perplexity", "without_prefix"]
+__all__ = ["GroupAccuracy", "answers_of", "group_accuracy", "group_perplexity", "without_prefix"]

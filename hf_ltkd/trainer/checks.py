@@ -222,8 +222,7 @@ def check_best_metric(args: TrainingArguments, compute_metrics: Any, eval_datase
     """
     with_teacher = isinstance(args, DistillationTrainingArguments) and args.eval_with_teacher
     if isinstance(compute_metrics, group_accuracy) and not isinstance(eval_dataset, dict) and not with_teacher:
-        groups = [f"{name}_accuracy" for name in compute_metrics.groups.names]
-        known = ["loss", "cross_entropy", "accuracy", *groups]
+        known = ["loss", "cross_entropy", *compute_metrics.names]
         if args.metric_for_best_model and args.metric_for_best_model.removeprefix("eval_") not in known:
             raise ValueError(
                 f"metric_for_best_model={args.metric_for_best_model!r} is not measured: use one of {', '.join(known)}."

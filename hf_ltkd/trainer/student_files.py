@@ -40,7 +40,7 @@ from ..hub.push import (
     within,
 )
 from ..losses.base import DistillationLoss
-from ..metrics import GROUP_METRICS, class_ids, hard_labels, without_prefix
+from ..metrics import GROUP_METRICS, answers_of, without_prefix
 from ..metrics.answers import Answers
 from ..metrics.group_accuracy.group_accuracy import class_accuracies
 from ..teacher.cache import TeacherCache
@@ -379,12 +379,9 @@ def _answers(output: EvalLoopOutput, groups) -> Answers | None:
     if groups is None or not isinstance(output.label_ids, np.ndarray):
         return None
     try:
-        references = hard_labels(output.label_ids)
-        predictions = class_ids(output.predictions, references, groups.num_classes)
+        return answers_of(output.predictions, output.label_ids, groups.num_classes)
     except ValueError:  # whatever else preprocess_logits_for_metrics makes of them
         return None
-    valid = references >= 0
-    return Answers(references[valid], predictions[valid])
 
 
 def _per_class(answers: Answers | None, groups) -> dict[str, Any]:

@@ -170,6 +170,12 @@ class DistillationTrainingArguments(TrainingArguments):
         check_number("mixup_alpha", self.mixup_alpha, 0)
         check_number("cutmix_alpha", self.cutmix_alpha, 0)
         check_ranges(self)
+        smaller_is_better = ("cross_entropy", "expected_calibration_error")  # the Trainer knows that of "loss" alone
+        if (
+            self.greater_is_better is None
+            and (self.metric_for_best_model or "").removeprefix("eval_") in smaller_is_better
+        ):
+            self.greater_is_better = False
         super().__post_init__()
         if self.early_stopping_patience is not None:
             self._check_early_stopping()

@@ -37,7 +37,7 @@ from ..utils import read_json, write_json
 from .arguments import AdjustArguments, ModelArguments, SourceArguments, split_settings
 from .beforehand import check_apart, check_weights
 from .inputs import Images, check_classes, load_images, model_name, name_data
-from .report import write_report
+from .report import scores_beside, write_report
 
 
 # Of distillation.json: what a run measured of the weights that the adjustment changes.
@@ -144,7 +144,8 @@ def adjust(
         kept = {key: value for key, value in run.items() if key not in MEASURED}
         kept = kept or {"student": describe_model(network)}
         if after is not None and images is not None:
-            kept |= {"metrics": after, "test_examples": len(images.data.test)}
+            scores = {**after, **scores_beside(answers, images.groups)}
+            kept |= {"metrics": scores, "test_examples": len(images.data.test)}
             rows = answers.class_report(images.groups, images.data.class_names)
             kept |= {"class_accuracy": [row["recall"] for row in rows], "class_examples": [r["support"] for r in rows]}
             write_report(made, answers, images)

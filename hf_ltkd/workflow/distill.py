@@ -18,6 +18,7 @@ from .outputs import Comparison, Scores, draw_bias, evaluate_trained, name_datas
 from .plan import PLAIN, DistillPlan, make_plan
 from .push import push
 from .recommend import is_skewed
+from .report import scores_beside
 
 
 logger = logging.getLogger(__name__)
@@ -121,6 +122,7 @@ def _compare(plan: DistillPlan, trainer: DistillationTrainer, found: dict[str, S
         teacher_name=_hub_ids(plan.teacher),
         teacher_probability=shares,
         accuracy=accuracy,
+        scores={model: scores_beside(given, groups) for model, given in answers.items()},
         intervals={model: given.intervals(groups) for model, given in answers.items()},
         differences={
             model: our_answers.differences(given, groups)

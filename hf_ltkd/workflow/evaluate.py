@@ -11,7 +11,7 @@ from ..metrics.answers import Answers
 from .arguments import EvaluateArguments, ModelArguments, SourceArguments, split_settings
 from .beforehand import check_apart, check_weights
 from .inputs import Images, Model, fit_classes, load_classifier, load_images, model_name, name_data
-from .report import write_report
+from .report import scores_beside, write_report
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,13 @@ class Evaluation:
 
     @property
     def intervals(self) -> dict[str, list[float] | None]:
-        """The 95 % interval of each accuracy."""
+        """The 95 % interval of each accuracy, of balanced accuracy and macro-F1."""
         return self.answers.intervals(self.images.groups)
+
+    @property
+    def scores(self) -> dict[str, float | None]:
+        """Macro-F1, balanced, worst-class and harmonic mean accuracy, many to few-shot accuracy, calibration error."""
+        return scores_beside(self.answers, self.images.groups)
 
     @property
     def classes(self) -> list[dict[str, Any]]:

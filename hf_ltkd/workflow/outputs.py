@@ -48,7 +48,9 @@ class Comparison:
             `"adjusted plain student"`, `"balanced softmax student"`, `"this student"`) the fractions `accuracy` and
             `{group}_accuracy`, `None` for a group without an image. The adjusted and the balanced ones are there
             where the training counts are skewed.
-        intervals (`dict`): By model the 95 % interval of each accuracy, `[low, high]`.
+        scores (`dict`): By model the scores of [`group_accuracy`] beside these: `macro_f1`, `balanced_accuracy`, ...
+        intervals (`dict`): By model the 95 % interval of each accuracy, of balanced accuracy and of macro-F1,
+            `[low, high]`.
         differences (`dict`): By other model how far this student's accuracies are above its own, on the same images:
             `[difference, low, high]` with the 95 % interval.
         caution (`str`, *optional*): That this model (the student) may know nothing, where its accuracy is at chance.
@@ -63,6 +65,7 @@ class Comparison:
     teacher_name: str | None = None
     teacher_probability: dict[str, float] | None = None
     accuracy: dict[str, dict[str, float | None]]
+    scores: dict[str, dict[str, float | None]] = field(default_factory=dict)
     intervals: dict[str, dict[str, list[float] | None]] = field(default_factory=dict)
     differences: dict[str, dict[str, list[float] | None]] = field(default_factory=dict)
     caution: str | None = None
@@ -92,17 +95,14 @@ class Comparison:
 
     def card_arguments(self) -> dict[str, Any]:
         """What it tells [`write_model_card`]."""
+        metrics = {name: {**accuracy, **self.scores.get(name, {})} for name, accuracy in self.accuracy.items()}
         return {
             "dataset": self.dataset,
             "dataset_split": self.dataset_split,
             "teacher_name": self.teacher_name,
-            "teacher_metrics": self.accuracy.get("teacher"),
-            "plain_student_metrics": self.accuracy.get("plain student"),
-            "other_metrics": {
-                name: metrics
-                for name, metrics in self.accuracy.items()
-                if name not in ("teacher", "plain student", "this student")
-            },
+            "teacher_metrics": metrics.pop("teacher", None),
+            "plain_student_metrics": metrics.pop("plain student", None),
+            "other_metrics": {name: values for name, values in metrics.items() if name != "this student"},
             "verdict": " ".join(filter(None, (self.caution, self.verdict()))) or None,
             "differences": self.differences,
         }

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from ..analysis.plots import plot_confusion
+from ..groups import ClassGroups
 from ..hub.names import CONFUSION_PICTURE, REPORT_NAME
-from ..metrics.answers import LEVEL, Answers
+from ..metrics.answers import LEVEL, SCORES, Answers
 from ..utils import write_json
 from .inputs import Images
 
@@ -16,12 +17,18 @@ from .inputs import Images
 MOST_CLASSES = 50  # that a picture of confusions can show
 
 
+def scores_beside(answers: Answers, groups: ClassGroups) -> dict[str, float | None]:
+    """What is said beside the accuracy of each group: those of `SCORES` that are known."""
+    return {name: value for name, value in answers.scores(groups).items() if name in SCORES}
+
+
 def class_report(answers: Answers, images: Images) -> dict[str, Any]:
     """
-    What `class_report.json` holds: accuracies with their 95 % intervals, precision, recall, F1 and support of each
-    class, and each pair of classes that is confused, the most frequent first.
+    What `class_report.json` holds: accuracies and the other scores with their 95 % intervals, precision, recall, F1
+    and support of each class, and each pair of classes that is confused, the most frequent first.
     """
     groups, names = images.groups, images.data.class_names
+    intervals = answers.intervals(groups)
     correct = {name: answers.correct[mask] for name, mask in answers.masks(groups).items()}
     confusion = answers.confusion(groups.num_classes)
     np.fill_diagonal(confusion, 0)
@@ -30,8 +37,13 @@ def class_report(answers: Answers, images: Images) -> dict[str, Any]:
         "images": len(answers.labels),
         "interval_level": LEVEL,
         "accuracy": {
-            name: {"value": float(right.mean()) if len(right) else None, "interval": interval, "images": len(right)}
-            for (name, right), interval in zip(correct.items(), answers.intervals(groups).values(), strict=True)
+            name: {"value": float(r.mean()) if len(r) else None, "interval": intervals[name], "images": len(r)}
+            for name, r in correct.items()
+        },
+        "scores": {
+            name: {"value": value, "interval": intervals.get(name)}
+            for name, value in answers.scores(groups).items()
+            if name not in correct
         },
         "at_chance": answers.at_chance,
         "classes": answers.class_report(groups, names),

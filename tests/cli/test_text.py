@@ -9,7 +9,7 @@ from photos import TRAINING
 from hf_ltkd import ClassGroups
 from hf_ltkd.analysis.bias import GroupReport
 from hf_ltkd.cli import describe, text
-from hf_ltkd.cli.tables import changes, class_table, duration, group_table, number, share_table, size
+from hf_ltkd.cli.tables import changes, class_table, duration, group_table, number, score_table, share_table, size
 from hf_ltkd.metrics.answers import Answers
 from hf_ltkd.workflow.estimate import Estimate
 from hf_ltkd.workflow.outputs import Comparison
@@ -57,6 +57,27 @@ def test_tables():
         "part of the loss    between groups  within head  within medium  within tail",
         "KD                           50.0%        25.0%          15.0%        10.0%",
     ]
+
+
+def test_table_of_scores():
+    scores = {"few_shot_accuracy": 0.1, "macro_f1": 0.5, "expected_calibration_error": 0.0312}
+    ours = {"few_shot_accuracy": None, "macro_f1": 0.525}
+    legend = "many, medium, few: classes of more than 100, of 20 to 100, of fewer than 20 training images"
+    means = "balanced, worst, harmonic: mean, lowest and harmonic mean of the accuracies of the classes"
+    assert score_table({"teacher": scores, "this student": ours}) == [
+        "(%)                      few  macro-F1  ECE",
+        "teacher                 10.0      50.0  3.1",
+        "this student    not measured      52.5     ",
+        legend,
+        f"{means}; ECE: expected calibration error, better if small",
+    ]
+    assert score_table({"x": {"macro_f1": 0.5}}, {"macro_f1": [0.4, 0.625]}) == [
+        "(%)             macro-F1",
+        "x                   50.0",
+        "95 % interval      40–62",
+        means,
+    ]
+    assert score_table({}) == score_table({"x": {}}) == []  # of a file of before
 
 
 @pytest.mark.parametrize(

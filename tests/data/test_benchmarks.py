@@ -89,6 +89,8 @@ def test_real_cifar100(data_dir, monkeypatch):
     assert data.groups.group_of_class.tolist() == [0] * 33 + [1] * 34 + [2] * 33
     assert data.class_names[0] == "apple" and data.class_names[99] == "worm"
     assert data.groups.class_counts == tuple(data.train.labels.bincount().tolist())
+    ldam = cifar100_lt(100, data_dir=str(data_dir / "cifar100"), split_rule="ldam", progress=False)
+    assert len(ldam.train) == 10_847 and ldam.split.rule == "ldam"
 
 
 def assert_processor_agrees(data, paths):

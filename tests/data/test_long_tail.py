@@ -1,5 +1,6 @@
 """Long-tailed splits against a plain loop over Eq. 15, without ever decoding an image."""
 
+import json
 import math
 import warnings
 
@@ -40,6 +41,39 @@ def test_cifar100_totals(gamma, total):
     counts = long_tailed_counts([500] * 100, gamma)
     assert sum(counts) == total
     assert counts[0] == 500 and counts == sorted(counts, reverse=True)
+
+
+@pytest.mark.parametrize(
+    "images, classes, gamma, total",
+    [
+        (500, 100, 100, 10847),
+        (500, 100, 50, 12608),
+        (500, 100, 10, 19573),
+        (5000, 10, 100, 12406),
+        (5000, 10, 10, 20431),
+    ],
+)
+def test_totals_of_ldam(images, classes, gamma, total):
+    """CIFAR-100-LT and CIFAR-10-LT as papers count them; each class by the line of LDAM's code."""
+    counts = long_tailed_counts([images] * classes, gamma, rule="ldam")
+    assert sum(counts) == total and counts[0] == gamma * counts[-1] == images
+    assert counts == [int(images * (1 / gamma) ** (c / (classes - 1.0))) for c in range(classes)]
+
+
+def test_rule_of_a_split(tmp_path):
+    assert long_tailed_counts([7], 10, "ldam") == [7]  # no division by C - 1
+    cut = make_long_tailed(image_dataset([60] * 4), 8, rule="ldam")
+    assert class_counts(cut) == [60, 30, 15, 7] != class_counts(make_long_tailed(image_dataset([60] * 4), 8))
+    split = LongTailSplit.of(image_dataset([60] * 4), 8, rule="ldam")
+    split.save_pretrained(tmp_path)
+    assert LongTailSplit.from_pretrained(tmp_path) == split and split.rule == "ldam"
+    older = {
+        name: value for name, value in json.loads((tmp_path / "long_tail.json").read_text()).items() if name != "rule"
+    }
+    (tmp_path / "long_tail.json").write_text(json.dumps(older))
+    assert LongTailSplit.from_pretrained(tmp_path).rule == "paper"
+    with pytest.raises(ValueError, match=r"rule='lt' is not valid: use 'paper' \(Eq. 15\) or 'ldam'"):
+        long_tailed_counts([5, 5], 2, "lt")
 
 
 @pytest.mark.parametrize("gamma", [1, 1.5, 7, 30])
@@ -226,13 +260,17 @@ def test_labels_of_a_selection_are_read_without_its_images():
     assert pool.max_memory() < 10**6
 
 
-@pytest.mark.parametrize("gamma, total", [(10, 19718), (20, 16046), (100, 10948)])
-def test_real_cifar100(data_dir, gamma, total):
+@pytest.mark.parametrize(
+    "gamma, rule, total, last",
+    [(10, "paper", 19718, 51), (20, "paper", 16046, 25), (100, "paper", 10948, 5)]
+    + [(10, "ldam", 19573, 50), (100, "ldam", 10847, 5)],
+)
+def test_real_cifar100(data_dir, gamma, rule, total, last):
     full = Dataset.from_parquet(str(data_dir / "cifar100" / "train.parquet"))
-    cut = make_long_tailed(full, gamma, label_column="fine_label")
+    cut = make_long_tailed(full, gamma, label_column="fine_label", rule=rule)
     assert len(cut) == total
     counts = plain_counts(list(cut.select_columns("fine_label")["fine_label"]), 100)
-    assert counts[0] == 500 and counts[99] == math.floor(500 * gamma**-0.99)
+    assert counts[0] == 500 and counts[99] == last
 
 
 def test_missing_labels_are_named():

@@ -1,6 +1,6 @@
 """The plan that is said before anything runs."""
 
-from cost import work_of
+from cost import counts_of, work_of
 from experiment import make_experiment
 from job import read_json_lines
 from plan import plan
@@ -32,6 +32,12 @@ def test_images_to_train_on():
         "student resnet8 by logits, batch 16": 280,
         "student resnet8 by reviewkd from resnet8x2, batch 16": 280,
     }
+
+
+def test_images_of_another_rule():
+    experiment = make_experiment({**TINY, "data": {**TINY["data"], "split_rule": "ldam"}}, "tiny", FOLDER)
+    counts = counts_of(experiment, plan(experiment)[0].run, None)
+    assert counts == [int(20 * 4 ** (-c / 5)) for c in range(6)]
 
 
 def test_without_the_number_of_images_they_are_counted(start, images, tmp_path, capsys):

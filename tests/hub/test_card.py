@@ -139,6 +139,13 @@ def test_a_split_that_was_not_cut(folder):
     assert "imbalance factor" not in card.text and "long_tail.json" not in card.text
 
 
+def test_a_split_by_another_rule(folder):
+    LongTailSplit(6.0, 3, "label", [60] * 6, COUNTS, "ldam").save_pretrained(folder)
+    card = card_of(folder, dataset="me/data")
+    assert card.data.eval_results[0].dataset_args == {"imbalance_factor": 6.0, "split_seed": 3, "split_rule": "ldam"}
+    assert "an imbalance factor of 6.0 by the rule of LDAM and seed 3" in card.text
+
+
 def test_onnx(folder):
     """The numbers of the file, as long as it was made from the weights that are there."""
     times = {"onnxruntime_ms": {"median": 0.12345, "p90": 2.5}, "pytorch_ms": {"median": 10.04, "p90": 123.4}}
@@ -161,6 +168,31 @@ def test_onnx(folder):
     create_model("resnet8", 6, image_size=8).save_pretrained(folder)  # trained again
     with pytest.warns(UserWarning, match="The ONNX file in .* was made from other weights"):
         assert "ONNX" not in card_of(folder).text
+
+
+def test_scores_beside_the_groups(folder):
+    """Of every model that has them; the student's intervals from its report, if that is of these very values."""
+    ours = {"eval_few_shot_accuracy": 0.25, "eval_macro_f1": 0.5, "eval_expected_calibration_error": 0.125}
+    write_json(folder / "eval_results.json", STUDENT | ours)
+    report = (
+        {"few_shot_accuracy": {"value": 0.25, "interval": [0.1, 0.4]}},
+        {"macro_f1": {"value": 0.5, "interval": [0, 1]}},
+    )
+    write_json(folder / "class_report.json", {"accuracy": report[0], "scores": report[1]})
+    text = card_of(folder, teacher_metrics=TEACHER | {"macro_f1": 0.375}, plain_student_metrics=PLAIN).text
+    lines = [
+        "|  | few | macro-F1 | ECE |",
+        "|---|---|---|---|",
+        "| teacher |  | 37.5 |  |",
+        "| plain student |  |  |  |",
+    ]
+    lines += ["| this student | 25.0 | 50.0 | 12.5 |", "| 95 % interval | 10–40 | 0–100 |  |"]
+    assert "\n".join(["", *lines, ""]) in text
+    assert "fewer than 20 training examples; balanced, worst" in text and "ECE: expected calibration error" in text
+    write_json(folder / "eval_results.json", STUDENT | ours | {"eval_macro_f1": 0.75, "eval_few_shot_accuracy": 0.5})
+    assert "95 % interval |" not in card_of(folder).text  # of other weights
+    write_json(folder / "eval_results.json", STUDENT)
+    assert "macro-F1" not in card_of(folder, teacher_metrics=TEACHER | {"macro_f1": 0.375}).text
 
 
 def test_without_a_dataset_there_is_no_model_index(folder):

@@ -1,12 +1,14 @@
 """Intervals and reports of a classifier's answers, beside other ways to compute them."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest
-from sklearn.metrics import classification_report, confusion_matrix
+from sklearn.metrics import classification_report, confusion_matrix, f1_score
 
 from hf_ltkd import ClassGroups
-from hf_ltkd.metrics.answers import Answers, is_settled, newcombe, wilson
+from hf_ltkd.metrics.answers import Answers, calibration_error, is_settled, newcombe, wilson
 
 
 GROUPS = ClassGroups([0, 0, 1, 1, 2], class_counts=[50, 40, 30, 20, 10])
@@ -29,10 +31,55 @@ def test_wilson_by_its_formula():
 
 def test_each_accuracy_has_one():
     intervals = answers(0.5, 0).intervals(GROUPS)
-    assert list(intervals) == ["accuracy", "head_accuracy", "medium_accuracy", "tail_accuracy"]
+    shots = ["medium_shot_accuracy", "few_shot_accuracy"]
+    names = ["accuracy", "head_accuracy", "medium_accuracy", "tail_accuracy", *shots, "balanced_accuracy", "macro_f1"]
+    assert list(intervals) == names
     assert intervals["tail_accuracy"] is None  # no eel
     low, high = intervals["head_accuracy"]
     assert low < answers(0.5, 0).correct[answers(0.5, 0).labels < 2].mean() < high
+
+
+def test_the_bootstrap_by_all_resamples():
+    """Of four examples there are 4⁴ resamples: the quantiles of all of them, by scikit-learn."""
+    labels, predictions = np.array([0, 0, 1, 2]), np.array([0, 1, 1, 0])
+    scores = []
+    for chosen in itertools.product(range(4), repeat=4):
+        truth, found = labels[[*chosen]], predictions[[*chosen]]
+        classes = sorted({*truth.tolist()})
+        balanced = np.mean([(found[truth == c] == c).mean() for c in classes])
+        scores.append([balanced, f1_score(truth, found, labels=classes, average="macro", zero_division=0)])
+    balanced, f1 = np.quantile(scores, [0.025, 0.975], axis=0).T.tolist()
+    intervals = Answers(labels, predictions).intervals(ClassGroups([0, 0, 1, 1, 2]))
+    assert intervals["balanced_accuracy"] == pytest.approx(balanced)
+    assert intervals["macro_f1"] == pytest.approx(f1)
+
+
+def test_the_bootstrap_is_seeded_and_needs_two_examples():
+    given = answers(0.5, 0)
+    intervals, scores = given.intervals(GROUPS), given.scores(GROUPS)
+    assert intervals == given.intervals(GROUPS)
+    for name in ("balanced_accuracy", "macro_f1"):
+        low, high = intervals[name]
+        assert low < scores[name] < high and high - low == pytest.approx(4 * (0.6 * 0.4 / 400) ** 0.5, rel=0.15)
+    one = Answers(np.array([1]), np.array([1]))
+    assert one.intervals(GROUPS)["macro_f1"] is None and one.scores(GROUPS)["macro_f1"] == 1
+    none = Answers(np.zeros(0, int), np.zeros(0, int), np.zeros(0))
+    assert set(none.scores(GROUPS).values()) == {None} and none.intervals(GROUPS)["balanced_accuracy"] is None
+
+
+def test_calibration_error_at_the_edges_of_bins():
+    """A bin holds its upper edge: with 2 bins .5 is in the first, where .2 is (Guo et al., their code)."""
+    assert calibration_error(np.array([1.0, 1.0]), np.array([True, True])) == 0
+    assert calibration_error(np.array([0.5, 0.2]), np.array([True, False]), bins=2) == pytest.approx(0.3 / 2)
+    assert calibration_error(np.array([0.51, 0.2]), np.array([True, False]), bins=2) == pytest.approx(0.69 / 2)
+    assert calibration_error(np.array([0.0]), np.array([True])) == 1
+
+
+def test_joined_answers_are_sure_only_if_all_are():
+    one, other = Answers(np.array([0]), np.array([1]), np.array([0.7])), Answers(np.array([1]), np.array([1]))
+    both = Answers.joined([one, other])
+    assert (both.labels.tolist(), both.predictions.tolist(), both.confidences) == ([0, 1], [1, 1], None)
+    assert Answers.joined([one, one]).confidences.tolist() == [0.7, 0.7]
 
 
 def test_a_difference_is_settled_where_mcnemar_finds_one():

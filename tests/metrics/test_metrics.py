@@ -12,8 +12,9 @@ import torch
 import transformers
 from datasets import Dataset
 from PIL import Image
+from scipy.stats import hmean
 from sklearn.datasets import load_digits
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score, recall_score
 from transformers import EvalPrediction, ViTImageProcessorPil, pipeline, set_seed
 
 import hf_ltkd.metrics
@@ -35,13 +36,41 @@ def example():
     return logits, labels
 
 
-def plain(logits, labels):
-    right, seen = {}, {}
+def plain(logits, labels, class_counts=None):
+    """Everything that the Trainer's metric gives: the accuracies and the calibration error by plain loops."""
+    right, seen, bins = {}, {}, [[] for _ in range(15)]
     for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
-        for key in ("accuracy", f"{NAMES[GROUP_OF_CLASS[label]]}_accuracy"):
+        is_right = row.index(max(row)) == label
+        keys = ["accuracy", f"{NAMES[GROUP_OF_CLASS[label]]}_accuracy"]
+        if class_counts is not None:
+            count = class_counts[label]
+            keys.append("many_shot_accuracy" if count > 100 else "few_shot_accuracy" if count < 20 else SHOT)
+        for key in keys:
             seen[key] = seen.get(key, 0) + 1
-            right[key] = right.get(key, 0) + (row.index(max(row)) == label)
-    return {key: right[key] / seen[key] for key in seen}
+            right[key] = right.get(key, 0) + is_right
+        confidence = math.exp(max(row)) / sum(map(math.exp, row))
+        bins[next(b for b in range(15) if confidence <= (b + 1) / 15)].append((is_right, confidence))
+    gaps = [abs(sum(r for r, _ in rows) - sum(c for _, c in rows)) for rows in bins]
+    return {
+        **{key: right[key] / seen[key] for key in seen},
+        **plain_class_scores(logits.argmax(1), labels),
+        "expected_calibration_error": sum(gaps) / len(labels),
+    }
+
+
+SHOT = "medium_shot_accuracy"
+
+
+def plain_class_scores(predictions, references):
+    """Those in which every class counts alike, by scikit-learn and SciPy."""
+    classes = sorted({*references.tolist()})
+    recalls = recall_score(references, predictions, labels=classes, average=None)
+    return {
+        "balanced_accuracy": recalls.mean(),
+        "macro_f1": f1_score(references, predictions, labels=classes, average="macro", zero_division=0),
+        "worst_class_accuracy": recalls.min(),
+        "harmonic_mean_accuracy": hmean(recalls),
+    }
 
 
 @pytest.mark.parametrize("wrap", [lambda z: z, lambda z: (z, np.zeros((200, 3)))], ids=["logits", "tuple"])
@@ -49,7 +78,7 @@ def test_against_a_plain_loop(example, wrap):
     logits, labels = example
     result = group_accuracy(ClassGroups(GROUP_OF_CLASS))(EvalPrediction(wrap(logits), labels))
     expected = plain(logits, labels)
-    assert len(set(expected.values())) == 4  # a mix-up of the groups would show
+    assert len(set(expected.values())) == 9  # a mix-up would show
     assert result == pytest.approx(expected)
     assert all(type(value) is float for value in result.values())
 
@@ -65,7 +94,58 @@ def test_group_without_an_example_is_left_out(example):
 def test_own_names(example):
     logits, labels = example
     result = group_accuracy(ClassGroups(GROUP_OF_CLASS, names=["a", "b", "c"]))(EvalPrediction(logits, labels))
-    assert set(result) == {"accuracy", "a_accuracy", "b_accuracy", "c_accuracy"}
+    assert [*result][:4] == ["accuracy", "a_accuracy", "b_accuracy", "c_accuracy"]
+
+
+@pytest.mark.parametrize("name", ["balanced", "worst_class", "harmonic_mean", "class", "few_shot"])
+def test_a_group_does_not_hide_a_score(name):
+    with pytest.raises(ValueError, match=f"A group is called '{name}', as one of the scores is: give .* other names"):
+        group_accuracy(ClassGroups([0, 1], names=["a", name]))
+
+
+COUNTS = [101, 900, 100, 20, 10, 19, 1]  # on both sides of each threshold
+
+
+def test_many_medium_few(example):
+    logits, labels = example
+    groups = ClassGroups(GROUP_OF_CLASS, class_counts=COUNTS)
+    result = group_accuracy(groups)(EvalPrediction(logits, labels))
+    assert result == pytest.approx(plain(logits, labels, COUNTS)) and len(result) == 12
+    kept = ~np.isin(labels, [4, 5, 6])  # no example of a few-shot class
+    result = group_accuracy(groups)(EvalPrediction(logits[kept], labels[kept]))
+    assert "few_shot_accuracy" not in result and "many_shot_accuracy" in result
+    for same in (ClassGroups.from_thresholds(COUNTS), ClassGroups(GROUP_OF_CLASS, class_counts=[200] * 7)):
+        result = group_accuracy(same)(EvalPrediction(logits, labels))
+        assert not any("shot" in name for name in result)  # they are the groups, or all classes
+
+
+def test_in_every_form_the_same(example):
+    """Logits, class ids, batches of either, in one call or in several; ids have no calibration error."""
+    logits, labels = example
+    groups = ClassGroups(GROUP_OF_CLASS, class_counts=COUNTS)
+    metric, expected = group_accuracy(groups), plain(logits, labels, COUNTS)
+    parts = np.split(np.arange(200), [30, 31, 150])
+    for predictions, error in ((logits, True), (logits.argmax(1), False)):
+        batches = [predictions[part] for part in parts], [labels[part] for part in parts]
+        once = metric(EvalPrediction(*batches))
+        for batch in [*zip(*batches, strict=True)][:-1]:
+            assert metric(EvalPrediction(*map(torch.tensor, batch)), compute_result=False) == {}
+        last = [torch.tensor(part[-1]) for part in batches]
+        whole = {name: value for name, value in expected.items() if error or name != "expected_calibration_error"}
+        assert (
+            once == metric(EvalPrediction(*last), compute_result=True) == metric(EvalPrediction(predictions, labels))
+        )
+        assert once == pytest.approx(whole)
+
+
+def test_logits_of_16_bits_and_infinite_ones(example):
+    logits, labels = example
+    metric = group_accuracy(ClassGroups(GROUP_OF_CLASS))
+    half = (30 * logits).astype(np.float16)  # whose exponentials it cannot hold
+    assert metric(EvalPrediction(half, labels)) == pytest.approx(plain(half.astype(float), labels))
+    logits[0, 3] = np.inf  # a class without a doubt: it counts, and has no probability
+    assert "expected_calibration_error" not in metric(EvalPrediction(logits, labels))
+    assert "expected_calibration_error" in metric(EvalPrediction(np.where(np.isinf(logits), -np.inf, logits), labels))
 
 
 def test_wrong_number_of_classes(example):
@@ -92,19 +172,28 @@ def plain_module(predictions, references, group_of_class, names):
     for group, hits in zip(group_of_class, classes, strict=True):
         groups[names[group]] += hits
     per_class = [sum(hits) / len(hits) if hits else None for hits in classes]
-    seen = [value for value in per_class if value is not None]
     every = sum(groups.values(), [])
+    valid = np.asarray(references) != -100
+    predictions, references = np.asarray(predictions)[valid], np.asarray(references)[valid]
+    precisions = precision_score(
+        references, predictions, labels=range(len(classes)), average=None, zero_division=np.nan
+    )
+    missing = [not hits or math.isnan(value) for hits, value in zip(classes, precisions, strict=True)]
     return {
         "accuracy": sum(every) / len(every),
-        "balanced_accuracy": sum(seen) / len(seen),
         **{f"{name}_accuracy": sum(hits) / len(hits) if hits else math.nan for name, hits in groups.items()},
+        **plain_class_scores(predictions, references),
         "class_accuracy": per_class,
+        "class_precision": [None if none else value for none, value in zip(missing, precisions, strict=True)],
     }
 
 
 def same(result, expected):
-    per_class = zip(result.pop("class_accuracy"), expected.pop("class_accuracy"), strict=True)
-    return result == pytest.approx(expected, nan_ok=True) and all(a == pytest.approx(b) for a, b in per_class)
+    """All but the shots, which have a test of their own."""
+    result, expected = ({n: v for n, v in d.items() if "shot" not in n} for d in (result, expected))
+    lists = [name for name, value in expected.items() if isinstance(value, list)]
+    pairs = [pair for name in lists for pair in zip(result.pop(name), expected.pop(name), strict=True)]
+    return result == pytest.approx(expected, nan_ok=True) and all(a == pytest.approx(b) for a, b in pairs)
 
 
 @pytest.mark.parametrize("convert", [list, np.array, torch.tensor], ids=["list", "numpy", "torch"])
@@ -118,9 +207,24 @@ def test_evaluate_module(example, metric, convert):
 
 def test_evaluate_module_names_other_numbers_of_groups(metric):
     result = metric.compute(predictions=[0, 0, 1], references=[0, 1, 1], group_of_class=[0, 1])
-    assert set(result) == {
-        *("accuracy", "balanced_accuracy", "group_0_accuracy", "group_1_accuracy", "class_accuracy")
-    }
+    groups = ["accuracy", "group_0_accuracy", "group_1_accuracy", "balanced_accuracy", "macro_f1"]
+    assert [*result] == [
+        *groups,
+        "worst_class_accuracy",
+        "harmonic_mean_accuracy",
+        "class_accuracy",
+        "class_precision",
+    ]
+
+
+def test_evaluate_module_has_shots_of_counts(example, metric):
+    logits, labels = example
+    result = metric.compute(predictions=logits.argmax(1), references=labels, class_counts=COUNTS)
+    expected = plain(logits, labels, COUNTS)
+    for shot in ("many_shot", "medium_shot", "few_shot"):
+        assert result[f"{shot}_accuracy"] == pytest.approx(expected[f"{shot}_accuracy"])
+    few = metric.compute(predictions=[0, 1], references=[0, 1], class_counts=[5, 5], num_groups=1)
+    assert few["few_shot_accuracy"] == 1 and math.isnan(few["many_shot_accuracy"])
 
 
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
@@ -199,7 +303,10 @@ def test_batches_and_processes(example, tmp_path):
         ({"group_of_class": [[0, 1]]}, r"its shape is \(1, 2\)"),
         ({"group_of_class": [0, 1], "group_names": ["a"]}, r"2 groups need 2 different names, .* got \['a'\]"),
         ({"group_of_class": [0, 1], "group_names": ["a", "a"]}, "2 groups need 2 different names"),
-        ({"group_of_class": [0, 1], "group_names": ["class", "a"]}, "none of them 'balanced' or 'class'"),
+        (
+            {"group_of_class": [0, 1], "group_names": ["class", "a"]},
+            "none of them balanced, class, few_shot, harmonic_mean",
+        ),
         ({"group_of_class": [0, 0]}, "references run from 0 to 2, outside the classes 0 to 1"),
         ({"group_of_class": [0, 0, 0]}, "predictions run from 0 to 3, outside the classes 0 to 2"),
     ],

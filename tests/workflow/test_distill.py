@@ -80,6 +80,14 @@ def test_the_report_of_each_class(home):
     low, high = report["accuracy"]["tail_accuracy"]["interval"]
     assert low <= by_hand[2] <= high and report["accuracy"]["accuracy"]["images"] == 6
     assert home.comparison.classes == report["classes"]
+    scores = home.comparison.scores
+    assert list(scores) == MODELS and scores["this student"]["balanced_accuracy"] == pytest.approx(by_hand.mean())
+    assert scores["this student"]["worst_class_accuracy"] == pytest.approx(by_hand.min())
+    assert all("expected_calibration_error" in of_model for of_model in scores.values())
+    assert report["scores"]["macro_f1"]["value"] == scores["this student"]["macro_f1"]
+    assert report["scores"]["macro_f1"]["interval"] == home.comparison.intervals["this student"]["macro_f1"]
+    values = " | ".join(f"{100 * value:.1f}" for value in scores["teacher"].values())
+    assert f"| teacher | {values} |" in (home.folder / "student" / "README.md").read_text()
     assert Image.open(home.folder / "student" / "confusion.png").width > 300
     card, differences = (home.folder / "student" / "README.md").read_text(), home.comparison.differences
     assert list(differences) == MODELS[:-1]

@@ -1,5 +1,6 @@
 """
-Accuracy over all examples, of each group of classes and of each class, as an `evaluate` module.
+What long-tailed recognition reports, as an `evaluate` module: accuracy over all examples, of each group of classes and
+of each class, and scores in which every class counts alike.
 
 The file stands alone, so that it can travel to a Space; README.md beside it is its card.
 """
@@ -10,8 +11,8 @@ import numpy as np
 
 
 _DESCRIPTION = (
-    "Accuracy overall, balanced over the classes, per group of classes (head, medium, tail) and per class, for "
-    "long-tailed recognition."
+    "Accuracy overall, balanced over the classes, per group of classes (head, medium, tail) and per class, macro-F1, "
+    "worst class and harmonic mean, for long-tailed recognition."
 )
 _CITATION = """\
 @inproceedings{kim2026distilling,
@@ -34,10 +35,19 @@ Args:
     The last four may be given to `evaluate.load` instead; if any is given here, those are forgotten.
 Returns:
     accuracy: Fraction of the examples.
-    balanced_accuracy: Mean of the accuracies of the classes that occur in the references.
     {name}_accuracy, for each group: Fraction of its examples, nan without any.
+    many_shot_accuracy, medium_shot_accuracy, few_shot_accuracy: With class_counts, the same of the classes of more
+        than 100, of 20 to 100, and of fewer than 20 training examples.
+    balanced_accuracy: Mean of the accuracies of the classes that occur in the references.
+    macro_f1: Mean of their F1.
+    worst_class_accuracy: The lowest of their accuracies.
+    harmonic_mean_accuracy: The harmonic mean of their accuracies, 0 if one of them is 0.
     class_accuracy: List over the classes, None for a class without an example.
+    class_precision: The same, None also for a class that is never predicted.
 """
+SHOTS = ("many_shot", "medium_shot", "few_shot")
+# A group of one of these names would hide a score.
+RESERVED = {"balanced", "worst_class", "harmonic_mean", "class", *SHOTS}
 
 
 def group_accuracies(predictions, references, group_of_class, group_names) -> dict[str, float]:
@@ -54,7 +64,7 @@ def group_accuracies(predictions, references, group_of_class, group_names) -> di
     Raises:
         `ValueError`: if the shapes differ, or a class id (of a reference that is not -100) is not one of the groups'.
     """
-    predictions, references = _counted(predictions, references, len(group_of_class))
+    predictions, references = valid_ids(predictions, references, len(group_of_class))
     correct = predictions == references
     group_of_example = np.asarray(group_of_class)[references]
     result = {"accuracy": float(correct.mean()) if len(correct) else float("nan")}
@@ -64,15 +74,76 @@ def group_accuracies(predictions, references, group_of_class, group_names) -> di
     return result
 
 
+def shot_of_class(class_counts) -> np.ndarray:
+    """
+    The habit of ImageNet-LT (Liu et al., CVPR 2019, arXiv 1904.05160), of shape `[classes]`: 0 for a many-shot class
+    of more than 100 training examples, 1 for a medium-shot one, 2 for a few-shot one of fewer than 20.
+    """
+    counts = np.asarray(class_counts)
+    return (counts <= 100).astype(np.int64) + (counts < 20)
+
+
+def class_scores(predictions, references, num_classes) -> dict[str, float]:
+    """
+    Scores in which every class counts alike, however many examples it has: those of [`scores_of_counts`], nan without
+    an example. Arguments and errors are those of [`group_accuracies`].
+    """
+    predictions, references = valid_ids(predictions, references, num_classes)
+    if not len(references):
+        return dict.fromkeys(scores_of_counts(*np.ones((3, 1))), float("nan"))
+    scores = scores_of_counts(*answer_counts(predictions, references, num_classes))
+    return {name: float(score) for name, score in scores.items()}
+
+
+def answer_counts(predictions, references, num_classes):
+    """How many examples of each class are right, how many there are, how often it is predicted: `[classes]` each."""
+    ids = references[predictions == references], references, predictions
+    return tuple(np.bincount(of_example, minlength=num_classes) for of_example in ids)
+
+
+def scores_of_counts(right, examples, predicted) -> dict[str, np.ndarray]:
+    """
+    Over the classes `c` that have an example, with `a_c = right_c / examples_c`:
+
+    - `balanced_accuracy`: the mean of `a_c`
+    - `macro_f1`: the mean of `2 right_c / (examples_c + predicted_c)`, 0 for a class that is never right
+    - `worst_class_accuracy`: the smallest `a_c`
+    - `harmonic_mean_accuracy`: 1 / mean of `1 / a_c`, 0 if one is 0
+
+    Args:
+        right, examples, predicted (`np.ndarray` of shape `[..., classes]`): Those of [`answer_counts`].
+
+    Returns:
+        `dict[str, np.ndarray]`: each of shape `[...]`.
+    """
+    seen = examples > 0
+    classes = seen.sum(-1)
+    accuracy = right / np.maximum(examples, 1)
+    with np.errstate(divide="ignore"):  # 1 / 0 is inf, and 1 / inf is 0
+        harmonic = classes / np.sum(1 / accuracy, axis=-1, where=seen)
+    return {
+        "balanced_accuracy": accuracy.sum(-1) / classes,
+        "macro_f1": (2 * right / np.maximum(examples + predicted, 1)).sum(-1) / classes,
+        "worst_class_accuracy": accuracy.min(-1, where=seen, initial=1),
+        "harmonic_mean_accuracy": harmonic,
+    }
+
+
 def class_accuracies(predictions, references, num_classes) -> list[float | None]:
     """
     The accuracy of each class, `None` for a class without an example, as JSON has no nan. Arguments and errors are
     those of [`group_accuracies`].
     """
-    predictions, references = _counted(predictions, references, num_classes)
-    examples = np.bincount(references, minlength=num_classes)
-    correct = np.bincount(references[predictions == references], minlength=num_classes)
-    return [int(c) / int(n) if n else None for c, n in zip(correct, examples, strict=True)]
+    predictions, references = valid_ids(predictions, references, num_classes)
+    right, examples, _ = answer_counts(predictions, references, num_classes)
+    return [int(r) / int(n) if n else None for r, n in zip(right, examples, strict=True)]
+
+
+def class_precisions(predictions, references, num_classes) -> list[float | None]:
+    """The same for the precision; `None` for a class without an example, and for one that is never predicted."""
+    predictions, references = valid_ids(predictions, references, num_classes)
+    counts = zip(*answer_counts(predictions, references, num_classes), strict=True)
+    return [int(r) / int(p) if n and p else None for r, n, p in counts]
 
 
 def groups_from_counts(class_counts, num_groups=3) -> np.ndarray:
@@ -108,8 +179,8 @@ def groups_from_counts(class_counts, num_groups=3) -> np.ndarray:
     return group_of_class
 
 
-def _counted(predictions, references, num_classes):
-    """Predictions and references that count, each of shape `[examples]`."""
+def valid_ids(predictions, references, num_classes):
+    """Class ids of predictions and references where the latter are not -100, each of shape `[examples]`; checked."""
     predictions, references = np.asarray(predictions), np.asarray(references)
     if predictions.shape != references.shape:
         raise ValueError(
@@ -155,10 +226,10 @@ def named_groups(class_counts=None, num_groups=None, group_of_class=None, group_
         )
     if group_names is None:
         group_names = ["head", "medium", "tail"] if len(used) == 3 else [f"group_{g}" for g in range(len(used))]
-    if len(group_names) != len(used) or len({*group_names, "balanced", "class"}) != len(used) + 2:
+    if len(group_names) != len(used) or len({*group_names} - RESERVED) != len(used):
         raise ValueError(
-            f"{len(used)} groups need {len(used)} different names, none of them 'balanced' or 'class' (the results "
-            f"have keys of these names); got {list(group_names)}."
+            f"{len(used)} groups need {len(used)} different names, none of them {', '.join(sorted(RESERVED))} (the "
+            f"results have keys of these names); got {list(group_names)}."
         )
     return group_of_class.astype(np.int64), list(group_names)
 
@@ -168,8 +239,9 @@ class GroupAccuracy(evaluate.Metric):
 
     def __init__(self, *args, class_counts=None, num_groups=None, group_of_class=None, group_names=None, **kwargs):
         super().__init__(*args, **kwargs)
-        grouping = (class_counts, num_groups, group_of_class, group_names)
-        self.groups = None if all(value is None for value in grouping) else named_groups(*grouping)
+        self.grouping = (class_counts, num_groups, group_of_class, group_names)
+        if any(value is not None for value in self.grouping):
+            named_groups(*self.grouping)
 
     def _info(self):
         return evaluate.MetricInfo(
@@ -185,13 +257,16 @@ class GroupAccuracy(evaluate.Metric):
     def _compute(
         self, predictions, references, class_counts=None, num_groups=None, group_of_class=None, group_names=None
     ):
-        groups, grouping = self.groups, (class_counts, num_groups, group_of_class, group_names)
-        if groups is None or any(value is not None for value in grouping):
-            groups = named_groups(*grouping)
-        per_class = class_accuracies(predictions, references, len(groups[0]))
-        seen = [accuracy for accuracy in per_class if accuracy is not None]
+        grouping = (class_counts, num_groups, group_of_class, group_names)
+        if all(value is None for value in grouping):
+            grouping = self.grouping
+        groups = named_groups(*grouping)
+        pairs, num_classes = (predictions, references), len(groups[0])
+        shots = {} if grouping[0] is None else group_accuracies(*pairs, shot_of_class(grouping[0]), SHOTS)
         return {
-            **group_accuracies(predictions, references, *groups),
-            "balanced_accuracy": sum(seen) / len(seen) if seen else float("nan"),
-            "class_accuracy": per_class,
+            **group_accuracies(*pairs, *groups),
+            **shots,
+            **class_scores(*pairs, num_classes),
+            "class_accuracy": class_accuracies(*pairs, num_classes),
+            "class_precision": class_precisions(*pairs, num_classes),
         }
