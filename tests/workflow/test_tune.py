@@ -108,7 +108,14 @@ def test_a_trial_is_the_same_training_but_shorter(searched):
 def _settings(plan: DistillPlan) -> dict:
     choices, args = plan.choices, plan.args
     where = {"teacher": choices.teacher, "student": "resnet8", "data": plan.images.data.args.data_dir}
-    return {**where, "output_dir": str(plan.output_dir) + "2", "tune": 3, "max_steps": 4, "seed": args.seed, **TRAINING}
+    return {
+        **where,
+        "output_dir": str(plan.output_dir) + "2",
+        "tune": 3,
+        "max_steps": 4,
+        "seed": args.seed,
+        **TRAINING,
+    }
 
 
 def test_the_same_command_goes_on(searched, tmp_path, monkeypatch):
@@ -219,7 +226,10 @@ WRONG = [
     ({"tune": 1}, "tune=1 is not valid: it must be a whole number, 2 or more"),
     ({"tune": 0}, "tune=0 is not valid"),
     ({"seeds": -1}, "seeds=-1 is not valid: it must be a whole number, 2 or more"),
-    ({"seeds": 2, "resume_from_checkpoint": "true"}, "--resume_from_checkpoint does not go with --seeds|finds nothing"),
+    (
+        {"seeds": 2, "resume_from_checkpoint": "true"},
+        "--resume_from_checkpoint does not go with --seeds|finds nothing",
+    ),
     ({"eval_with_teacher": True}, "leave --teacher_cache and --tune out"),
 ]
 
