@@ -77,48 +77,52 @@ def train_seeds(plan: DistillPlan, teacher: Any) -> Students:
     Raises:
         `ValueError`: if the folder of a seed holds the student of another training.
     """
-    students, groups = Students({}, {}), plan.images.groups
+    students = Students({}, {})
     for seed in range(plan.args.seed, plan.args.seed + (plan.choices.seeds or 0)):
-        one = _plan_of(plan, seed, teacher)
-        path, of = one.output_dir / SEED_RESULTS, fingerprint(one, teacher)
-        done = read_json(path) or {"of": of, "models": {}}
-        if done["of"] != of:
-            raise ValueError(
-                f"{str(one.output_dir)!r} holds the student of another training: choose another --output_dir, or "
-                "remove that folder."
-            )
-
-        def note(name: str, scores: Scores, **more: Any) -> None:
-            labels, predictions = scores[1].labels.tolist(), scores[1].predictions.tolist()
-            done["models"][name] = {"labels": labels, "predictions": predictions, **more}  # noqa: B023
-            if plan.args.process_index == 0:
-                write_json(path, done)  # noqa: B023
-
-        start = _student(plan, seed)
-        if OURS not in done["models"]:
-            network = copy.deepcopy(start)
-            trainer = one.trainer(network, copy.deepcopy(plan.loss), teacher)
-            scores = train_and_save(trainer, one)
-            if trainer.is_world_process_zero():
-                write_json(one.output_dir / RUN_NAME, trainer.run_description)  # with its accuracy on test images
-            note(OURS, scores, validation=mean_over_groups(trainer.evaluate(), groups))
-        for name in plan.without_teacher:
-            if name in done["models"]:
-                continue
-            try:
-                for model, scores in train_without_teacher(one, name, copy.deepcopy(start)).items():
-                    note(model, scores)
-            except FloatingPointError as error:
-                if plan.args.world_size > 1:
-                    raise
-                logger.warning("The %s of seed %d is left out of the comparison: %s", name, seed, error)
-        students.validation[seed] = done["models"][OURS]["validation"]
-        for name, found in done["models"].items():
-            answers = Answers(np.array(found["labels"]), np.array(found["predictions"]))
-            students.scores.setdefault(name, {})[seed] = accuracies_of(answers, groups), answers
+        found = _train_seed(plan, seed, teacher)
+        students.validation[seed] = found[OURS]["validation"]
+        for model, given in found.items():
+            answers = Answers(np.array(given["labels"]), np.array(given["predictions"]))
+            students.scores.setdefault(model, {})[seed] = accuracies_of(answers, plan.images.groups), answers
     if plan.args.process_index == 0:
         _keep(_folder(plan, students.kept), plan.output_dir)
     return students
+
+
+def _train_seed(plan: DistillPlan, seed: int, teacher: Any) -> dict[str, dict[str, Any]]:
+    """By model the `labels` and `predictions` of the test images, of this student the `validation` accuracy, too."""
+    one = _plan_of(plan, seed, teacher)
+    path, of = one.output_dir / SEED_RESULTS, fingerprint(one, teacher)
+    done = read_json(path) or {"of": of, "models": {}}
+    if done["of"] != of:
+        raise ValueError(
+            f"{str(one.output_dir)!r} holds the student of another training: choose another --output_dir, or remove "
+            "that folder."
+        )
+
+    def note(found: Mapping[str, Scores], **more: float) -> None:
+        for model, (_, answers) in found.items():
+            given = {"labels": answers.labels.tolist(), "predictions": answers.predictions.tolist()}
+            done["models"][model] = {**more, **given}
+        if plan.args.process_index == 0:
+            write_json(path, done)
+
+    start = _student(plan, seed)
+    if OURS not in done["models"]:
+        trainer = one.trainer(copy.deepcopy(start), copy.deepcopy(plan.loss), teacher)
+        scores = train_and_save(trainer, one)
+        if trainer.is_world_process_zero():
+            write_json(one.output_dir / RUN_NAME, trainer.run_description)  # with its accuracy on test images
+        note({OURS: scores}, validation=mean_over_groups(trainer.evaluate(), plan.images.groups))
+    for name in plan.without_teacher:
+        try:
+            if name not in done["models"]:
+                note(train_without_teacher(one, name, copy.deepcopy(start)))
+        except FloatingPointError as error:
+            if plan.args.world_size > 1:
+                raise  # the other processes wait for this one in a step that it has left
+            logger.warning("The %s of seed %d is left out of the comparison: %s", name, seed, error)
+    return done["models"]
 
 
 def _folder(plan: DistillPlan, seed: int) -> Path:

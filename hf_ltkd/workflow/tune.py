@@ -18,6 +18,7 @@ from ..groups import ClassGroups
 from ..hub.names import TUNING_NAME, TUNING_PICTURE
 from ..losses import DistillationLoss
 from ..teacher.cache import TeacherCache
+from ..teacher.live import teacher_fingerprint
 from ..trainer.trainer import DistillationTrainer
 from ..trainer.training_args import public_arguments
 from ..utils import load_json, write_json
@@ -129,12 +130,12 @@ def seconds_of_tuning(plan: DistillPlan, times: Estimate) -> tuple[float, float]
 
 def fingerprint(plan: DistillPlan, teacher: Any, **more: Any) -> str:
     """Names what a training comes from: with the same one it need not be done again."""
-    data = plan.images.data
+    data, weights = plan.images.data, None if plan.teacher is None else teacher_fingerprint(plan.teacher)
     described = {
         "student": plan.name,
         "loss": [type(plan.loss).__name__, plan.loss.hyper_parameters()],
         "images": [part.fingerprint for part in (data.train, data.validation, data.test) if part is not None],
-        "teacher": teacher.manifest["teacher"] if isinstance(teacher, TeacherCache) else plan.choices.teacher,
+        "teacher": teacher.manifest["teacher"] if isinstance(teacher, TeacherCache) else weights,
         "args": public_arguments(plan.args),
         **more,
     }
