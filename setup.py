@@ -43,6 +43,7 @@ EXPERIMENTS = ["MarkupSafe", "optuna"]  # examples/experiments
 ONNX = ["onnx", "onnxruntime", "onnxscript"]  # hf-ltkd export
 DEMO = ["gradio>=6.0", "pandas"]  # examples/app.py
 TIMM = ["timm", "torchvision"]  # teachers and image processors of timm
+TUNE = ["optuna"]  # hf-ltkd distill --tune
 PEFT = ["peft"]  # adapters as teachers, hf-ltkd train-teacher --peft lora
 EXTRAS_REQUIRE = {
     "examples": EXAMPLES,
@@ -51,6 +52,7 @@ EXTRAS_REQUIRE = {
     "demo": DEMO,
     "timm": TIMM,
     "peft": PEFT,
+    "tune": TUNE,
     "dev": [
         "pytest",
         "pytest-timeout",
@@ -63,6 +65,7 @@ EXTRAS_REQUIRE = {
         *EXPERIMENTS,
         *ONNX,
         *DEMO,
+        *TUNE,
     ],
 }
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from torch import Tensor
 
 from ..groups import ClassGroups
@@ -190,6 +190,59 @@ def plot_confusion(confusion: np.ndarray, names: Sequence[str], path: str | os.P
     axes.set_yticks(range(len(names)), labels, fontsize=8)
     axes.set_xlabel("is taken for")
     axes.set_ylabel("class")
+    _save(figure, path)
+
+
+def plot_tuning(
+    trials: Sequence[Mapping[str, Any]], space: Mapping[str, Sequence[float]], chosen: int, path: str | os.PathLike
+) -> None:
+    """
+    A search of a loss's arguments: how each trial went, and below over each argument where it ended.
+
+    Args:
+        trials (`Sequence[Mapping]`): Of each trial its `number`, its `arguments`, and its `curve` of
+            `[step, objective]`, a fraction; the first is where the search began.
+        space (`Mapping`): By argument the ends between which it was chosen.
+        chosen (`int`): The number of the trial that was chosen.
+        path (`str` or `os.PathLike`): Where the picture goes; the ending chooses the format.
+    """
+    figure = _figure(7.5, 6.6)
+    above, below = figure.subfigures(2, 1, height_ratios=[1.1, 1])
+    curves, panels = above.add_subplot(), below.subplots(1, len(space), sharey=True, squeeze=False)[0]
+    whole = max((len(trial["curve"]) for trial in trials), default=0)
+    for trial in sorted(trials, key=lambda trial: trial["number"] == chosen):  # the chosen one on top
+        if not trial["curve"]:
+            continue
+        steps, values = np.array(trial["curve"]).T * [[1], [100]]
+        color, label = "#999999" if len(values) == whole else "#CCCCCC", None
+        if trial["number"] == 0:
+            color, label = "#0072B2", "first"
+        if trial["number"] == chosen:
+            color, label = "#D55E00", "chosen" if label is None else "first, and chosen"
+        curves.plot(steps, values, color=color, label=label, marker=".", linewidth=1 if label is None else 2)
+        for axes, name in zip(panels, space, strict=True):
+            axes.plot(
+                trial["arguments"][name],
+                values[-1],
+                "o",
+                color=color,
+                markerfacecolor=color if len(values) == whole else "white",
+            )
+    curves.set_xlabel("optimizer steps")
+    curves.set_title("Trials: a line that ends early was stopped")
+    curves.legend(frameon=False)
+    for axes, (name, ends) in zip(panels, space.items(), strict=True):
+        axes.set_xscale("log")
+        axes.set_xlim(ends[0] / 1.15, ends[1] * 1.15)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel(_plain(name))
+    for axes in (curves, panels[0]):
+        axes.set_ylabel("validation accuracy,\nmean over groups (%)")
+    for axes in (curves, *panels):
+        axes.spines[["top", "right"]].set_visible(False)
+    below.suptitle("Where they ended (white: stopped early)", fontsize="large")
     _save(figure, path)
 
 

@@ -2,6 +2,7 @@
 
 import math
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ..workflow.estimate import Estimate
 from ..workflow.inputs import Images
 from ..workflow.plan import DistillationLoss, DistillationTrainingArguments, DistillPlan, GroupReport, TrainingPlan
 from ..workflow.recommend import SKEWED, Recommendation
+from ..workflow.tune import OBJECTIVE, Tuning, seconds_of_tuning, steps_of_trial
 from .tables import duration, number, size
 
 
@@ -141,6 +143,63 @@ def describe_training(plan: TrainingPlan) -> list[str]:
     return lines
 
 
+def describe_search(plan: DistillPlan) -> list[str]:
+    """What `--tune` will do."""
+    if not plan.space or plan.validation is None:
+        return []
+    ends = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in plan.space.items())
+    lines = [
+        f"{plan.choices.tune} short trainings of {steps_of_trial(plan):,} steps or fewer, from the teacher's cached "
+        f"logits ({plan.choices.teacher_cache}), choose {ends}, by {OBJECTIVE}; the test images are not looked "
+        "at. The first has the values above."
+    ]
+    images = plan.validation.labels.bincount(minlength=plan.images.groups.num_classes)
+    missing = int((images == 0).sum())
+    if missing:
+        lines.append(f"{missing} classes have no validation image and no say in it.")
+    return lines
+
+
+def describe_seeds(plan: DistillPlan) -> list[str]:
+    """What `--seeds` will do."""
+    if plan.choices.seeds is None:
+        return []
+    last, cached = plan.args.seed + plan.choices.seeds - 1, plan.choices.teacher_cache is not None
+    what = "initial weights and the order of the images" + ("" if cached else ", and their augmentation")
+    return [
+        f"{plan.args.seed} to {last}: {what}. Means are compared, as the best of several is no match for a single "
+        f"one; the student is kept that is best by {OBJECTIVE}."
+    ]
+
+
+def describe_tuning(tuning: Tuning) -> list[str]:
+    """What was tried, and what was chosen."""
+    chosen = ", ".join(f"{name} {value:.3g}" for name, value in tuning.chosen.items())
+    ends = Counter(trial["state"] for trial in tuning.trials)
+    first, best = tuning.trials[0], tuning.best
+    return [
+        f"{chosen}: trial {best['number']} of {', '.join(f'{count} {state}' for state, count in ends.items())}",
+        f"{tuning.objective}: {best['value']:.1%}, of the first trial {_percent(first['value'])} ({tuning.images:,} "
+        f"images: one standard error is at most {100 * tuning.standard_error:.1f} points)",
+        "to train again with them: --loss_args "
+        + " ".join(f"{name}={value:.4g}" for name, value in tuning.chosen.items()),
+    ]
+
+
+def describe_kept(seeds: Mapping[str, Any]) -> list[str]:
+    """Which student was kept of several, and how good each is."""
+    kept, each = str(seeds["kept"]), seeds["accuracy"]["this student"]
+    values = ", ".join(f"{seed}: {_percent(value)}" for seed, value in seeds["validation"].items())
+    return [
+        f"± over n = {len(each)} seeds. Kept is the student of seed {kept}, by {seeds['chosen_by']} ({values}); "
+        f"it has {_percent(each[kept]['accuracy'])} of all test images."
+    ]
+
+
+def _percent(value: float | None) -> str:
+    return "none" if value is None else f"{value:.1%}"
+
+
 def describe_estimate(
     times: Estimate, without_teacher: Sequence[str], cache_bytes: int | None, views: int
 ) -> list[str]:
@@ -156,6 +215,20 @@ def describe_estimate(
             f"{size(cache_bytes)}, save nothing in this training and {duration(saved)} in each later one; with "
             f"--teacher_cache_views {few}, {size(cache_bytes * few / views)} and {saved_now} in this one.",
         ]
+    return lines
+
+
+def describe_more_time(plan: DistillPlan, times: Estimate) -> list[str]:
+    """What `--tune` and `--seeds` add to it."""
+    lines = []
+    if plan.space:
+        least, most = seconds_of_tuning(plan, times)
+        lines.append(f"before it {duration(least)} to tune, or {duration(most)} if no trial is stopped early")
+    if plan.choices.seeds is not None:
+        asked = plan.choices.teacher_cache is None
+        once = times.training(with_teacher=asked) + len(plan.without_teacher) * times.training(with_teacher=False)
+        whole = plan.choices.seeds * once + (0 if asked else times.asking_the_teacher)
+        lines.append(f"and {duration(whole)} for all {plan.choices.seeds} seeds")
     return lines
 
 

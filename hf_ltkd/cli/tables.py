@@ -22,18 +22,24 @@ def share_table(shares: Mapping[str, Sequence[float]], groups: ClassGroups) -> l
 
 
 def group_table(
-    results: Mapping[str, Mapping[str, float | None]], intervals: Mapping[str, Mapping[str, Interval]] | None = None
+    results: Mapping[str, Mapping[str, float | None]],
+    intervals: Mapping[str, Mapping[str, Interval]] | None = None,
+    deviations: Mapping[str, Mapping[str, float | None]] | None = None,
 ) -> list[str]:
-    """Accuracy in percent, one model a row, with its 95 % interval where it is known."""
+    """Accuracy in percent, one model a row, with its deviation over seeds or its 95 % interval, where it is known."""
     columns = _columns(next(iter(results.values())))
     width = max(14, *(len(name) + 2 for name in results))
-    intervals = intervals or {}
+    intervals, deviations = intervals or {}, deviations or {}
     cells = {
-        name: [_percent(metrics[metric], intervals.get(name, {}).get(metric)) for metric in columns.values()]
+        name: [
+            _percent(metrics[metric], intervals.get(name, {}).get(metric), deviations.get(name, {}).get(metric))
+            for metric in columns.values()
+        ]
         for name, metrics in results.items()
     }
     widths = [2 + max(map(len, column)) for column in zip(columns, *cells.values(), strict=True)]
     title = "accuracy (%), and its 95 % interval" if intervals else "accuracy (%)"
+    title += " or ± the sample deviation" if deviations else ""
     rows = [] if not intervals else [title]
     rows.append(f"{'' if intervals else title:<{width}}" + "".join(map(str.rjust, columns, widths)))
     return rows + [f"{name:<{width}}" + "".join(map(str.rjust, row, widths)) for name, row in cells.items()]
@@ -80,19 +86,21 @@ def class_table(classes: Sequence[Mapping[str, Any]]) -> list[str]:
     return rows
 
 
-def changes(ours: Mapping[str, float | None], differences: Mapping[str, Interval]) -> str:
+def changes(ours: Mapping[str, float | None], differences: Mapping[str, Interval], few: str = "test images") -> str:
     """`+5.1 tail (+1.0 to +9.2); too few test images to tell: head` and so on, in points."""
     known = {name: differences[metric] for name, metric in _columns(ours).items() if differences.get(metric)}
     settled = {name: d for name, d in known.items() if d is not None and (d[1] > 0 or d[2] < 0)}
     told = [f"{100 * d[0]:+.1f} {name} ({100 * d[1]:+.1f} to {100 * d[2]:+.1f})" for name, d in settled.items()]
     open_ = [name for name in known if name not in settled]
-    parts = [", ".join(told)] * bool(told) + [f"too few test images to tell: {', '.join(open_)}"] * bool(open_)
+    parts = [", ".join(told)] * bool(told) + [f"too few {few} to tell: {', '.join(open_)}"] * bool(open_)
     return "; ".join(parts)
 
 
-def _percent(value: float | None, interval: Interval = None) -> str:
+def _percent(value: float | None, interval: Interval = None, deviation: float | None = None) -> str:
     if value is None:
         return "not measured"
+    if deviation is not None:
+        return f"{100 * value:.1f} ± {100 * deviation:.1f}"
     between = "" if interval is None else f" ({100 * interval[0]:.0f}–{100 * interval[1]:.0f})"
     return f"{100 * value:.1f}{between}"
 

@@ -19,9 +19,14 @@ from .describe import (
     describe_estimate,
     describe_evaluation,
     describe_images,
+    describe_kept,
     describe_loss,
+    describe_more_time,
+    describe_search,
+    describe_seeds,
     describe_start,
     describe_training,
+    describe_tuning,
     describe_unseen,
 )
 from .tables import changes, class_table, duration, group_table, score_table, share_table
@@ -80,8 +85,11 @@ def print_plan(plan: DistillPlan, times: Estimate | None = None) -> None:
     say("Student", f"{plan.name}: {student:,} parameters{part}")
     say("Method", f"{plan.choices.loss}: {describe_loss(plan.loss)}", plan.loss_reason)
     say("Training", *describe_training(plan))
+    say("Tuning", *describe_search(plan))
+    say("Seeds", *describe_seeds(plan))
     if times is not None:
-        say("Time", *describe_estimate(times, [*plan.without_teacher], plan.cache_bytes, plan.cache_views))
+        estimated = describe_estimate(times, [*plan.without_teacher], plan.cache_bytes, plan.cache_views)
+        say("Time", *estimated, *describe_more_time(plan, times))
 
 
 def print_teacher_plan(plan: TrainingPlan, times: Estimate | None = None) -> None:
@@ -107,16 +115,22 @@ def print_start(plan: DistillPlan) -> None:
     say("Distilling", f"The student goes to {str(plan.output_dir)!r}.")
     if plan.without_teacher:
         names = " and a ".join(plan.without_teacher)
-        say("Compare", f"Then a {names} (the same network without a teacher), to compare with; not saved.")
+        then = "Beside each" if plan.choices.seeds else "Then"
+        say("Compare", f"{then} a {names} (the same network without a teacher), to compare with; not saved.")
 
 
 def print_comparison(comparison: Comparison) -> None:
     """The student beside the others, and where everything is."""
-    results, folder = comparison.accuracy, str(comparison.output_dir)
-    say("Result", *group_table(results, comparison.intervals))
+    results, folder, seeds = comparison.accuracy, str(comparison.output_dir), comparison.seeds or {}
+    if comparison.tuning is not None:
+        say("Tuning", *describe_tuning(comparison.tuning))
+    say("Result", *group_table(results, comparison.intervals, seeds.get("deviation")))
+    if seeds:
+        say("", *describe_kept(seeds))
     others: dict[str, list[str]] = {}  # by what is said of them
+    few = "seeds and test images" if seeds else "test images"
     for name, differences in comparison.differences.items():
-        others.setdefault(changes(results["this student"], differences), []).append(f"the {name}")
+        others.setdefault(changes(results["this student"], differences, few), []).append(f"the {name}")
     for words, names in others.items():
         say("", f"against {', '.join(names)}: {words}")
     if comparison.caution is not None:

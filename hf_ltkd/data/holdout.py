@@ -19,6 +19,7 @@ from .sources import Source, find_source
 
 
 HOLDOUT_NAME = "holdout.json"
+VALIDATION = "held out to choose on"  # a split of no dataset's own
 RENAMED = {"share": "eval_fraction", "full_counts": "full_class_counts"}  # in files of version 0.1.0
 
 
@@ -152,10 +153,11 @@ def choose(
     group_column: str | None = None,
     min_class_images: int = 1,
     last: np.ndarray | None = None,
+    split: str = "test",
 ) -> tuple[np.ndarray, Holdout]:
     """
     The rows that [`hold_out`] holds out, as a mask. Those of the mask `last`, such as images that are there twice, are
-    held out only where their class has no others left.
+    held out only where their class has no others left. `split` is what errors call them.
     """
     check_number("eval_fraction", eval_fraction, above=0, below=1)
     check_number("seed", seed, 0, whole=True)
@@ -171,8 +173,8 @@ def choose(
         name = feature.names[largest] if isinstance(feature, ClassLabel) else largest
         more = f", or allow more with --eval_fraction {1 / counts[largest] + 0.005:.2f}" if counts[largest] > 1 else ""
         raise ValueError(
-            f"There is no test split, and the largest class, {name!r}, has {counts[largest]} images, too few to hold "
-            f"out {eval_fraction:.0%} of it for evaluation: add images, add a test split{more}."
+            f"There is no {split} split, and the largest class, {name!r}, has {counts[largest]} images, too few to "
+            f"hold out {eval_fraction:.0%} of it for evaluation: add images, add a {split} split{more}."
         )
     order = np.random.default_rng(seed).permutation(len(labels))
     if group_column is None:
@@ -187,7 +189,7 @@ def choose(
         if not held_out.any():
             raise ValueError(
                 f"No {group_column} can be held out: each has more than half of the images of one of its classes. Add "
-                "a test split, or leave out --group_column."
+                f"a {split} split, or leave out --group_column."
             )
     per_class: list[int] = np.bincount(labels[held_out], minlength=num_classes).tolist()
     same = per_class[0] if len(set(per_class)) == 1 else per_class
@@ -266,6 +268,7 @@ def load_or_hold_out(
     *,
     splits: DatasetDict | None = None,
     eval_fraction: float = 0.2,
+    validation: bool = False,
     progress: bool = True,
     check_names: Callable[[list[str], bool], None] | None = None,
     **options: Any,
@@ -278,6 +281,9 @@ def load_or_hold_out(
             taken before `args.imbalance_factor` cuts the rest.
         splits (`datasets.DatasetDict`, *optional*): The splits that `args` names, where they are loaded already.
         eval_fraction (`float`, *optional*, defaults to 0.2): As in [`hold_out`].
+        validation (`bool`, *optional*, defaults to `False`):
+            Whether images to choose on are needed: without a `validation` split beside `test`, they are held out too,
+            in the same way, from the training images that are left.
         progress (`bool`, *optional*, defaults to `True`): Whether there are bars.
         check_names (`Callable`, *optional*):
             Called before any image is opened, with the classes' names, and whether the data names them.
@@ -297,16 +303,19 @@ def load_or_hold_out(
             check_names(class_names(train, args.label_column), named)
         if source.eval_split is None and args.eval_split is None:
             _choose(source.splits["train"], args, eval_fraction)  # raises, if nothing can be held out
+        elif validation and not _has_validation(source.splits, args):
+            _choose(source.splits["train"], args, eval_fraction, split="validation")
     source, report = prepare(args, source=source, progress=progress)
     splits, holdout = source.splits, None
     evaluated = (
         [] if report is None else [report.digests[n] for n in (source.eval_split, "validation") if n and n in splits]
     )
     seen = np.concatenate(evaluated) if evaluated else None
+    left = None if report is None or "train" not in splits else report.digests["train"]
     if "train" in splits and source.eval_split is None and args.eval_split is None:
-        full, digests = splits["train"], None if report is None else report.digests["train"]
+        full, digests = splits["train"], left
         held_out, holdout = _choose(full, args, eval_fraction, None if digests is None else repeated(digests))
-        seen = None if digests is None else digests[held_out]
+        seen, left = (None, None) if digests is None else (digests[held_out], digests[~held_out])
         both = [] if digests is None else shared_rows(digests[held_out], digests[~held_out])
         if both:
             examples = source.places("train", [np.flatnonzero(held_out)[row] for row, _ in both[:4]])
@@ -317,13 +326,30 @@ def load_or_hold_out(
     elif args.group_column is not None and "train" in splits:
         parts = {n: splits[n] for n in ("train", source.eval_split) if n is not None}
         source.said += _groups_in_both(parts, args.group_column)
+    if validation and "train" in splits and not _has_validation(splits, args):
+        train = splits["train"]
+        held_out, chosen = _choose(train, args, eval_fraction, None if left is None else repeated(left), "validation")
+        parts = {VALIDATION: train.select(np.flatnonzero(held_out)), "train": train.select(np.flatnonzero(~held_out))}
+        splits, options["validation_split"] = DatasetDict({**splits, **parts}), VALIDATION
+        if left is not None and seen is not None:
+            seen = np.concatenate([seen, left[held_out]])
+        source.said.append(
+            f"{sum(chosen.class_counts):,} more training images are held out to choose on (there is no validation "
+            f"split), at most {max(chosen.class_counts):,} a class (--eval_fraction), chosen with seed {chosen.seed}"
+        )
     data = load_image_data(args, splits=splits, progress=progress, eval_digests=seen, **options)
     data.sources = source.said + data.sources
     return data, holdout
 
 
+def _has_validation(splits: DatasetDict, args: DataArguments) -> bool:
+    """Whether there are images to choose on beside those that are reported, as [`load_image_data`] sees it."""
+    wanted = {"test", "validation"} <= {*splits} and "test" in PRESETS[args.benchmark].eval_splits
+    return wanted and args.eval_split is None
+
+
 def _choose(
-    train: Dataset, args: DataArguments, eval_fraction: float, last: np.ndarray | None = None
+    train: Dataset, args: DataArguments, eval_fraction: float, last: np.ndarray | None = None, split: str = "test"
 ) -> tuple[np.ndarray, Holdout]:
     return choose(
         train,
@@ -333,6 +359,7 @@ def _choose(
         group_column=args.group_column,
         min_class_images=args.min_class_images or 1,
         last=last,
+        split=split,
     )
 
 

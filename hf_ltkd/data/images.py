@@ -86,6 +86,7 @@ def load_image_data(
     progress: bool = True,
     unlabelled: str | os.PathLike | Dataset | None = None,
     eval_digests: np.ndarray | None = None,
+    validation_split: str | None = None,
 ) -> ImageData:
     """
     Loads, cuts and decodes the images that `args` names; with `crop="resized"` they are decoded later, one by one.
@@ -107,6 +108,7 @@ def load_image_data(
             Images without a class to distil on beside the others: a folder, or a dataset with a column of images. They
             count in no class, no group and no evaluation.
         eval_digests (`np.ndarray`, *optional*): Of the images to evaluate on, which are left out of `unlabelled`.
+        validation_split (`str`, *optional*): The split to choose on; `"validation"` where it is there beside `"test"`.
 
     Raises:
         `ValueError`: if a split or column is missing, a label or the imbalance factor is not valid, `mean` and `std`
@@ -136,8 +138,10 @@ def load_image_data(
         )
     train, test = splits["train"], splits[eval_split]
     evaluations = [test]
-    if eval_split == "test" and "validation" in splits and args.eval_split is None:
-        evaluations.append(splits["validation"])
+    if validation_split is None and eval_split == "test" and "validation" in splits and args.eval_split is None:
+        validation_split = "validation"
+    if validation_split is not None:
+        evaluations.append(splits[validation_split])
     image_column = args.image_column or next((n for n, f in train.features.items() if isinstance(f, Image)), None)
     if image_column is None or image_column not in train.column_names:
         raise ValueError(

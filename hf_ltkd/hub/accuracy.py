@@ -25,18 +25,32 @@ def example_counts(groups: ClassGroups | None, class_examples: Sequence[int] | N
     return dict(zip(metric_names(groups), [*counts, sum(class_examples)], strict=True))
 
 
-def accuracy_rows(groups: ClassGroups | None, results: Results, examples: Mapping[str, int]) -> dict[str, list[str]]:
-    """By model a cell a metric: percent and the 95 % interval, where the number of examples is known."""
-    ours = [*results.values()][-1] if results else {}
+def accuracy_rows(
+    groups: ClassGroups | None, results: Results, examples: Mapping[str, int], deviations: Results | None = None
+) -> dict[str, list[str]]:
+    """
+    By model a cell a metric: percent, and the deviation over seeds where there is one, else the 95 % interval where
+    the number of examples is known.
+    """
+    ours, deviations = [*results.values()][-1] if results else {}, deviations or {}
     return {
-        model: [_cell(metrics, ours, n, examples) for n in metric_names(groups)] for model, metrics in results.items()
+        model: [_cell(metrics, ours, n, examples, deviations.get(model, {})) for n in metric_names(groups)]
+        for model, metrics in results.items()
     }
 
 
-def _cell(metrics: Mapping[str, Any], ours: Mapping[str, Any], name: str, examples: Mapping[str, int]) -> str:
+def _cell(
+    metrics: Mapping[str, Any],
+    ours: Mapping[str, Any],
+    name: str,
+    examples: Mapping[str, int],
+    deviations: Mapping[str, Any],
+) -> str:
     value = metrics.get(name)
     if value is None:
         return "not measured" if ours.get(name) is None else ""
+    if deviations.get(name) is not None:
+        return f"{100 * value:.1f} ± {100 * deviations[name]:.1f}"
     if not examples.get(name):
         return f"{100 * value:.1f}"
     low, high = wilson(round(value * examples[name]), examples[name])
@@ -67,6 +81,7 @@ def sentences_on_changes(
     results: Results,
     examples: Mapping[str, int],
     differences: Mapping[str, Mapping[str, Sequence[float] | None]],
+    seeds: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """
     How the accuracy of the last model differs from that of the others, where the 95 % interval leaves 0 out.
@@ -74,6 +89,7 @@ def sentences_on_changes(
     Args:
         differences (`Mapping`): By other model and metric `[difference, low, high]` on the same images. Without them
             the test sets count as independent, which makes intervals wider.
+        seeds (`Mapping`, *optional*): Where the differences are of means over seeds.
     """
     sentences = []
     name_of = {name: name.removesuffix("_accuracy") for name in metric_names(groups)} | {"accuracy": "all"}
@@ -101,7 +117,9 @@ def sentences_on_changes(
             )
         if open_:
             sentences.append(
-                f"Against the {other}, on {', '.join(open_)} classes the test set is too small to tell a difference."
+                f"Against the {other}, on {', '.join(open_)} classes "
+                + ("seeds and test images are too few" if seeds else "the test set is too small")
+                + " to tell a difference."
             )
         if not found:
             sentences.append(

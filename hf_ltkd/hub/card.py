@@ -30,6 +30,8 @@ from .names import (
     REPORT_NAME,
     RUN_NAME,
     SPLIT_NAME,
+    TUNING_NAME,
+    TUNING_PICTURE,
 )
 from .readme import read_readme, write_readme
 
@@ -65,6 +67,7 @@ def write_model_card(
     other_metrics: Mapping[str, Mapping[str, Any]] | None = None,
     verdict: str | None = None,
     differences: Mapping[str, Mapping[str, Any]] | None = None,
+    seeds: Mapping[str, Any] | None = None,
     language: str | None = None,
     license: str | None = None,
     tags: str | list[str] | None = None,
@@ -77,8 +80,8 @@ def write_model_card(
 
     Everything measured comes from the folder's own files: `distillation.json` and `training_arguments.json` (written
     by [`DistillationTrainer`]), `class_groups.json`, `long_tail.json`, `eval_results.json`, `class_report.json`,
-    `onnx/measurements.json` (of `hf-ltkd export`), `emissions.csv` of codecarbon, the config and the weights. A file
-    that is missing leaves its part out.
+    `tuning.json`, `onnx/measurements.json` (of `hf-ltkd export`), `emissions.csv` of codecarbon, the config and the
+    weights. A file that is missing leaves its part out.
 
     Args:
         folder (`str` or `os.PathLike`): The student's folder.
@@ -99,6 +102,9 @@ def write_model_card(
         differences (`Mapping`, *optional*):
             By other model and by metric `[difference, low, high]`, measured on the same images.
             A difference is stated where the interval leaves 0 out.
+        seeds (`Mapping`, *optional*):
+            Where the folder's student is the best of several on validation images and the other accuracies are means:
+            what `comparison.json` says of them, and this student's `mean` accuracies.
         language, license, tags, tasks, finetuned_from: As in `Trainer.create_model_card`.
 
     Returns:
@@ -125,6 +131,9 @@ def write_model_card(
         **{name: without_prefix(metrics) for name, metrics in (other_metrics or {}).items()},
         ours: student,
     }
+    kept, seeds = student, seeds or {}
+    if seeds:
+        results[ours] = student = {**student, **without_prefix(seeds["mean"])}
     results = {name: metrics for name, metrics in results.items() if "accuracy" in metrics}
     examples = example_counts(groups, run.get("class_examples"))
     _draw(folder, results, groups)
@@ -151,10 +160,10 @@ def write_model_card(
             dataset_args=split_args or None,
             metric_type="accuracy",
             metric_name=one_line(metric.replace("_", " ").capitalize()),
-            metric_value=student[metric],
+            metric_value=kept[metric],
         )
         for metric in (over_all, *of_groups)
-        if datasets and metric in student
+        if datasets and metric in kept
     ]
     emissions = _emissions(folder)
     data = ModelCardData(
@@ -162,7 +171,7 @@ def write_model_card(
         pipeline_tag=task,
         tags=["hf_ltkd", *["knowledge-distillation"] * is_distilled, "long-tailed"],
         datasets=[name for name in map(one_line, _as_list(dataset_tags) or datasets) if is_hub_id(name)] or None,
-        metrics=["accuracy"] if student.get("accuracy") is not None else None,
+        metrics=["accuracy"] if kept.get("accuracy") is not None else None,
         model_name=name,
         eval_results=eval_results or None,
         co2_eq_emissions=emissions and {"emissions": emissions["grams"], "source": "codecarbon"},
@@ -195,7 +204,13 @@ def write_model_card(
         split=escape(one_line(dataset_split)),
         ours=ours,
         groups=groups and _group_rows(groups),
-        results=accuracy_rows(groups, results, examples),
+        results=accuracy_rows(groups, results, examples, seeds.get("deviation", {})),
+        seeds=seeds,
+        kept=dict(
+            zip([*(groups.names if groups else ()), "all"], accuracy_rows(groups, {ours: kept}, {})[ours], strict=True)
+        ),
+        tuning=read_json(folder / TUNING_NAME),
+        tuning_picture=TUNING_PICTURE,
         has_intervals=bool(examples),
         scores=score_rows(results, read_json(folder / REPORT_NAME)),
         counts=groups.class_counts if groups else None,
@@ -204,7 +219,7 @@ def write_model_card(
         pictures=[picture for picture in (*PICTURES, CONFUSION_PICTURE) if (folder / picture).is_file()],
         captions=CAPTIONS,
         verdict=verdict and escape(verdict),
-        changes=[escape(s) for s in sentences_on_changes(groups, results, examples, differences or {})],
+        changes=[escape(s) for s in sentences_on_changes(groups, results, examples, differences or {}, seeds)],
         emissions=emissions,
         onnx=onnx_measurements(folder),
         onnx_files=[name for name in ONNX_FILES[:-1] if (folder / name).is_file()],

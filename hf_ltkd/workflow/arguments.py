@@ -80,6 +80,20 @@ class DistillArguments:
             "help": "A folder of images without a class, to distil on beside the others, without cross-entropy."
         },
     )
+    tune: int | None = field(
+        default=None,
+        metadata={
+            "help": "So many short trainings choose loss weights and temperature on validation images, never on test "
+            "images; needs hf_ltkd[tune]."
+        },
+    )
+    seeds: int | None = field(
+        default=None,
+        metadata={
+            "help": "Train so many students of each kind, with the seeds from --seed on: mean and deviation are said, "
+            "and the student that does best on validation images is kept."
+        },
+    )
 
     def __post_init__(self):
         if self.unlabelled is not None and self.loss in ("ce", "dkd"):
@@ -100,7 +114,12 @@ class DistillArguments:
                 "classifier, or train one first: hf-ltkd train-teacher --data FOLDER --output_dir teacher"
             )
         _check_whole(self, "num_groups", "teacher_cache_views")
-        if self.teacher_cache is None and (self.teacher_cache_views or self.teacher_cache_dtype != "float32"):
+        _check_whole(self, "tune", "seeds", least=2)
+        if (
+            self.teacher_cache is None
+            and self.tune is None
+            and (self.teacher_cache_views or self.teacher_cache_dtype != "float32")
+        ):
             raise ValueError("--teacher_cache_views and --teacher_cache_dtype need a --teacher_cache FOLDER.")
         if self.pair is not None and len(self.pair) != 2:
             raise ValueError(f"--pair {' '.join(self.pair)} must be two names, the teacher's and the student's.")
@@ -303,13 +322,13 @@ class SourceArguments:
             )
 
 
-def _check_whole(arguments: Any, *names: str) -> None:
-    """Raises `ValueError` if a field that was given is no whole number of 1 or more."""
+def _check_whole(arguments: Any, *names: str, least: int = 1) -> None:
+    """Raises `ValueError` if a field that was given is no whole number of `least` or more."""
     from ..utils import check_number  # here: it imports torch, which the help does without
 
     for name in names:
         if getattr(arguments, name) is not None:
-            check_number(name, getattr(arguments, name), 1, whole=True)
+            check_number(name, getattr(arguments, name), least, whole=True)
 
 
 OLD_NAMES = {"eval_share": "eval_fraction", "recipe": "preset"}

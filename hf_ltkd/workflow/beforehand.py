@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from ..losses import DistillationLoss
 from ..models import create_model
 from ..trainer.checks import broken_tensors
 from ..utils import listed
+from .arguments import DistillArguments
 from .inputs import Model, is_pretrained, load_classifier, model_name
-from .recommend import Recommendation, recommend_training, training_arguments
+from .recommend import SPACES, Recommendation, recommend_training, training_arguments
 
 
 def check_training(given: Mapping[str, Any], model: Model, recommend: bool) -> None:
@@ -74,7 +76,44 @@ def check_cached(loss: DistillationLoss, training: Mapping[str, Any]) -> None:
         )
     for name in ("eval_with_teacher", "overlap_teacher"):
         if training.get(name):
-            raise ValueError(f"--{name} needs the teacher itself, not its cached logits: leave --teacher_cache out.")
+            raise ValueError(
+                f"--{name} needs the teacher itself, not its cached logits: leave --teacher_cache and --tune out."
+            )
+
+
+def check_search(
+    choices: DistillArguments, given: Mapping[str, Any], training: Mapping[str, Any]
+) -> dict[str, tuple[float, float]]:
+    """
+    What `--tune` will choose: the arguments in `SPACES` that are not `given`, with their ends.
+
+    Raises:
+        `ValueError`: if there is nothing to choose, or `--tune` or `--seeds` does not go with something else.
+    """
+    if choices.seeds is not None and training.get("resume_from_checkpoint"):
+        raise ValueError(
+            "--resume_from_checkpoint does not go with --seeds, whose command goes on by itself when it is given "
+            "again: leave it out."
+        )
+    if choices.tune is None:
+        return {}
+    if choices.loss not in SPACES:
+        raise ValueError(
+            f"--tune has nothing to choose for --loss {choices.loss}: it chooses weights and temperature of "
+            f"{', '.join(SPACES)}, which compare cached logits."
+        )
+    space = {name: ends for name, ends in SPACES[choices.loss].items() if name not in given}
+    if not space:
+        names = ", ".join(SPACES[choices.loss])
+        raise ValueError(f"--loss_args sets all that --tune would choose ({names}): leave one of them out.")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError(
+            "--tune runs in one process, which is where a trial is stopped early: run it without torchrun, and give "
+            "what it chooses to --loss_args."
+        )
+    if find_spec("optuna") is None:
+        raise ValueError('--tune needs optuna, which is not installed here: pip install "hf_ltkd[tune]"')
+    return space
 
 
 def check_weights(model: PreTrainedModel, role: str) -> None:
@@ -128,3 +167,40 @@ def check_apart(flag: str, path: str | os.PathLike, others: Mapping[str, Any]) -
     if above.is_file() or not os.access(above, os.W_OK):
         what = "is a file" if above.is_file() else "cannot be written to"
         raise ValueError(f"--{flag} {str(path)!r}: {str(above)!r} {what}; choose another place.")
+
+
+def prepare_folder(training: dict[str, Any], output_dir: str, read: Mapping[str, Any]) -> None:
+    """
+    Looks at the folder of a training, and makes a bool of `resume_from_checkpoint`, which may be a word.
+
+    Raises:
+        `ValueError`: if a model or a training is there already that would be overwritten, or what is read.
+    """
+    resume = training.get("resume_from_checkpoint")
+    if str(resume).lower() in ("true", "false"):  # from the command line it comes as a word
+        resume = training["resume_from_checkpoint"] = str(resume).lower() == "true"
+    folder = training.setdefault("output_dir", output_dir)
+    if not isinstance(folder, str | os.PathLike):
+        raise ValueError(f"output_dir={folder!r} is not valid: it must be the path of a folder.")
+    check_apart("output_dir", folder, read)
+    if training.get("hub_model_id") is not None:
+        check_hub_id("hub_model_id", training["hub_model_id"])
+    check_free(Path(folder), resume)
+    candidates = Path(folder).glob("checkpoint-*") if resume is True else [Path(resume or folder)]
+    if resume and not any(path.is_dir() for path in candidates):
+        raise ValueError(
+            f"resume_from_checkpoint={resume} finds nothing: there is no checkpoint in {str(folder)!r}, nor a folder "
+            "of that name; leave it out to start anew."
+        )
+
+
+def check_free(folder: Path, resume: Any) -> None:
+    """
+    Raises:
+        `ValueError`: if a folder holds a model or a training already, and `resume` does not say to go on with it.
+    """
+    if not resume and ((folder / "config.json").exists() or any(folder.glob("checkpoint-*"))):
+        raise ValueError(
+            f"{str(folder)!r} holds a model or an unfinished training already: choose another --output_dir, go on "
+            "with --resume_from_checkpoint true, or remove the folder."
+        )

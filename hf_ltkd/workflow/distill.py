@@ -2,26 +2,30 @@
 
 import copy
 import logging
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from transformers import PreTrainedModel
-
 from ..analysis.bias import group_report
+from ..hub.card import write_model_card
 from ..hub.describe import hub_id
 from ..hub.names import BIAS_PICTURE
 from ..teacher.cache import TeacherCache
 from ..teacher.live import networks_of
-from ..trainer.trainer import DistillationTrainer
 from .adjust import adjusted
 from .inputs import Model
-from .outputs import Comparison, Scores, draw_bias, evaluate_trained, name_dataset, train_and_save
-from .plan import PLAIN, DistillPlan, make_plan
+from .outputs import Comparison, Scores, draw_bias, name_dataset, train_and_save, train_without_teacher
+from .plan import DistillPlan, make_plan
 from .push import push
 from .recommend import is_skewed
 from .report import scores_beside
+from .seeds import OURS, Students, differences, mean_of, train_seeds
+from .tune import tune, with_arguments
 
 
 logger = logging.getLogger(__name__)
+Rows = dict[str, dict[int | None, Scores]]  # by model and seed; without several seeds there is none to tell
 
 
 def distill(
@@ -39,7 +43,8 @@ def distill(
         data (`str`, `os.PathLike` or `datasets.DatasetDict`):
             A folder of images, a benchmark's name, a dataset of the Hub, or one in memory. Where there is no test
             split, one is held out.
-        settings: Any field of `DistillArguments` (`loss`, `loss_args={"alpha": 1}`, `push`, ...), `SourceArguments`
+        settings: Any field of `DistillArguments` (`loss`, `loss_args={"alpha": 1}`, `push`, `tune=20` trials that
+            choose the loss's weights, `seeds=3` students, of which the best is kept, ...), `SourceArguments`
             (`eval_fraction`), `ModelArguments` (`trust_remote_code`), `TrainingChoices` (`recommend`), `DataArguments`
             and [`DistillationTrainingArguments`] (`output_dir`, `num_train_epochs`, ...). What is not set is
             recommended.
@@ -73,7 +78,6 @@ def run(plan: DistillPlan) -> Comparison:
 
 def _run(plan: DistillPlan) -> Comparison:
     choices, images, groups = plan.choices, plan.images, plan.images.groups
-    students = {name: copy.deepcopy(plan.network) for name in plan.without_teacher}  # the same initial weights
     teacher: Any = plan.teacher
     if choices.teacher_cache is not None and plan.loss.needs_teacher:
         teacher = TeacherCache.build(
@@ -85,57 +89,74 @@ def _run(plan: DistillPlan) -> Comparison:
             batch_size=plan.args.per_device_train_batch_size,
             num_workers=plan.args.dataloader_num_workers,
         )
-    trainer = plan.trainer(plan.network, plan.loss, teacher)
-    ours = {"this student": train_and_save(trainer, plan)}
-    found: dict[str, Scores] = {}
+    tuning = None
+    if plan.space:
+        tuning = tune(plan, teacher)
+        plan = replace(plan, loss=with_arguments(plan, **tuning.chosen))
+    found: Rows = {}
     if plan.bias is not None:
-        found["teacher"] = plan.bias.accuracy, plan.bias.answers  # type: ignore[assignment]
+        found["teacher"] = {None: (plan.bias.accuracy, plan.bias.answers)}  # type: ignore[dict-item]
     if plan.teacher is not None and is_skewed(images.data.split.class_counts):
         with adjusted(plan.teacher, images.data.split.class_counts):
             batch_size = plan.args.per_device_eval_batch_size
             report = group_report(plan.teacher, images.data.test, groups, batch_size=batch_size)
-        found["adjusted teacher"] = report.accuracy, report.answers  # type: ignore[assignment]
-    if trainer.is_world_process_zero() and plan.teacher is not None:
-        draw_bias(plan.teacher, images, plan.output_dir / BIAS_PICTURE)
-    comparison = _compare(plan, trainer, found | ours)  # what follows may fail
-    for name, student in students.items():
+        found["adjusted teacher"] = {None: (report.accuracy, report.answers)}  # type: ignore[dict-item]
+    if choices.seeds is not None:
+        students = train_seeds(plan, teacher)
+        _draw_bias(plan)
+        write_card = partial(write_model_card, plan.output_dir, repo_id=plan.args.hub_model_id)
+        found |= {model: students.scores[model] for model in [*students.scores][1:] + [OURS]}  # this one is the last
+        comparison = _compare(plan, found, write_card, students)
+        comparison.tuning = tuning
+        return comparison
+    students_without = {name: copy.deepcopy(plan.network) for name in plan.without_teacher}  # the same initial weights
+    trainer = plan.trainer(plan.network, plan.loss, teacher)
+    ours = {OURS: {None: train_and_save(trainer, plan)}}
+    _draw_bias(plan)
+    comparison = _compare(plan, found | ours, trainer.create_model_card)  # what follows may fail
+    for name, student in students_without.items():
         try:
-            found |= train_without_teacher(plan, name, student)
+            alone = train_without_teacher(plan, name, student)
+            found |= {model: {None: scores} for model, scores in alone.items()}
         except FloatingPointError as error:
             if plan.args.world_size > 1:
                 raise  # the other processes wait for this one in a step that it has left
             logger.warning("The %s is left out of the comparison: %s", name, error)
-    if students:
-        comparison = _compare(plan, trainer, found | ours)
+    if students_without:
+        comparison = _compare(plan, found | ours, trainer.create_model_card)
+    comparison.tuning = tuning
     return comparison
 
 
-def _compare(plan: DistillPlan, trainer: DistillationTrainer, found: dict[str, Scores]) -> Comparison:
+def _draw_bias(plan: DistillPlan) -> None:
+    if plan.args.process_index == 0 and plan.teacher is not None:
+        draw_bias(plan.teacher, plan.images, plan.output_dir / BIAS_PICTURE)
+
+
+def _compare(
+    plan: DistillPlan, found: Rows, write_card: Callable[..., Any], students: Students | None = None
+) -> Comparison:
     """The comparison of all that was found, written, with its card."""
-    images, groups, our_answers = plan.images, plan.images.groups, found["this student"][1]
-    accuracy = {name: scores[0] for name, scores in found.items()}
-    answers = {name: scores[1] for name, scores in found.items()}
+    images, groups, ours = plan.images, plan.images.groups, found[OURS]
+    kept = ours[students.kept if students else None][1]
     shares = None if plan.bias is None else dict(zip(images.groups.names, plan.bias.probability, strict=True))
     comparison = Comparison(
         dataset=name_dataset(images.data),
         dataset_split="test" if images.holdout is None else "held-out training images",
         teacher_name=_hub_ids(plan.teacher),
         teacher_probability=shares,
-        accuracy=accuracy,
-        scores={model: scores_beside(given, groups) for model, given in answers.items()},
-        intervals={model: given.intervals(groups) for model, given in answers.items()},
-        differences={
-            model: our_answers.differences(given, groups)
-            for model, given in answers.items()
-            if given is not our_answers
-        },
-        caution=our_answers.describe("This model") if our_answers.at_chance else None,
-        classes=our_answers.class_report(groups, images.data.class_names),
+        accuracy={model: mean_of([accuracy for accuracy, _ in rows.values()]) for model, rows in found.items()},
+        scores={model: mean_of([scores_beside(a, groups) for _, a in rows.values()]) for model, rows in found.items()},
+        intervals={model: scores[None][1].intervals(groups) for model, scores in found.items() if None in scores},
+        differences={model: differences(ours, scores, groups) for model, scores in found.items() if model != OURS},
+        caution=kept.describe("This model") if kept.at_chance else None,
+        seeds=students and students.describe(),
+        classes=kept.class_report(groups, images.data.class_names),
         output_dir=plan.output_dir,
     )
-    if trainer.is_world_process_zero():
+    if plan.args.process_index == 0:
         comparison.save_pretrained(plan.output_dir)
-    trainer.create_model_card(**comparison.card_arguments())
+        write_card(**comparison.card_arguments())
     return comparison
 
 
@@ -143,19 +164,6 @@ def _hub_ids(teacher: PreTrainedModel | None) -> str | None:
     """Where the teacher, or each of several, was loaded from on the Hub."""
     ids = [hub_id(one) if isinstance(one, PreTrainedModel) else None for one in networks_of(teacher)]
     return " and ".join(map(str, ids)) if ids and all(ids) else None
-
-
-def train_without_teacher(plan: DistillPlan, name: str, student: PreTrainedModel) -> dict[str, Scores]:
-    """The scores of the same student without a teacher, of a plain one adjusted too; nothing is written."""
-    nothing: Any = {"save_strategy": "no", "push_to_hub": False, "load_best_model_at_end": False}
-    nothing["early_stopping_patience"] = None  # it has no best checkpoint to go back to
-    trainer = plan.trainer(student, plan.without_teacher[name], **nothing)
-    trainer.train()
-    found, counts = {name: evaluate_trained(trainer, plan.images)}, plan.images.data.split.class_counts
-    if name == PLAIN and is_skewed(counts):
-        with adjusted(trainer.model, counts):  # type: ignore[arg-type]
-            found[f"adjusted {name}"] = evaluate_trained(trainer, plan.images)
-    return found
 
 
 def publish(plan: DistillPlan) -> str | None:

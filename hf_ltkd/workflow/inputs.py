@@ -181,6 +181,7 @@ def load_images(
     num_groups: int | None = None,
     unlabelled: Any = None,
     match_labels: bool = False,
+    validation: bool = False,
     trust_remote_code: bool = False,
 ) -> Images:
     """
@@ -199,6 +200,7 @@ def load_images(
         unlabelled (`str` or `datasets.Dataset`, *optional*): Images without a class, as [`load_image_data`] takes.
         match_labels (`bool`, *optional*, defaults to `False`):
             Whether `model` may have more classes than the data, or another order.
+        validation (`bool`, *optional*, defaults to `False`): Whether images to choose on are needed.
         trust_remote_code (`bool`, *optional*, defaults to `False`): Whether code may be run that models come with.
 
     Raises:
@@ -232,6 +234,7 @@ def load_images(
             args,
             splits=splits,
             eval_fraction=source.eval_fraction,
+            validation=validation,
             processor=pixels,
             teacher_processor=teacher_pixels,
             seed=seed,

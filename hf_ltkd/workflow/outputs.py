@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from ..analysis.bias import teacher_group_mass
 from ..analysis.plots import plot_teacher_bias
@@ -19,9 +20,12 @@ from ..metrics.answers import Answers, is_settled
 from ..trainer.trainer import DistillationTrainer
 from ..utils import load_json, write_json
 from .adapters import merge_adapters
+from .adjust import adjusted
 from .inputs import Images
-from .plan import BALANCED, PLAIN, TrainingPlan
+from .plan import BALANCED, PLAIN, DistillPlan, TrainingPlan
+from .recommend import is_skewed
 from .report import write_report
+from .tune import Tuning
 
 
 Scores = tuple[dict[str, float | None], Answers]  # accuracies and answers
@@ -53,7 +57,11 @@ class Comparison:
             `[low, high]`.
         differences (`dict`): By other model how far this student's accuracies are above its own, on the same images:
             `[difference, low, high]` with the 95 % interval.
+        seeds (`dict`, *optional*): Where several students of each kind were trained, so that `accuracy` has their
+            means and `differences` holds for these: the seed that is `kept`, what it was `chosen_by` and the value of
+            each seed in that (`validation`); by model `accuracy`, that of each seed, and `deviation`, the sample one.
         caution (`str`, *optional*): That this model (the student) may know nothing, where its accuracy is at chance.
+        tuning ([`Tuning`], *optional*): What `--tune` tried and chose; not a part of the file, but of `tuning.json`.
         classes (`list[dict]`): This student's precision, recall, F1 and support by class; not a part of the file, but
             of `class_report.json`.
         output_dir (`Path`): Where the student is; not a part of the file.
@@ -69,13 +77,15 @@ class Comparison:
     intervals: dict[str, dict[str, list[float] | None]] = field(default_factory=dict)
     differences: dict[str, dict[str, list[float] | None]] = field(default_factory=dict)
     caution: str | None = None
+    seeds: dict[str, Any] | None = None
+    tuning: Tuning | None = None
     classes: list[dict[str, Any]] = field(default_factory=list)
     output_dir: Path
     pushed: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """What `comparison.json` holds."""
-        names = [f.name for f in fields(self) if f.name not in ("classes", "output_dir", "pushed")]
+        names = [f.name for f in fields(self) if f.name not in ("tuning", "classes", "output_dir", "pushed")]
         return {name: getattr(self, name) for name in names}
 
     def save_pretrained(self, directory: str | os.PathLike) -> None:
@@ -105,6 +115,7 @@ class Comparison:
             "other_metrics": {name: values for name, values in metrics.items() if name != "this student"},
             "verdict": " ".join(filter(None, (self.caution, self.verdict()))) or None,
             "differences": self.differences,
+            "seeds": self.seeds and {**self.seeds, "mean": self.accuracy["this student"]},
         }
 
     def better_without_teacher(self) -> str | None:
@@ -131,7 +142,8 @@ class Comparison:
         if better is None:
             return None
         settled = better not in self.differences or is_settled(self.differences[better]["accuracy"])
-        unsettled = "" if settled else ", which so few images do not settle"
+        few = "images and seeds" if self.seeds else "images"
+        unsettled = "" if settled else f", which so few {few} do not settle"
         (now, groups), (instead, their_groups) = self._means("this student"), self._means(better)
         what = "Distilling did not pay" if "teacher" in self.accuracy else "Another student does better"
         return (
@@ -169,6 +181,19 @@ def train_and_save(trainer: DistillationTrainer, plan: TrainingPlan) -> tuple[di
     return accuracy, answers
 
 
+def train_without_teacher(plan: DistillPlan, name: str, student: PreTrainedModel) -> dict[str, Scores]:
+    """The scores of the same student without a teacher, of a plain one adjusted too; nothing is written."""
+    nothing: Any = {"save_strategy": "no", "push_to_hub": False, "load_best_model_at_end": False}
+    nothing["early_stopping_patience"] = None  # it has no best checkpoint to go back to
+    trainer = plan.trainer(student, plan.without_teacher[name], **nothing)
+    trainer.train()
+    found, counts = {name: evaluate_trained(trainer, plan.images)}, plan.images.data.split.class_counts
+    if name == PLAIN and is_skewed(counts):
+        with adjusted(trainer.model, counts):  # type: ignore[arg-type]
+            found[f"adjusted {name}"] = evaluate_trained(trainer, plan.images)
+    return found
+
+
 def evaluate_trained(
     trainer: DistillationTrainer, images: Images, save: bool = False
 ) -> tuple[dict[str, float | None], Answers]:
@@ -185,6 +210,12 @@ def accuracies(metrics: Mapping[str, float], groups: ClassGroups) -> dict[str, f
     return {
         name: metrics.get(f"eval_{name}") for name in ("accuracy", *(f"{group}_accuracy" for group in groups.names))
     }
+
+
+def accuracies_of(answers: Answers, groups: ClassGroups) -> dict[str, float | None]:
+    """The same of answers."""
+    correct = {name: answers.correct[mask] for name, mask in answers.masks(groups).items()}
+    return {name: float(right.mean()) if len(right) else None for name, right in correct.items()}
 
 
 def draw_bias(

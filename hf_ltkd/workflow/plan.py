@@ -39,7 +39,17 @@ from .arguments import (
     TrainTeacherArguments,
     split_settings,
 )
-from .beforehand import check_apart, check_cached, check_hub_id, check_network, check_training, check_weights
+from .beforehand import (
+    check_apart,
+    check_cached,
+    check_free,
+    check_hub_id,
+    check_network,
+    check_search,
+    check_training,
+    check_weights,
+    prepare_folder,
+)
 from .inputs import (
     Images,
     Model,
@@ -116,7 +126,7 @@ class TrainingPlan:
                 "wait for it, or choose another --output_dir."
             ) from error
         with lock:
-            _check_free(self.output_dir, self.args.resume_from_checkpoint)
+            check_free(self.output_dir, self.args.resume_from_checkpoint)
             file.write_text(f"process {os.getpid()} on {platform.node()} since {datetime.now():%Y-%m-%d %H:%M}")
             for path in (p for pattern in ("*.tmp", "_push-*") for p in self.output_dir.glob(pattern)):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -163,12 +173,16 @@ class DistillPlan(TrainingPlan):
         teacher (`PreTrainedModel`, *optional*): The teacher, on the training's device.
         bias ([`GroupReport`], *optional*): Its answers to the evaluation images.
         unseen (`bool`): Whether the teacher is known to be trained without the images that are held out.
+        space (`dict[str, tuple[float, float]]`): The loss's arguments that `--tune` chooses, and their ends.
+        trust_remote_code (`bool`): Whether the student's own code may be run.
     """
 
     choices: DistillArguments
     teacher: PreTrainedModel | None
     bias: GroupReport | None
     unseen: bool
+    space: dict[str, tuple[float, float]]
+    trust_remote_code: bool
 
     @property
     def without_teacher(self) -> dict[str, CrossEntropyLoss]:
@@ -215,7 +229,10 @@ def make_plan(**settings: Any) -> DistillPlan:
     loss_args = _loss_arguments(choices.loss_args)
     first_loss = new_loss(choices, ClassGroups.from_counts([1, 1], 1), loss_args, image_fields.get("benchmark"))
     read = {"data": name_data(where, image_fields)[1].get("data_dir"), "teacher": choices.teachers}
-    _prepare(training, "student", {**read, "student": choices.student})
+    prepare_folder(training, "student", {**read, "student": choices.student})
+    space = check_search(choices, loss_args, training)
+    if space and choices.teacher_cache is None:
+        choices.teacher_cache = str(Path(training["output_dir"]) / "teacher_cache")
     if choices.teacher_cache is not None:
         check_apart("teacher_cache", choices.teacher_cache, read)
         check_cached(first_loss, training)
@@ -238,6 +255,7 @@ def make_plan(**settings: Any) -> DistillPlan:
         num_groups=choices.num_groups,
         unlabelled=choices.unlabelled,
         match_labels=choices.match_labels,
+        validation=bool(choices.tune or choices.seeds),
         **trust,
     )
     teacher, matched = fit_teachers(teachers, images.data, choices.match_labels, choices.teacher_weights)
@@ -277,6 +295,8 @@ def make_plan(**settings: Any) -> DistillPlan:
         bias=bias,
         unseen=bool(teachers) and all(_is_split_of(model_name(model), images.holdout) for model in teachers),
         loss_reason=loss_reason,
+        space=space,
+        **{"trust_remote_code": False, **trust},
     )
 
 
@@ -301,7 +321,7 @@ def plan_teacher(**settings: Any) -> TrainingPlan:
     if chosen.ce is not None and loss_args.setdefault("ce", chosen.ce) != chosen.ce:
         raise ValueError(f"--ce {chosen.ce} and --loss_args ce={loss_args['ce']} are two: give one of them.")
     create_loss("ce", ClassGroups.from_counts([1, 1], 1), **loss_args)
-    _prepare(training, "teacher", {"data": name_data(where, image_fields)[1].get("data_dir"), "model": model})
+    prepare_folder(training, "teacher", {"data": name_data(where, image_fields)[1].get("data_dir"), "model": model})
     check_training(training, model, recommend)
     check_network("model", model, image_fields.get("image_size"), **trust)
     images = load_images(where, image_fields, model, seed=training.get("seed", 42), **trust)
@@ -330,37 +350,6 @@ def new_loss(
     dataset = (benchmark or "cifar100_lt").removesuffix("_lt")
     pair: Any = choices.pair and tuple(choices.pair)
     return create_loss(choices.loss, groups, pair=pair, dataset=dataset, **loss_args)
-
-
-def _prepare(training: dict[str, Any], output_dir: str, read: Mapping[str, Any]) -> None:
-    """
-    Raises:
-        `ValueError`: if a model or a training is there already that would be overwritten, or what is read.
-    """
-    resume = training.get("resume_from_checkpoint")
-    if str(resume).lower() in ("true", "false"):  # from the command line it comes as a word
-        resume = training["resume_from_checkpoint"] = str(resume).lower() == "true"
-    folder = training.setdefault("output_dir", output_dir)
-    if not isinstance(folder, str | os.PathLike):
-        raise ValueError(f"output_dir={folder!r} is not valid: it must be the path of a folder.")
-    check_apart("output_dir", folder, read)
-    if training.get("hub_model_id") is not None:
-        check_hub_id("hub_model_id", training["hub_model_id"])
-    _check_free(Path(folder), resume)
-    candidates = Path(folder).glob("checkpoint-*") if resume is True else [Path(resume or folder)]
-    if resume and not any(path.is_dir() for path in candidates):
-        raise ValueError(
-            f"resume_from_checkpoint={resume} finds nothing: there is no checkpoint in {str(folder)!r}, nor a folder "
-            "of that name; leave it out to start anew."
-        )
-
-
-def _check_free(folder: Path, resume: Any) -> None:
-    if not resume and ((folder / "config.json").exists() or any(folder.glob("checkpoint-*"))):
-        raise ValueError(
-            f"{str(folder)!r} holds a model or an unfinished training already: choose another --output_dir, go on "
-            "with --resume_from_checkpoint true, or remove the folder."
-        )
 
 
 def _training(

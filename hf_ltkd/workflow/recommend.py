@@ -17,6 +17,17 @@ from ..trainer.training_args import DistillationTrainingArguments
 
 FEW_CLASSES = 31  # below, more than three groups were never tried
 SKEWED = 2  # largest to smallest class, from which on there is a tail
+WEIGHT, TEMPERATURE = (0.1, 10.0), (1.0, 8.0)
+# What --tune chooses, by loss: arguments and the ends between which they are tried, evenly in their logarithm.
+SPACES: dict[str, dict[str, tuple[float, float]]] = {
+    "ltkd": {"alpha": WEIGHT, "beta": WEIGHT, "temperature": TEMPERATURE},
+    "kd": {"kd_weight": WEIGHT, "temperature": TEMPERATURE},
+    "dkd": {"alpha": WEIGHT, "beta": WEIGHT, "temperature": TEMPERATURE},
+    "dist": {"beta": WEIGHT, "gamma": WEIGHT, "temperature": TEMPERATURE},
+    "bkd": {"bkd_weight": WEIGHT, "temperature": TEMPERATURE},
+    "gkl": {"alpha": WEIGHT, "beta": (1.0, 32.0), "temperature": TEMPERATURE},
+    "wttm": {"wttm_weight": (0.5, 50.0), "gamma": (0.05, 1.0)},
+}
 
 
 @dataclass(frozen=True)

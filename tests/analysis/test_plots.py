@@ -7,7 +7,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from hf_ltkd import ClassGroups
-from hf_ltkd.analysis.plots import plot_class_accuracy, plot_group_accuracy, plot_sensitivity, plot_teacher_bias
+from hf_ltkd.analysis.plots import (
+    plot_class_accuracy,
+    plot_group_accuracy,
+    plot_sensitivity,
+    plot_teacher_bias,
+    plot_tuning,
+)
 
 
 GROUPS = ClassGroups([0, 1, 2], names=["many", "some", "few"])
@@ -96,6 +102,20 @@ def test_class_accuracy(axes, tmp_path):
     assert legend == ["teacher", "_student"]
     with pytest.raises(ValueError, match="'x' has the accuracy of 2 classes, the groups are of 4"):
         plot_class_accuracy({"x": [0.1, 0.2]}, groups, path)
+
+
+def test_tuning_shows_the_chosen_trial_and_the_first(axes, tmp_path):
+    curves = [[[1, 0.2], [2, 0.3], [3, 0.4]], [[1, 0.1]], [[1, 0.3], [2, 0.5], [3, 0.6]], []]
+    trials = [{"number": n, "arguments": {"alpha": n + 1, "beta": 1}, "curve": c} for n, c in enumerate(curves)]
+    plot_tuning(trials, {"alpha": [0.1, 10], "beta": [0.1, 10]}, 2, tmp_path / "tuning.png")
+    check_file(tmp_path / "tuning.png")
+    lines, ends, _ = (panel.get_lines() for panel in axes)
+    named = {line.get_label(): line for line in lines if not line.get_label().startswith("_")}
+    assert named["chosen"].get_xdata().tolist() == [1, 2, 3] and named["first"].get_ydata() == pytest.approx(
+        [20, 30, 40]
+    )
+    assert [point.get_xdata()[0] for point in ends] == [1, 2, 3]  # of a trial without an evaluation there is none
+    assert [point.get_markerfacecolor() == "white" for point in ends] == [False, True, False]
 
 
 def sensitivity(points):

@@ -219,6 +219,53 @@ def test_cut_after_the_split(tmp_path):
     assert data.split.class_counts == [16, 10, 6] and np.bincount(data.test.labels).tolist() == [4, 4, 4]
 
 
+def pixels_of(images) -> set[bytes]:
+    return {image["pixel_values"].numpy().tobytes() for image in images}
+
+
+@pytest.mark.parametrize("has_test", [False, True])
+@pytest.mark.parametrize("column", [None, "track"])
+def test_images_to_choose_on_are_held_out_too(tmp_path, has_test, column):
+    """Nothing twice, the same of each class, and no track on two sides; the test images are those of before."""
+    root = tmp_path / "photos"
+    write_images(root / "train")
+    paths = sorted(path.relative_to(root) for path in (root / "train").rglob("*.png"))
+    rows = ["file_name,label,track", *(f"{p},{p.parent.name},{p.parent.name}{int(p.stem) // 2}" for p in paths)]
+    if has_test:
+        write_images(root / "test", {"bird": 3, "cat": 3, "dog": 3}, seed=1)
+        rows += [f"test/{n}/00{i}.png,{n},test{n}" for n in COUNTS for i in range(3)]
+    if column is not None:
+        (root / "metadata.csv").write_text("\n".join(rows) + "\n")
+    args = DataArguments(data_dir=str(root), image_size=8, augment="none", group_column=column)
+    before, _ = load_or_hold_out(args, eval_fraction=0.3, progress=False)
+    data, holdout = load_or_hold_out(args, eval_fraction=0.3, validation=True, progress=False)
+    parts = [pixels_of(part) for part in (data.train, data.validation, data.test)]
+    assert before.validation is None and parts[2] == pixels_of(before.test) and (holdout is None) == has_test
+    assert len(set.union(*parts)) == sum(map(len, parts)) and parts[0] | parts[1] == pixels_of(before.train)
+    counts = np.bincount(data.validation.labels)
+    assert counts.min() >= 1 and (column or len({*counts}) == 1)
+    assert any("more training images are held out to choose on" in line for line in data.sources)
+
+
+def test_a_validation_split_of_its_own_is_chosen_on(tmp_path):
+    """Beside a test split; one that is reported itself, or left out by --eval_split, is none."""
+    for seed, name in enumerate(("train", "validation", "test")):
+        write_images(tmp_path / name, seed=seed)
+    args = DataArguments(data_dir=str(tmp_path), image_size=8)
+    data, _ = load_or_hold_out(args, validation=True, progress=False)
+    assert len(data.train) == len(data.validation) == 71
+    args = DataArguments(data_dir=str(tmp_path), image_size=8, eval_split="validation")
+    data, _ = load_or_hold_out(args, validation=True, progress=False)
+    assert (len(data.train), len(data.validation), len(data.test)) == (65, 6, 71)
+
+
+def test_no_class_is_large_enough_to_choose_on(tmp_path):
+    write_images(tmp_path / "train", {"a": 2, "b": 2})
+    write_images(tmp_path / "test", {"a": 2, "b": 2}, seed=1)
+    with pytest.raises(ValueError, match="There is no validation split, and the largest class, 'a', has 2 images"):
+        load_or_hold_out(DataArguments(data_dir=str(tmp_path), image_size=8), validation=True, progress=False)
+
+
 def test_a_split_of_its_own_is_taken(tmp_path):
     write_images(tmp_path / "train")
     write_images(tmp_path / "test", {"bird": 3, "cat": 3, "dog": 3}, seed=1)
