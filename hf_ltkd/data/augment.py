@@ -267,5 +267,5 @@ def numbers_of(name: str, values: Any) -> list[float]:
     except (TypeError, ValueError):
         numbers = [math.nan]
     if not all(map(math.isfinite, numbers)):
-        raise ValueError(f"{name}={values!r} is not valid: it must be a list of finite numbers, one per channel.")
+        raise ValueError(f"{name}={values!r} is not valid: it must be a list of finite numbers.")
     return numbers
