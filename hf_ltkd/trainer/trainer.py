@@ -14,7 +14,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from ..losses.base import DistillationLoss, cross_entropy_of_each
 from ..losses.checks import UNLABELLED, is_example, is_labelled, logits_of, select_valid
-from ..metrics import group_accuracy
+from ..metrics import group_accuracy, mean_iou
 from ..teacher.cache import CachedTeacherDataset, TeacherCache
 from ..teacher.live import ask_teacher, hand_over, load_teacher, place_teacher
 from ..utils import listed, student_inputs, teacher_inputs
@@ -286,7 +286,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         """Adds the named terms; what one evaluation has gathered is gone when the next begins."""
         check_finite(self.model, "evaluated")  # type: ignore[arg-type]
         self._eval_terms = {}
-        if isinstance(self.compute_metrics, group_accuracy):
+        if isinstance(self.compute_metrics, group_accuracy | mean_iou):
             self.compute_metrics.reset()
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)  # type: ignore[misc]
         metrics, loss = output.metrics, f"{metric_key_prefix}_loss"
