@@ -59,17 +59,17 @@ class mean_iou:  # noqa: N801  # used like a function: compute_metrics=mean_iou(
         check_number("ignore_index", ignore_index, whole=True)
         self.groups = groups
         self.ignore_index = ignore_index
-        self.class_names = None if class_names is None else [*class_names]
-        if self.class_names is not None and len({*self.class_names}) != groups.num_classes:
+        self.class_names = _items_of(class_names)
+        if class_names is not None and len({*map(str, self.class_names)}) != groups.num_classes:
             raise ValueError(
                 f"{groups.num_classes} classes need {groups.num_classes} different class_names, got "
-                f"{listed(self.class_names)}."
+                f"{listed(self.class_names) or repr(class_names)}."
             )
         ids: dict[Any, int] = {c: c for c in range(groups.num_classes)}
-        ids |= {name: c for c, name in enumerate(self.class_names or ())}
-        foreign = [c for c in leave_out if c not in ids]
-        self.leave_out = sorted({ids[c] for c in leave_out if c in ids})
-        if foreign or isinstance(leave_out, str) or len(self.leave_out) == groups.num_classes:
+        ids |= {name: c for c, name in enumerate(self.class_names)}
+        given = _items_of(leave_out)
+        self.leave_out = sorted({ids[c] for c in given if c in ids})
+        if len(self.leave_out) < len(given) or len(self.leave_out) == groups.num_classes or (leave_out and not given):
             raise ValueError(
                 f"leave_out={leave_out!r} is not valid: give a list of some of the {groups.num_classes} classes, by "
                 "id or, with class_names, by name."
@@ -88,7 +88,7 @@ class mean_iou:  # noqa: N801  # used like a function: compute_metrics=mean_iou(
     def names(self) -> list[str]:
         """What it measures, where there are pixels to measure it on."""
         of_groups = [f"{name}_{score}" for name in self.groups.names for score in ("iou", "accuracy")]
-        of_classes = [f"{score}_{name}" for name in self.class_names or () for score in ("iou", "accuracy")]
+        of_classes = [f"{score}_{name}" for name in self.class_names for score in ("iou", "accuracy")]
         return ["mean_iou", "accuracy", "balanced_accuracy", *of_groups, *of_classes]
 
     def confusions(self, logits: Tensor | tuple[Tensor, ...], labels: Tensor) -> Tensor:
@@ -148,12 +148,9 @@ class mean_iou:  # noqa: N801  # used like a function: compute_metrics=mean_iou(
         pairs = zip(prediction.predictions, labels, strict=True) if one_by_one else [(prediction.predictions, labels)]
         try:
             for predictions, references in pairs:
-                first = torch.as_tensor(predictions[0] if isinstance(predictions, tuple) else predictions)
-                counts = (
-                    first
-                    if first.shape[1:] == self._sum.ravel().shape
-                    else self.confusions(first, torch.as_tensor(references))
-                )
+                first = _tensor(predictions[0] if isinstance(predictions, tuple) else predictions)
+                is_counted = first.shape[1:] == (self._sum.size,)
+                counts = first if is_counted else self.confusions(first, _tensor(references))
                 self._sum += counts.sum(0).cpu().numpy().reshape(self._sum.shape)
         except (ValueError, FloatingPointError):
             self.reset()
@@ -165,13 +162,28 @@ class mean_iou:  # noqa: N801  # used like a function: compute_metrics=mean_iou(
         scores = self.scores()
         for score in ("iou", "accuracy"):
             of_classes = scores.pop(f"class_{score}")
-            scores |= {f"{score}_{name}": of_classes[c] for c, name in enumerate(self.class_names or ())}
+            scores |= {f"{score}_{name}": of_classes[c] for c, name in enumerate(self.class_names)}
         return {name: value for name, value in scores.items() if value is not None and not math.isnan(value)}
 
     def scores(self) -> dict[str, Any]:
         """Everything that [`iou_scores`] makes of the last evaluation's `confusion`."""
         groups = self.groups.group_of_class.numpy()
         return iou_scores(self.confusion, groups, self.groups.names, self.leave_out)
+
+
+def _items_of(values: Any) -> list[Any]:
+    """The items of a list, a tuple or the like; none of anything else."""
+    return list(values) if isinstance(values, Sequence) and not isinstance(values, str) else []
+
+
+def _tensor(values: Any) -> Tensor:
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"Predictions and labels are tensors or arrays, not {type(values).__name__}: expected logits [batch, "
+            "classes, height, width], or class ids [batch, height, width]."
+        ) from error
 
 
 __all__ = ["GroupMeanIoU", "iou_scores", "mean_iou"]
