@@ -12,6 +12,7 @@ from ..groups import ClassGroups, check_groups
 from .answers import Answers
 from .group_accuracy.group_accuracy import RESERVED, GroupAccuracy, valid_ids
 from .perplexity import group_perplexity
+from .segmentation import GroupMeanIoU, mean_iou
 
 
 class group_accuracy:  # noqa: N801  # used like a function: compute_metrics=group_accuracy(groups)
@@ -162,6 +163,14 @@ def without_prefix(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {name.removeprefix("eval_"): value for name, value in finite.items()}
 
 
-GROUP_METRICS = (group_accuracy, group_perplexity)  # what the Trainer takes, with the groups that are saved
+GROUP_METRICS = (group_accuracy, group_perplexity, mean_iou)  # what the Trainer takes, with the groups that are saved
 
-__all__ = ["GroupAccuracy", "answers_of", "group_accuracy", "group_perplexity", "without_prefix"]
+__all__ = [
+    "GroupAccuracy",
+    "GroupMeanIoU",
+    "answers_of",
+    "group_accuracy",
+    "group_perplexity",
+    "mean_iou",
+    "without_prefix",
+]

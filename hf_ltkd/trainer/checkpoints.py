@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..data.augment import LabelledImages
+from ..data.views import SeededViews
 from ..groups import ClassGroups
 from ..hub.names import ARGUMENTS_NAME
 from ..losses.base import DistillationLoss
@@ -108,7 +108,7 @@ def describe_data(dataset: Any) -> dict[str, Any]:
     if LOGITS_COLUMN in (getattr(dataset, "column_names", None) or ()) and isinstance(dataset, datasets.Dataset):
         logits = dataset.select_columns([LOGITS_COLUMN]).with_format("numpy")[:][LOGITS_COLUMN]
         description[LOGITS_COLUMN] = hashlib.sha256(np.asarray(logits).tobytes()).hexdigest()[:16]
-    if isinstance(dataset, LabelledImages) and len(dataset):
+    if isinstance(dataset, SeededViews) and len(dataset):
         description["transform"] = dataset.augmentation
         view = dataset.view
         dataset.set_epoch(0)

@@ -7,6 +7,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from ..analysis.bias import group_report
 from ..hub.card import write_model_card
 from ..hub.describe import hub_id
