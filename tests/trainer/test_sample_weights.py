@@ -4,9 +4,9 @@ import pytest
 import torch
 from one_step import WEIGHTS, WeightedImages, assert_same_step, one_step, tiny_vit
 from test_labels import weights
-from test_trainer import GROUPS, images, trainer_for
+from test_trainer import images, trainer_for
 
-from hf_ltkd import CrossEntropyLoss, DISTLoss, ImageDataset, KDLoss, LTKDLoss, TeacherCache
+from hf_ltkd import ImageDataset, KDLoss
 
 
 LOSSES = ["ltkd", "ltkd_momentum", "dkd", "gkl", "sum"]
@@ -40,29 +40,11 @@ def weighted(made=WeightedImages):
 
 def run(tmp_path, **kwargs):
     args = {"max_steps": 2, "gradient_accumulation_steps": 2, "save_strategy": "no"} | kwargs.pop("args", {})
-    trainer = trainer_for(tmp_path, model=tiny_vit(1), args=args, **{"teacher": tiny_vit(2), **kwargs})
-    trainer.train()
-    return trainer
-
-
-def test_cached_teachers_and_samplers(tmp_path):
-    data, args = weighted(), {"train_sampling_strategy": "class_balanced"}
-    cache = TeacherCache.build(tmp_path / "cache", tiny_vit(2), data, views=1, batch_size=8, progress=False)
-    live = run(tmp_path, train_dataset=data, args=args)
-    cached = run(tmp_path, train_dataset=data, teacher=cache, args=args)
-    assert torch.equal(weights(live), weights(cached))
-    assert not torch.equal(weights(live), weights(run(tmp_path, train_dataset=images(32), args=args)))
-
-
-@pytest.mark.parametrize("loss", [CrossEntropyLoss, KDLoss, DISTLoss, lambda: LTKDLoss(GROUPS)])
-def test_evaluations_are_without_weights(tmp_path, loss):
-    trainer = trainer_for(
-        tmp_path, model=tiny_vit(1), teacher=tiny_vit(2), loss=loss(), args={"eval_with_teacher": True}
-    )
+    args = {"eval_with_teacher": True}
+    trainer = trainer_for(tmp_path, model=tiny_vit(1), teacher=tiny_vit(2), loss=loss(), args=args)
     found, expected = trainer.evaluate(weighted()), trainer.evaluate(images(32))
-    assert {k: v for k, v in found.items() if "per_sec" not in k and "time" not in k} == {
-        k: v for k, v in expected.items() if "per_sec" not in k and "time" not in k
-    }
+    measured = [name for name in expected if "per_sec" not in name and "time" not in name]
+    assert len(measured) > 5 and {n: found[n] for n in measured} == {n: expected[n] for n in measured}
 
 
 def test_a_step_without_weight_learns_nothing(tmp_path):
