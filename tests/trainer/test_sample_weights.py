@@ -3,10 +3,9 @@
 import pytest
 import torch
 from one_step import WEIGHTS, WeightedImages, assert_same_step, one_step, tiny_vit
-from test_labels import weights
-from test_trainer import images, trainer_for
+from test_trainer import GROUPS, images, trainer_for
 
-from hf_ltkd import ImageDataset, KDLoss
+from hf_ltkd import CrossEntropyLoss, DISTLoss, ImageDataset, KDLoss, LTKDLoss, TeacherCache
 
 
 LOSSES = ["ltkd", "ltkd_momentum", "dkd", "gkl", "sum"]
@@ -38,8 +37,27 @@ def weighted(made=WeightedImages):
     return made(data.images, data.labels, mean=[0.5] * 3, std=[0.25] * 3)
 
 
-def run(tmp_path, **kwargs):
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def trained(tmp_path, **kwargs):
     args = {"max_steps": 2, "gradient_accumulation_steps": 2, "save_strategy": "no"} | kwargs.pop("args", {})
+    trainer = trainer_for(tmp_path, model=tiny_vit(1), args=args, **{"teacher": tiny_vit(2), **kwargs})
+    trainer.train()
+    return weights(trainer.model)
+
+
+def test_cached_teachers_and_samplers(tmp_path):
+    data, args = weighted(), {"train_sampling_strategy": "class_balanced"}
+    cache = TeacherCache.build(tmp_path / "cache", tiny_vit(2), data, views=1, batch_size=8, progress=False)
+    live = trained(tmp_path, train_dataset=data, args=args)
+    assert torch.equal(live, trained(tmp_path, train_dataset=data, teacher=cache, args=args))
+    assert not torch.equal(live, trained(tmp_path, train_dataset=images(32), args=args))
+
+
+@pytest.mark.parametrize("loss", [CrossEntropyLoss, DISTLoss, lambda: LTKDLoss(GROUPS)])
+def test_evaluations_are_without_weights(tmp_path, loss):
     args = {"eval_with_teacher": True}
     trainer = trainer_for(tmp_path, model=tiny_vit(1), teacher=tiny_vit(2), loss=loss(), args=args)
     found, expected = trainer.evaluate(weighted()), trainer.evaluate(images(32))
@@ -48,9 +66,8 @@ def run(tmp_path, **kwargs):
 
 
 def test_a_step_without_weight_learns_nothing(tmp_path):
-    trainer = run(tmp_path, train_dataset=weighted(EachWeighs), args={"weight_decay": 0.0})
-    assert torch.equal(weights(trainer), torch.cat([p.detach().flatten() for p in tiny_vit(1).parameters()]))
-    assert trainer.state.log_history[0]["loss"] == 0
+    found = trained(tmp_path, train_dataset=weighted(EachWeighs), args={"weight_decay": 0.0})
+    assert torch.equal(found, weights(tiny_vit(1)))
 
 
 @pytest.mark.parametrize(
@@ -66,4 +83,4 @@ def test_weights_that_are_refused(tmp_path, weight, args, message):
     wrong = weighted(EachWeighs)
     wrong.weight = weight
     with pytest.raises(ValueError, match=message):
-        run(tmp_path, train_dataset=wrong, loss=KDLoss(), args=args)
+        trained(tmp_path, train_dataset=wrong, loss=KDLoss(), args=args)
