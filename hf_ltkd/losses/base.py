@@ -277,7 +277,8 @@ class DistillationLoss(Scheduled):
                 called as another or `loss`.
         """
         check_labels(labels, logits_of(student_outputs), IGNORED_LABEL, UNLABELLED)
-        labels, columns = self._checked_columns(labels, columns)
+        if columns:
+            labels, columns = self._checked_columns(labels, columns)
         if torch.compiler.is_compiling():  # without schedules
             return self._terms(student_outputs, teacher_outputs, labels, epoch, step_statistics, columns)
         with self.at(epoch):
@@ -349,7 +350,9 @@ class DistillationLoss(Scheduled):
 
     def _checked_columns(self, labels: Tensor, columns: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         if unknown := columns.keys() - self.columns:
-            raise ValueError(f"{type(self).__name__} reads {listed([*self.columns])}, not {listed([*unknown])}.")
+            raise ValueError(
+                f"{type(self).__name__} reads {listed(sorted(self.columns))}, not {listed(sorted(unknown))}."
+            )
         if "sample_weights" in columns:
             labels, columns["sample_weights"] = weigh(labels, columns["sample_weights"])
         return labels, columns
