@@ -57,7 +57,7 @@ class SumLoss(DistillationLoss):
         self.num_classes = sizes.pop() if sizes else None
         for need in ("needs_teacher", "needs_labels", "needs_hidden_states", "remembers_steps"):
             setattr(self, need, any(getattr(loss, need) for loss in losses))
-        self.columns = frozenset().union(*(loss.columns for loss in losses))
+        self.columns = frozenset(name for loss in losses for name in loss.columns)
         self.source = "; ".join(loss.source for loss in losses if loss.source)
         self._sizes: list[int] = []  # of each loss's statistics
 
