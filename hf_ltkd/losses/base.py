@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..groups import ClassGroups
-from ..utils import check_number, listed
+from ..utils import check_number
 from .checks import (
     IGNORED_LABEL,
     UNLABELLED,
@@ -351,9 +351,7 @@ class DistillationLoss(Scheduled):
 
     def _checked_columns(self, labels: Tensor, columns: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         if unknown := columns.keys() - self.columns:
-            raise ValueError(
-                f"{type(self).__name__} reads {listed(sorted(self.columns))}, not {listed(sorted(unknown))}."
-            )
+            raise ValueError(f"{type(self).__name__} reads {sorted(self.columns)}, not {sorted(unknown)}.")
         if "sample_weights" in columns:
             labels, columns["sample_weights"] = weigh(labels, columns["sample_weights"])
         return labels, columns

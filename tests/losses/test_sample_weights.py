@@ -171,7 +171,7 @@ def test_a_loss_gets_the_columns_that_it_names():
     "loss, columns, message",
     [
         (OfEach, {}, "OfEach reads the column 'group_id', which the batch does not have: let the dataset or the data"),
-        (KDLoss, {"sample_weight": torch.ones(6)}, "KDLoss reads sample_weights, not sample_weight"),
+        (KDLoss, {"sample_weight": torch.ones(6)}, r"KDLoss reads \['sample_weights'\], not \['sample_weight'\]"),
         (
             Scalar,
             {"sample_weights": torch.ones(6)},
