@@ -335,7 +335,7 @@ CALLS: dict[str, Wrong] = {
     "cache": Wrong(TeacherCache.open, (Path("nowhere"), "nowhere", 5, None), "cache|directory"),
     # ---- the trainer ----
     "distillation_loss": Wrong(lambda v: trainer(distillation_loss=v), (None, "kd", KDLoss, hf_ltkd.kd_loss), "distillation_loss"),
-    "teacher_model": Wrong(lambda v: trainer(teacher_model=v), (None, 5, tiny(4), [tiny()]), "teacher"),
+    "teacher_model": Wrong(lambda v: trainer(teacher_model=v), (None, 5, tiny(4), [], [tiny(), 5], [tiny(), tiny(4)]), "teacher"),
     "student": Wrong(lambda v: trainer(model=v), (tiny(4),), "classes"),
     "loss for other classes": Wrong(lambda v: trainer(distillation_loss=v), (LTKDLoss(ClassGroups([0, 1])),), "classes"),
     "labels beyond the student": Wrong(lambda v: trainer(train_dataset=images(v)), ([0, 1, 2, 3], [0, 1, 2, 99]), "label"),

@@ -66,7 +66,7 @@ def test_configuration_file_and_flags_over_it(tmp_path):
     )
     both = parse("distill", ["--config", str(config), "--student", "resnet8", "--loss_args", "alpha=3"])
     assert both == {
-        "teacher": "t",
+        "teacher": ["t"],
         "student": "resnet8",
         "data": "photos",
         "loss_args": ["alpha=3"],
