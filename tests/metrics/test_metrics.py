@@ -121,7 +121,7 @@ def test_many_medium_few(example):
 
 def test_in_every_form_the_same(example):
     """Logits, class ids, batches of either, in one call or in several; ids have no calibration error."""
-    logits, labels = example
+    logits, labels = example[0].astype(np.float32), example[1]
     groups = ClassGroups(GROUP_OF_CLASS, class_counts=COUNTS)
     metric, expected = group_accuracy(groups), plain(logits, labels, COUNTS)
     parts = np.split(np.arange(200), [30, 31, 150])
