@@ -25,7 +25,7 @@ INSTALL_REQUIRES = [
     "huggingface-hub>=1.0",
     "safetensors",
     "scikit-learn",
-    "scipy",
+    "scipy>=1.15",  # scipy.stats.bootstrap(rng=...)
     "Jinja2",  # with which huggingface-hub fills the model card
     "lazy-loader>=0.4",
     "matplotlib",

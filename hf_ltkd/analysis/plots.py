@@ -188,7 +188,7 @@ def plot_confusion(confusion: np.ndarray, names: Sequence[str], path: str | os.P
     labels = [_plain(name if len(name) <= 24 else f"{name[:23]}…") for name in names]
     axes.set_xticks(range(len(names)), labels, rotation=90, fontsize=8)
     axes.set_yticks(range(len(names)), labels, fontsize=8)
-    axes.set_xlabel("is taken for")
+    axes.set_xlabel("is taken for (the darker, the more of the class's images)")
     axes.set_ylabel("class")
     _save(figure, path)
 

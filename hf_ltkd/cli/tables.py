@@ -49,41 +49,39 @@ def score_table(
     results: Mapping[str, Mapping[str, float | None]], intervals: Mapping[str, Interval] | None = None
 ) -> list[str]:
     """The scores beside the accuracy of each group in percent, one model a row; the 95 % intervals of a lone one."""
-    columns = [name for name in SCORES if any(name in metrics for metrics in results.values())]
-    if not columns:
+    names = [name for name in SCORES if any(name in metrics for metrics in results.values())]
+    if not names:
         return []
-    width = max(14, *(len(name) + 2 for name in results))
-    cells = {
-        model: [_percent(metrics[name]) if name in metrics else "" for name in columns]
-        for model, metrics in results.items()
-    }
+    rows = [["(%)", *(SCORES[name] for name in names)]]
+    rows += [[model, *(_percent(m[n]) if n in m else "" for n in names)] for model, m in results.items()]
     if intervals is not None:
-        known = [intervals.get(name) for name in columns]
-        cells["95 % interval"] = ["" if i is None else f"{100 * i[0]:.0f}–{100 * i[1]:.0f}" for i in known]
-    titles = [SCORES[name] for name in columns]
-    widths = [2 + max(map(len, column)) for column in zip(titles, *cells.values(), strict=True)]
-    rows = [f"{name:<{width}}" + "".join(map(str.rjust, row, widths)) for name, row in cells.items()]
-    legend = ["many, medium, few: classes of more than 100, of 20 to 100, of fewer than 20 training images"]
+        known = [intervals.get(name) for name in names]
+        rows.append(["95 % interval", *("" if i is None else f"{100 * i[0]:.0f}–{100 * i[1]:.0f}" for i in known)])
+    shots = "many, medium, few: classes of more than 100, of 20 to 100, of fewer than 20 training images"
     return [
-        f"{'(%)':<{width}}" + "".join(map(str.rjust, titles, widths)),
-        *rows,
-        *(legend if "many" in titles or "few" in titles else []),
-        "balanced, worst, harmonic: mean, lowest and harmonic mean of the accuracies of the classes"
-        + "; ECE: expected calibration error, better if small" * ("ECE" in titles),
+        *_aligned(rows),
+        *[shots] * any("shot" in name for name in names),
+        "balanced, worst, harmonic: mean, lowest and harmonic mean of the accuracies of the classes",
+        *["ECE: expected calibration error, better if small"] * ("ECE" in rows[0]),
     ]
 
 
 def class_table(classes: Sequence[Mapping[str, Any]]) -> list[str]:
     """Precision, recall and F1 in percent, and test images, one class a row."""
-    scores = ("precision", "recall", "f1")
-    width = 2 + max(len("class"), *(len(row["class"]) for row in classes))
-    rows = [f"{'class':<{width}}{'group':<9}{'train':>7}{'test':>7}{'precision':>16}{'recall':>16}{'F1':>16}"]
+    rows = [["class", "group", "train", "test", "precision", "recall", "F1"]]
     for row in classes:
         train = "" if row["training_images"] is None else f"{row['training_images']:,}"
         missing = "never answered" if row["support"] else "not measured"
-        cells = "".join(f"{missing if row[score] is None else _percent(row[score]):>16}" for score in scores)
-        rows.append(f"{row['class']:<{width}}{row['group']:<9}{train:>7}{row['support']:>7,}{cells}")
-    return rows
+        cells = (missing if row[score] is None else _percent(row[score]) for score in ("precision", "recall", "f1"))
+        rows.append([row["class"], row["group"], train, f"{row['support']:,}", *cells])
+    return _aligned(rows, left=2)
+
+
+def _aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Cells in columns, those of the first `left` flush left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    sides = [str.ljust] * left + [str.rjust] * (len(widths) - left)
+    return ["  ".join(side(*c) for side, *c in zip(sides, row, widths, strict=True)) for row in rows]
 
 
 def changes(ours: Mapping[str, float | None], differences: Mapping[str, Interval], few: str = "test images") -> str:

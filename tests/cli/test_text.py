@@ -50,8 +50,8 @@ def test_tables():
     assert changes(STUDENT, differences) == "+12.5 tail (+5.0 to +20.0); too few test images to tell: head"
     row = {"class": "cat", "group": "head", "training_images": 1200, "precision": None, "recall": 0.5, "f1": 0.0}
     assert class_table([{**row, "support": 12}]) == [
-        "class  group      train   test       precision          recall              F1",
-        "cat    head       1,200     12  never answered            50.0             0.0",
+        "class  group  train  test       precision  recall   F1",
+        "cat    head   1,200    12  never answered    50.0  0.0",
     ]
     assert share_table({"KD": [0.5, 0.25, 0.15, 0.1]}, GROUPS) == [
         "part of the loss    between groups  within head  within medium  within tail",
@@ -69,12 +69,13 @@ def test_table_of_scores():
         "teacher                 10.0      50.0  3.1",
         "this student    not measured      52.5     ",
         legend,
-        f"{means}; ECE: expected calibration error, better if small",
+        means,
+        "ECE: expected calibration error, better if small",
     ]
     assert score_table({"x": {"macro_f1": 0.5}}, {"macro_f1": [0.4, 0.625]}) == [
-        "(%)             macro-F1",
-        "x                   50.0",
-        "95 % interval      40–62",
+        "(%)            macro-F1",
+        "x                  50.0",
+        "95 % interval     40–62",
         means,
     ]
     assert score_table({}) == score_table({"x": {}}) == []  # of a file of before

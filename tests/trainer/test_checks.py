@@ -136,6 +136,9 @@ def test_a_best_checkpoint_by_what_is_not_measured_is_refused(tmp_path):
     args = {"metric_for_best_model": "eval_tail", "eval_strategy": "epoch"}
     with pytest.raises(ValueError, match="metric_for_best_model='eval_tail' is not measured: use one of loss, cross_"):
         trainer_for(tmp_path, args=args)
+    for name, greater in (("macro_f1", True), ("eval_cross_entropy", False), ("expected_calibration_error", False)):
+        args["metric_for_best_model"] = name
+        assert trainer_for(tmp_path, args=args).args.greater_is_better is greater
     with pytest.raises(
         ValueError, match="early_stopping_patience=2 has nothing to watch: set eval_strategy and metric"
     ):
