@@ -156,7 +156,7 @@ def describe_search(plan: DistillPlan) -> list[str]:
     images = plan.validation.labels.bincount(minlength=plan.images.groups.num_classes)
     missing = int((images == 0).sum())
     if missing:
-        lines.append(f"{missing} classes have no validation image and no say in it.")
+        lines.append(f"{number(missing, 'class', 'classes')} without a validation image have no say in it.")
     return lines
 
 

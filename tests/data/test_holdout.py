@@ -237,8 +237,9 @@ def test_images_to_choose_on_are_held_out_too(tmp_path, has_test, column):
     if column is not None:
         (root / "metadata.csv").write_text("\n".join(rows) + "\n")
     args = DataArguments(data_dir=str(root), image_size=8, augment="none", group_column=column)
-    before, _ = load_or_hold_out(args, eval_fraction=0.3, progress=False)
-    data, holdout = load_or_hold_out(args, eval_fraction=0.3, validation=True, progress=False)
+    same = {"mean": [0.5] * 3, "std": [0.5] * 3, "eval_fraction": 0.3, "progress": False}
+    before, _ = load_or_hold_out(args, **same)
+    data, holdout = load_or_hold_out(args, validation=True, **same)
     parts = [pixels_of(part) for part in (data.train, data.validation, data.test)]
     assert before.validation is None and parts[2] == pixels_of(before.test) and (holdout is None) == has_test
     assert len(set.union(*parts)) == sum(map(len, parts)) and parts[0] | parts[1] == pixels_of(before.train)

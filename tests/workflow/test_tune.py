@@ -13,6 +13,7 @@ from PIL import Image
 from transformers import TrainerCallback
 
 from hf_ltkd import ClassGroups, TeacherCache, create_loss
+from hf_ltkd.cli.text import print_plan
 from hf_ltkd.workflow import tune as module
 from hf_ltkd.workflow.estimate import Estimate
 from hf_ltkd.workflow.plan import DistillPlan, make_plan
@@ -201,7 +202,7 @@ def test_mean_over_groups_leaves_out_what_is_not_measured():
     assert mean_over_groups(metrics, groups) == pytest.approx(0.625)
 
 
-def test_time_is_said_beforehand(searched, monkeypatch):
+def test_time_is_said_beforehand(searched, monkeypatch, capsys):
     """Three trials of the fourth part of 400 steps: all steps, or what successive halving leaves of eight parts."""
     monkeypatch.setattr(module, "EVALUATIONS", 8)
     plan = replace(searched[0], args=replace(searched[0].args, max_steps=400))
@@ -211,6 +212,13 @@ def test_time_is_said_beforehand(searched, monkeypatch):
     evaluated = 8 * 3 / 16 / 3  # three images in batches of 16, each a third of the training's work
     assert most == pytest.approx(3 * 3.0 * (96 + evaluated))
     assert least == pytest.approx(most * (1 / 8 + 2 / 8 / 3 + 5 / 8 / 9))
+    print_plan(plan, times)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "3 short trainings of 96 steps or fewer, from the teacher's cached logits" in said
+    assert (
+        "choose alpha 0.1 to 10, beta 0.1 to 10, temperature 1 to 8, by validation accuracy in the mean over" in said
+    )
+    assert "before it 4 min to tune, or 14 min if no trial is stopped early" in said
 
 
 def test_what_is_given_stays(home, tmp_path):
