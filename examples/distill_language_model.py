@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from datasets import Dataset, load_dataset
 from scipy.stats import sem, t
 from tokenizers import ByteLevelBPETokenizer
@@ -51,10 +52,10 @@ class Arguments:
     vocab_size: int = field(default=4000, metadata={"help": "Tokens of the byte-level BPE tokenizer."})
     length: int = field(default=64, metadata={"help": "Tokens of an example."})
     batch_size: int = field(default=16, metadata={"help": "Examples of a step."})
-    teacher: str = field(default="3x128", metadata={"help": "Layers x width; a head is 32 wide."})
-    teacher_steps: int = field(default=1500, metadata={"help": "Steps of the teacher."})
+    teacher: str = field(default="2x128", metadata={"help": "Layers x width; a head is 32 wide."})
+    teacher_steps: int = field(default=600, metadata={"help": "Steps of the teacher."})
     student: str = field(default="1x64", metadata={"help": "Layers x width."})
-    steps: int = field(default=400, metadata={"help": "Steps of each student."})
+    steps: int = field(default=300, metadata={"help": "Steps of each student."})
     learning_rate: float = field(default=3e-3, metadata={"help": "The largest one of teacher and students."})
     methods: list[str] = field(
         default_factory=lambda: ["plain", "kd", "ltkd", "ltkd_paper"],
@@ -130,14 +131,15 @@ def main():
             teacher,
             DistillationTrainingArguments(
                 output_dir=str(folder / "teacher"),
-                max_steps=steps,
+                max_steps=max(1, steps),
                 per_device_train_batch_size=args.batch_size,
                 per_device_eval_batch_size=args.batch_size,
                 learning_rate=args.learning_rate,
                 lr_scheduler_type="cosine",
                 warmup_steps=0.05,
-                logging_steps=steps,
+                logging_strategy="no",
                 save_strategy="no",
+                dataloader_pin_memory=torch.cuda.is_available(),
                 disable_tqdm=True,
                 report_to="none",
                 seed=seed,

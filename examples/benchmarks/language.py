@@ -3,9 +3,9 @@
 python examples/benchmarks/language.py --output_file language.json
 
 The contenders take turns in one process; time is the CPU time of one thread. Memory is what is allocated at the peak
-of a step (teacher, student, loss, backward, gradients), beyond weights and inputs, in units of the logits of one model,
-float32 `[batch, length, vocabulary]`. "chunks" is the trainer as it is, "whole logits" the same with heads that stay in
-their models and one chunk for all tokens.
+of a step (teacher, student, loss, backward, gradients), beyond weights and inputs, in units of the logits of one
+model, float32 `[batch, length, vocabulary]`. "chunks" is the trainer as it is, "whole logits" the same with heads that
+stay in their models and one chunk for all tokens.
 """
 
 import tempfile

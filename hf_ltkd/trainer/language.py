@@ -172,8 +172,8 @@ class ModelCalls:
         ids, size = inputs.get("input_ids"), num_classes_of(network_of(network))
         if ids is not None and ids.is_cpu and ids.numel() and ids.max() >= size:
             raise ValueError(
-                f"The batch holds the token {ids.max()}, and the vocabulary of {type(network_of(network)).__name__} has "
-                f"{size} tokens: give both models the tokenizer that made the data, or resize_token_embeddings."
+                f"The batch holds the token {ids.max()}, and the vocabulary of {type(network_of(network)).__name__} "
+                f"has {size} tokens: give both models the tokenizer that made the data, or resize_token_embeddings."
             )
         if "use_cache" in (forward_names(network) or ()):
             inputs = {**inputs, "use_cache": False}  # keys and values of all layers would be kept for a generation
