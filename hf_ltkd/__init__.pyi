@@ -45,6 +45,9 @@ from .data import (
     LongTailSplit as LongTailSplit,
 )
 from .data import (
+    SegmentationDataset as SegmentationDataset,
+)
+from .data import (
     cifar100_lt as cifar100_lt,
 )
 from .data import (
@@ -61,6 +64,9 @@ from .data import (
 )
 from .data import (
     read_image_list as read_image_list,
+)
+from .data import (
+    read_mask_folder as read_mask_folder,
 )
 from .data import (
     tiny_imagenet_lt as tiny_imagenet_lt,
@@ -160,6 +166,7 @@ from .losses import (
     wttm_loss as wttm_loss,
 )
 from .metrics import group_accuracy as group_accuracy
+from .metrics import mean_iou as mean_iou
 from .models import create_model as create_model
 from .teacher import (
     CachedTeacherDataset as CachedTeacherDataset,

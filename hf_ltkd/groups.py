@@ -150,6 +150,57 @@ class ClassGroups:
                 )
         return cls(torch.tensor(group_of_class), class_counts=class_counts)
 
+    @classmethod
+    def from_masks(
+        cls,
+        dataset: Any,
+        mask_column: str = "mask",
+        *,
+        num_classes: int | None = None,
+        ignore_index: int = 255,
+        count: str = "pixels",
+        num_groups: int = 3,
+        colors: Any = None,
+        reduce_labels: bool = False,
+        image_column: str | None = None,
+        num_proc: int | None = None,
+    ) -> "ClassGroups":
+        """
+        Groups for semantic segmentation: [`ClassGroups.from_counts`] of the pixels, or images, of each class.
+
+        Every mask is read once, with a progress bar; the counts are cached by `datasets` under the dataset's
+        fingerprint, so that a second call costs nothing (but for datasets in memory, which have no cache).
+
+        Args:
+            dataset (`datasets.Dataset`): The training split.
+            mask_column (`str`, *optional*, defaults to `"mask"`):
+                Masks `[height, width]`: image files of class ids (grey, or with a palette, whose indices are the ids)
+                or of RGB colours, or arrays of integers.
+            num_classes (`int`, *optional*, defaults to the largest id plus 1): Ids run from 0 to one less.
+            ignore_index (`int`, *optional*, defaults to 255): The id of pixels that count nowhere; -100 is one, too.
+            count (`str`, *optional*, defaults to `"pixels"`):
+                `"pixels"`, or `"images"`: those in which a class occurs, however small it is.
+            num_groups (`int`, *optional*, defaults to 3): As in [`ClassGroups.from_counts`].
+            colors (`Sequence` of RGB, or `Mapping` from RGB to id, *optional*):
+                What the colours of masks mean: a list by class id, or the id of each colour.
+            reduce_labels (`bool`, *optional*, defaults to `False`):
+                Whether 0 is no class in masks, and class 0 has the id 1 (ADE20K).
+            image_column (`str`, *optional*): Images whose sizes are compared with those of their masks.
+            num_proc (`int`, *optional*): Processes that count.
+
+        Raises:
+            `ValueError`: if a mask is missing or cannot be read, holds unknown ids or colours, or is of another size
+                than its image (it is named by its file); if a class has no pixel, or there are more groups than
+                classes.
+        """
+        from .data.masks import MaskReader, count_masks  # here, because counting is the data room's work
+
+        if count not in ("pixels", "images"):
+            raise ValueError(f"count={count!r} is not valid: choose 'pixels' or 'images'.")
+        reader = MaskReader(num_classes, ignore_index, colors, reduce_labels)
+        pixels = count_masks(dataset, reader, mask_column, image_column=image_column, num_proc=num_proc)
+        return cls.from_counts((pixels if count == "pixels" else pixels > 0).sum(0), num_groups)
+
     @property
     def num_groups(self) -> int:
         return len(self.names)

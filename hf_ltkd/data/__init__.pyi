@@ -18,3 +18,5 @@ from .long_tail import LongTailSplit as LongTailSplit
 from .long_tail import class_counts as class_counts
 from .long_tail import long_tailed_counts as long_tailed_counts
 from .long_tail import make_long_tailed as make_long_tailed
+from .mask_files import read_mask_folder as read_mask_folder
+from .segmentation import SegmentationDataset as SegmentationDataset

@@ -12,9 +12,10 @@ from PIL import Image as PILImage
 from torch import Tensor
 
 from ..utils import check_number
-from .augment import LabelledImages, numbers_of, splitmix64, uniform_integers
+from .augment import LabelledImages, numbers_of
 from .pixels import Pixels, to_rgb
 from .transforms import Transform, transformed
+from .views import splitmix64, uniform_integers
 
 
 # The random resized crop of Szegedy et al., Going Deeper with Convolutions (2015), Sec. 6.

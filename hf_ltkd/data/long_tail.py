@@ -185,6 +185,25 @@ def check_rows_are_known(dataset: Any) -> None:
         )
 
 
+def check_split(dataset: Any, column: str, named: str) -> None:
+    """
+    Raises:
+        `ValueError`: unless this is one split with rows and this column; `named` says what is in it, and as which
+            argument it is given.
+    """
+    check_rows_are_known(dataset)
+    if isinstance(dataset, dict):
+        raise ValueError(f"This is a {type(dataset).__name__} of {list(dataset)}: give one split, e.g. ['train'].")
+    if not isinstance(dataset, Dataset):
+        raise ValueError(f"The dataset is of type {type(dataset).__name__}: give a datasets.Dataset, one split.")
+    if column not in dataset.column_names:
+        raise ValueError(
+            f"The dataset has no column {column!r}: its columns are {dataset.column_names}. Name the one with {named}."
+        )
+    if len(dataset) == 0:
+        raise ValueError("The dataset has no rows.")
+
+
 def read_labels(dataset: Dataset, label_column: str) -> tuple[np.ndarray, int]:
     """
     The labels as an integer array, and the number of classes (`ClassLabel`'s, or the largest label plus 1).
@@ -193,18 +212,7 @@ def read_labels(dataset: Dataset, label_column: str) -> tuple[np.ndarray, int]:
         `ValueError`: if the dataset is streamed, or the column is missing, empty, or holds other than the ids of at
             most a million classes.
     """
-    check_rows_are_known(dataset)
-    if isinstance(dataset, dict):
-        raise ValueError(f"This is a {type(dataset).__name__} of {list(dataset)}: give one split, e.g. ['train'].")
-    if not isinstance(dataset, Dataset):
-        raise ValueError(f"The dataset is of type {type(dataset).__name__}: give a datasets.Dataset, one split.")
-    if label_column not in dataset.column_names:
-        raise ValueError(
-            f"The dataset has no column {label_column!r}: its columns are {dataset.column_names}. "
-            "Name the one with the class ids as label_column."
-        )
-    if len(dataset) == 0:
-        raise ValueError("The dataset has no rows.")
+    check_split(dataset, label_column, "the class ids as label_column")
     # The other columns are dropped first: reading the rows of a selection would copy their images too.
     column = dataset.select_columns([label_column]).with_format("arrow")[:][label_column]
     if column.null_count:

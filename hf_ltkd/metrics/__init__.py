@@ -10,6 +10,7 @@ from transformers import EvalPrediction
 
 from ..groups import ClassGroups, check_groups
 from .group_accuracy.group_accuracy import GroupAccuracy, group_accuracies
+from .segmentation import GroupMeanIoU, mean_iou
 
 
 class group_accuracy:  # noqa: N801  # used like a function: compute_metrics=group_accuracy(groups)
@@ -130,4 +131,4 @@ def without_prefix(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {name.removeprefix("eval_"): value for name, value in finite.items()}
 
 
-__all__ = ["GroupAccuracy", "class_ids", "group_accuracy", "without_prefix"]
+__all__ = ["GroupAccuracy", "GroupMeanIoU", "class_ids", "group_accuracy", "mean_iou", "without_prefix"]

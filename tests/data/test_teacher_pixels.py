@@ -13,10 +13,10 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from hf_ltkd import ClassGroups, DistillationTrainer, DistillationTrainingArguments, ImageDataset, KDLoss, TeacherCache
 from hf_ltkd.analysis import group_report
 from hf_ltkd.data import DataArguments, LazyImageDataset, load_image_data
-from hf_ltkd.data.augment import random_bits
 from hf_ltkd.data.lazy import random_resized_crop_box, shifted_box
 from hf_ltkd.data.pixels import Resampling
 from hf_ltkd.data.processors import pixels_of
+from hf_ltkd.data.views import random_bits
 from hf_ltkd.teacher.cache import CachedTeacherDataset
 from hf_ltkd.utils import student_inputs, teacher_inputs
 

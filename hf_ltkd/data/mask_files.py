@@ -1,0 +1,95 @@
+"""Folders of images and masks of the same names as datasets of paths; nothing is opened or decoded."""
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+from datasets import DatasetDict, Image
+
+from ..utils import listed
+from .image_files import file_dataset, files_below, is_image, visible
+from .names import split_of
+
+
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages")
+MASK_FOLDERS = ("masks", "mask", "annotations", "annotation", "labels", "label", "segmentationclass")
+
+
+def read_mask_folder(folder: str | os.PathLike) -> DatasetDict:
+    """
+    Pairs each image with the mask of the same name (`images/a/1.jpg`, `masks/a/1.png`).
+
+    The layout is `images/` and `masks/` (or `annotations/`, `labels/`), each with the splits in it or without, or
+    these two in the folder of each split; splits are called as everywhere in this room (`train`, `val`, `test`, ...).
+
+    Args:
+        folder (`str` or `os.PathLike`): The folder.
+
+    Returns:
+        `datasets.DatasetDict`: `"train"`, and `"validation"` and `"test"` where there are any, with the columns
+        `image` and `mask` (of type `Image`, not decoded).
+
+    Raises:
+        `ValueError`: if the folder is laid out in another way, or an image has no mask, or a mask no image.
+        `FileNotFoundError`: if there is no such folder.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {str(folder)!r}: give the one that holds images/ and masks/.")
+    pair = _pair(folder)
+    if pair is not None:
+        images, masks = (_splits(path) for path in pair)
+        if "train" in images and "train" in masks:
+            pairs = {split: (images[split], masks[split]) for split in images if split in masks}
+        else:
+            pairs = {"train": pair}
+    else:
+        found = {split: _pair(path) for split, path in _splits(folder).items()}
+        pairs = {split: pair for split, pair in found.items() if pair is not None}
+    if "train" not in pairs:
+        raise ValueError(
+            f"{str(folder)!r} holds {listed([f'{name}/' for name in visible(folder)[1]]) or 'no folder'}, and no "
+            "training images with masks: expected images/ and masks/ (or annotations/), with the splits train/, "
+            "validation/ and test/ in them or around them."
+        )
+    return DatasetDict({split: _dataset(*pair) for split, pair in pairs.items()})
+
+
+def _pair(folder: Path) -> tuple[Path, Path] | None:
+    """The folders of images and of masks in a folder."""
+    names = {name.lower(): name for name in reversed(visible(folder)[1])}
+    found = [next((names[name] for name in usual if name in names), None) for usual in (IMAGE_FOLDERS, MASK_FOLDERS)]
+    return (folder / found[0], folder / found[1]) if found[0] and found[1] else None
+
+
+def _splits(folder: Path) -> dict[str, Path]:
+    named = {split_of(name, is_folder=True): folder / name for name in reversed(visible(folder)[1])}
+    return {split: path for split, path in named.items() if split is not None}
+
+
+def _dataset(images: Path, masks: Path):
+    paths, mask_paths = (_by_stem(folder) for folder in (images, masks))
+    for what, other, those, lacking in (("image", "mask", paths, mask_paths), ("mask", "image", mask_paths, paths)):
+        alone = [path for stem, path in those.items() if stem not in lacking]
+        if alone:
+            raise ValueError(
+                f"{len(alone)} of the {len(those)} {what}s in {str(images if what == 'image' else masks)!r} have no "
+                f"{other} of the same name ({listed([Path(path).name for path in alone])}): add them, or take the "
+                f"{what}s out."
+            )
+    if not paths:
+        raise ValueError(f"{str(images)!r} holds no image: add some, each with a mask of the same name.")
+    column = Image().cast_storage(pa.array([mask_paths[stem] for stem in paths], pa.string()))
+    return file_dataset([*paths.values()], {"mask": column}).cast_column("mask", Image())
+
+
+def _by_stem(folder: Path) -> dict[str, str]:
+    """The images below a folder by their paths from it without the suffix, sorted."""
+    stems: dict[str, str] = {}
+    for path in files_below(str(folder)):
+        if is_image(path):
+            stem = os.path.splitext(os.path.relpath(path, folder))[0]
+            if stem in stems:
+                raise ValueError(f"{stems[stem]!r} and {path!r} have the same name: keep one of them.")
+            stems[stem] = path
+    return stems
