@@ -12,6 +12,7 @@ from .base import CrossEntropyLoss, DistillationLoss
 from .bkd import BKDLoss, bkd_loss
 from .catkd import CATKDLoss, class_attention_loss
 from .class_balanced import class_balanced_loss, class_balanced_weights
+from .cwd import CWDLoss, channel_wise_loss
 from .dist import DISTLoss, dist_loss
 from .dkd import DKDLoss, dkd_loss
 from .gkl import GKLLoss, gkl_loss
@@ -36,6 +37,7 @@ LOSSES: dict[str, type[DistillationLoss]] = {
     "bkd": BKDLoss,
     "gkl": GKLLoss,
     "wttm": WTTMLoss,
+    "cwd": CWDLoss,
 }
 
 
@@ -120,6 +122,7 @@ def loss_arguments(loss_class: type[DistillationLoss]) -> dict[str, Any]:
 __all__ = [
     "BKDLoss",
     "CATKDLoss",
+    "CWDLoss",
     "CrossEntropyLoss",
     "DISTLoss",
     "DKDLoss",
@@ -134,6 +137,7 @@ __all__ = [
     "WTTMLoss",
     "balanced_softmax_loss",
     "bkd_loss",
+    "channel_wise_loss",
     "class_attention_loss",
     "class_balanced_loss",
     "class_balanced_weights",

@@ -28,6 +28,7 @@ AUTO_CLASSES: dict[str, Any] = {
     "ForAudioClassification": transformers.AutoModelForAudioClassification,
     "ForAudioFrameClassification": transformers.AutoModelForAudioFrameClassification,
     "ForVideoClassification": transformers.AutoModelForVideoClassification,
+    "ForSemanticSegmentation": transformers.AutoModelForSemanticSegmentation,
 }
 # What may be missing, and what installs it.
 PACKAGES = {

@@ -15,6 +15,7 @@ from ..metrics import group_accuracy
 from ..teacher.cache import CachedTeacherDataset, TeacherCache
 from ..teacher.live import check_same_classes
 from ..utils import listed
+from .dense import check_dense, is_dense
 from .training_args import DistillationTrainingArguments
 
 
@@ -53,6 +54,7 @@ def check_model(student: nn.Module, teacher: nn.Module | None, distillation_loss
             )
         if isinstance(network, PreTrainedModel) and network.config.problem_type == "multi_label_classification":
             raise ValueError(f"The {name}'s config says problem_type='multi_label_classification'. {MULTI_LABEL}")
+    check_dense(student, teacher, distillation_loss)
     if isinstance(student, PreTrainedModel):
         check_two_classes(int(student.config.num_labels))  # type: ignore[arg-type]
     if teacher is not None:
@@ -97,6 +99,11 @@ def check_cache(
         `ValueError`: if the loss or the evaluation needs more of the teacher than its cached logits, or if they are
             for another number of classes.
     """
+    if is_dense(student):
+        raise ValueError(
+            "A TeacherCache holds one row of logits an image, and a segmentation has one a pixel: pass the teacher "
+            "itself as teacher_model."
+        )
     if distillation_loss.needs_hidden_states:
         raise ValueError(
             f"{type(distillation_loss).__name__} compares hidden states and a TeacherCache holds logits alone: pass "

@@ -2,10 +2,15 @@
 
 import functools
 import inspect
+from collections.abc import Collection
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from ..losses.base import DistillationLoss
+from ..losses.checks import UNLABELLED, logits_of
 
 
 def inputs_of(model: nn.Module, batch: dict[str, Any]) -> dict[str, Any]:
@@ -14,11 +19,33 @@ def inputs_of(model: nn.Module, batch: dict[str, Any]) -> dict[str, Any]:
     return {n: v for n, v in batch.items() if n != "labels" and (names is None or n in names)}
 
 
-def unused_columns(batch: dict[str, Any], networks: list[nn.Module]) -> list[str]:
-    """The columns of a batch, but for its labels, that no network takes; those of `teacher_*` are the teacher's."""
+def unused_columns(batch: dict[str, Any], networks: list[nn.Module], of_loss: Collection[str] = ()) -> list[str]:
+    """
+    The columns of a batch, but for its labels, that neither a network nor the loss takes; those of `teacher_*` are the
+    teacher's.
+    """
     names = [forward_names(network) for network in networks]
-    taken = {"labels", "logits"}.union(*(some for some in names if some is not None))
+    taken = {"labels", "logits", "image_ids", *of_loss}.union(*(some for some in names if some is not None))
     return [] if None in names else [name for name in batch if name.removeprefix("teacher_") not in taken]
+
+
+def labels_of(batch: dict[str, Any], loss: DistillationLoss, teacher_outputs: Any = None) -> Tensor:
+    """
+    The labels of a batch. Without a cross-entropy no class is needed: the teacher's answers say how many examples
+    there are.
+
+    Raises:
+        `ValueError`: if there are none, and the loss needs them.
+    """
+    if "labels" in batch:
+        return batch["labels"]
+    logits = None if teacher_outputs is None else logits_of(teacher_outputs)
+    if loss.ce_weight or loss.needs_labels or logits is None or logits.ndim != 2:
+        raise ValueError(
+            f"The batch has no 'labels', only {[*batch]}: let the dataset or the data collator name them so, or distil "
+            "without them (ce_weight=0)."
+        )
+    return torch.full(logits.shape[:1], UNLABELLED, device=logits.device)
 
 
 def forward_names(model: nn.Module) -> frozenset[str] | None:

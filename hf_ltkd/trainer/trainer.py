@@ -12,9 +12,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from ..losses.base import DistillationLoss, cross_entropy_of_each
-from ..losses.checks import UNLABELLED, is_example, is_labelled, logits_of, select_valid
-from ..metrics import group_accuracy
+from ..losses.base import DistillationLoss
+from ..losses.checks import is_example, is_labelled, logits_of
+from ..metrics import group_accuracy, mean_iou
 from ..teacher.cache import CachedTeacherDataset, TeacherCache
 from ..teacher.live import ask_teacher, hand_over, load_teacher, place_teacher
 from ..utils import listed, student_inputs, teacher_inputs
@@ -34,7 +34,8 @@ from .checks import (
     check_scores,
     check_two_classes,
 )
-from .columns import forward_names, inputs_of, unused_columns
+from .columns import forward_names, inputs_of, labels_of, unused_columns
+from .dense import PixelCalls
 from .engines import check_engine, make_shardable, mean_gradients
 from .mixing import make_mixer
 from .student_files import StudentFilesMixin
@@ -122,6 +123,8 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         if model is not None:
             check_model(model, self.teacher_model, distillation_loss)
 
+        if isinstance(compute_metrics, mean_iou) and preprocess_logits_for_metrics is None:
+            preprocess_logits_for_metrics = compute_metrics.confusions
         super().__init__(
             model=model,
             args=args,
@@ -157,6 +160,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
             place_teacher(self.teacher_model, self.args.device)
             if self.args.torch_compile:
                 self.teacher_model.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
+        self.calls = PixelCalls.of(self)
         self.teacher_stream = None
         if isinstance(self.args, DistillationTrainingArguments) and self.args.overlap_teacher:
             check_overlap(self.args.device, self.teacher_model)
@@ -215,27 +219,27 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
 
     def _get_step(self, epoch_iterator, num_batches, device):
         """Asks the teacher for all micro-batches of the step first, because Eq. 9 sums over all of them."""
-        self.distillation_loss.train().zero_grad()  # a step begins here; the Trainer zeroes the student alone
+        loss = self.distillation_loss
+        loss.train().zero_grad()  # a step begins here; the Trainer zeroes the student alone
         batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, num_items_in_batch
         batches = [self._prepare_inputs(batch) for batch in batches]
         if self._mixer is not None:
             batches = self._mixer(batches, self.state.global_step)
-        if not self._columns_are_looked_at and (unused := unused_columns(batches[0], self._networks)):
-            logger.warning("No network takes these columns of the batch, which have no effect: %s.", listed(unused))
+        batches = [self.calls.on_grid(batch) for batch in batches]
+        if not self._columns_are_looked_at and (unused := unused_columns(batches[0], self._networks, loss.columns)):
+            logger.warning("Neither a network nor the loss takes these columns of the batch: %s.", listed(unused))
         self._columns_are_looked_at = True
         # A step that is one batch sums over itself, in the loss.
         needs_statistics = len(batches) * self.args.world_size > 1 or self.distillation_loss.remembers_steps
         contexts, rows = [], []
         for batch in batches:
             context = StepContext(self._ask_teacher(batch))
-            labels = self._labels_of(batch, context.teacher_outputs)
+            labels = labels_of(batch, loss, context.teacher_outputs)
             row = torch.stack([is_example(labels).sum(), is_labelled(labels).sum()]).float()
             if context.teacher_outputs is not None and needs_statistics:
-                labels, outputs = select_valid(labels, context.teacher_outputs)
-                self.distillation_loss.check_classes(labels)
-                statistics = self.distillation_loss.batch_statistics(outputs, labels)
+                statistics = loss.statistics_of(context.teacher_outputs, labels, **self._columns_of(batch))
                 row = row if statistics is None else torch.cat([row, statistics.float()])
             contexts.append(context)
             rows.append(row)
@@ -254,20 +258,24 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         with_features = model.training or self._evaluates_with_teacher
         outputs = model(**self._inputs_of(self.model, student_inputs(inputs), with_features))
         self.distillation_loss.train(model.training)
-        check_two_classes(logits_of(outputs).shape[-1])
+        if not self.calls.is_dense:
+            check_two_classes(logits_of(outputs).shape[-1])
         if not model.training:
-            loss = self._evaluation_loss(inputs, outputs, self._labels_of(inputs))
+            labels = self.calls.labels(labels_of(inputs, self.distillation_loss))
+            loss = self._evaluation_loss(inputs, outputs, labels)
             # Predictions are logits alone: anything else would be gathered over the whole evaluation set.
             return (loss, {"logits": logits_of(outputs)}) if return_outputs else loss
 
         if context is None:  # called outside the training loop: this batch is the whole step
+            inputs = self.calls.on_grid(inputs)
             context = StepContext(self._ask_teacher(inputs))
         terms = self.distillation_loss(
-            outputs,
+            self.calls.pixels(outputs, inputs),
             context.teacher_outputs,
-            self._labels_of(inputs, context.teacher_outputs),
+            labels_of(inputs, self.distillation_loss, context.teacher_outputs),
             epoch=self.state.epoch,
             step_statistics=context.step_statistics,
+            **self._columns_of(inputs),
         )
         weights = {self.distillation_loss.ce: context.label_weight}
         terms = {name: weights.get(name, context.weight) * term for name, term in terms.items()}
@@ -286,13 +294,14 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         """Adds the named terms; what one evaluation has gathered is gone when the next begins."""
         check_finite(self.model, "evaluated")  # type: ignore[arg-type]
         self._eval_terms = {}
-        if isinstance(self.compute_metrics, group_accuracy):
+        if isinstance(self.compute_metrics, group_accuracy | mean_iou):
             self.compute_metrics.reset()
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)  # type: ignore[misc]
         metrics, loss = output.metrics, f"{metric_key_prefix}_loss"
         if metrics is not None and loss in metrics:
             for name, values in self._eval_terms.items():
-                metrics[f"{metric_key_prefix}_{name}"] = torch.cat(values).nanmean().item()
+                total, count = torch.cat(values).double().sum(0)
+                metrics[f"{metric_key_prefix}_{name}"] = (total / count).item()
             metrics[f"{metric_key_prefix}_cross_entropy"] = metrics[loss]
         if metric_key_prefix == "eval" and metrics:
             self.remember_evaluation(output)
@@ -304,21 +313,28 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
     def _evaluation_loss(self, inputs: dict, outputs: Any, labels: Tensor) -> Tensor:
-        losses = cross_entropy_of_each(logits_of(outputs), labels)  # NaN where there is no class
-        check_scores(logits_of(outputs), is_labelled(labels), self.state.global_step)
-        if losses.ndim == 1:
-            # One value an example, so that the gather cuts off what pads the last batch of several ranks.
-            self._gather_eval_term("loss", losses)
+        losses, labelled = self.calls.losses_of_each(outputs, labels), is_labelled(labels)  # NaN without a class
+        check_scores(
+            losses[..., None] if self.calls.is_dense else logits_of(outputs), labelled, self.state.global_step
+        )
+        # One sum an example, so that the gather cuts off what pads the last batch of several ranks.
+        self._gather_eval_term("loss", losses)
         if self._evaluates_with_teacher:
-            terms = self.distillation_loss(outputs, self._ask_teacher(inputs), labels, epoch=self.state.epoch)
+            inputs = self.calls.on_grid({**inputs, "labels": labels})
+            pixels, columns = self.calls.pixels(outputs, inputs), self._columns_of(inputs)
+            teacher = self._ask_teacher(inputs)
+            terms = self.distillation_loss(pixels, teacher, inputs["labels"], epoch=self.state.epoch, **columns)
             lacking = losses.new_full((), torch.nan)  # a rank without a valid label has no terms
             for name in dict.fromkeys(gather_object(list(terms))):
                 if name != "cross_entropy":
                     self._gather_eval_term(name, terms.get(name, lacking).detach().repeat(len(labels)))
-        return losses.nansum() / is_labelled(labels).sum().clamp_min(1)
+        return losses.nansum() / labelled.sum().clamp_min(1)
 
     def _gather_eval_term(self, name: str, values: Tensor) -> None:
-        self._eval_terms.setdefault(name, []).append(self.accelerator.gather_for_metrics(values))
+        """Keeps the sum and the number of those `values` `[examples, ...]` of each example that are not NaN."""
+        values = values.view(len(values), -1)
+        pairs = torch.stack([values.nansum(1), (~values.isnan()).sum(1)], dim=1)
+        self._eval_terms.setdefault(name, []).append(self.accelerator.gather_for_metrics(pairs))
 
     @property
     def _networks(self) -> list[nn.Module]:
@@ -334,8 +350,12 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
             return inputs[CACHED_LOGITS]
         if self.teacher_model is None:
             return None
-        inputs = self._inputs_of(self.teacher_model, teacher_inputs(inputs))
-        return ask_teacher(self.teacher_model, inputs, self.accelerator.autocast())
+        own_inputs = self._inputs_of(self.teacher_model, teacher_inputs(inputs))
+        outputs = ask_teacher(self.teacher_model, own_inputs, self.accelerator.autocast())
+        return self.calls.pixels(outputs, inputs)
+
+    def _columns_of(self, batch: dict) -> dict:
+        return {name: batch[name] for name in self.distillation_loss.columns if name in batch}
 
     def _inputs_of(self, model: Any, inputs: dict, with_features: bool = True) -> dict:
         own = (CACHED_LOGITS, STEP_CONTEXT)
@@ -343,18 +363,6 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         if with_features and self.distillation_loss.needs_hidden_states:
             model_inputs["output_hidden_states"] = True
         return model_inputs
-
-    def _labels_of(self, inputs: dict, teacher_outputs: Any = None) -> Tensor:
-        """Without a cross-entropy no class is needed: the teacher's answers say how many examples there are."""
-        loss, logits = self.distillation_loss, None if teacher_outputs is None else logits_of(teacher_outputs)
-        if "labels" in inputs:
-            return inputs["labels"]
-        if loss.ce_weight or loss.needs_labels or logits is None or logits.ndim != 2:
-            raise ValueError(
-                f"The batch has no 'labels', only {[name for name in inputs if name != STEP_CONTEXT]}: let the "
-                "dataset or the data collator name them so, or distil without them (ce_weight=0)."
-            )
-        return torch.full(logits.shape[:1], UNLABELLED, device=logits.device)
 
     # ---- Optimizer, logs, files ----
 
