@@ -112,6 +112,12 @@ from .losses import (
     ReviewKDLoss as ReviewKDLoss,
 )
 from .losses import (
+    Schedule as Schedule,
+)
+from .losses import (
+    SumLoss as SumLoss,
+)
+from .losses import (
     WTTMLoss as WTTMLoss,
 )
 from .losses import (

@@ -9,12 +9,13 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+import yaml
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -134,7 +135,7 @@ def check_model_files(folder: str | os.PathLike) -> None:
 
 def parse_values(flag: str, items: Sequence[str]) -> dict[str, Any]:
     """
-    `["alpha=1", "ce=balanced_softmax"]` as a dict; values are read as JSON, else as words.
+    `["alpha=1", "ce=balanced_softmax"]` as a dict; values are read as JSON, lists and dicts as YAML, else as words.
 
     Raises:
         `ValueError`: if an item is not of the form `name=value`; it names the `flag`.
@@ -148,6 +149,9 @@ def parse_values(flag: str, items: Sequence[str]) -> dict[str, Any]:
             values[name] = json.loads(value.lower() if value in ("True", "False") else value)
         except json.JSONDecodeError:
             values[name] = value
+        if value.startswith(("{", "[")):  # {0: 4, 10: 1} is YAML and no JSON
+            with suppress(yaml.YAMLError):
+                values[name] = yaml.safe_load(value)
     return values
 
 

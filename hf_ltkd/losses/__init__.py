@@ -8,9 +8,10 @@ from typing import Any
 
 from ..groups import ClassGroups, check_groups
 from .balanced_softmax import balanced_softmax_loss
-from .base import CrossEntropyLoss, DistillationLoss
+from .base import DistillationLoss
 from .bkd import BKDLoss, bkd_loss
 from .catkd import CATKDLoss, class_attention_loss
+from .ce import CrossEntropyLoss
 from .class_balanced import class_balanced_loss, class_balanced_weights
 from .cwd import CWDLoss, channel_wise_loss
 from .dist import DISTLoss, dist_loss
@@ -23,6 +24,8 @@ from .ltkd import KLDecomposition, LTKDLoss, kl_decomposition, ltkd_loss
 from .on_logits import LogitLoss, standardize_logits
 from .published import PublishedValues, published_values
 from .reviewkd import ReviewKDLoss, hierarchical_context_loss
+from .schedule import Schedule
+from .sum import SumLoss
 from .wttm import WTTMLoss, wttm_loss
 
 
@@ -62,7 +65,7 @@ def create_loss(
     check_groups(groups)
     if pair and (isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2):
         raise ValueError(f"pair={pair!r} is not valid: it must be two names, the teacher's and the student's.")
-    _check_values(loss_class, arguments)
+    arguments = _checked_values(loss_class, arguments)
     published = published_values(loss_class, dataset, *pair) if pair else PublishedValues({}, "")
     try:
         loss = loss_class.from_groups(groups, **{**published.arguments, **arguments})
@@ -76,14 +79,19 @@ def create_loss(
     return loss
 
 
-def _check_values(loss_class: type[DistillationLoss], arguments: Mapping[str, Any]) -> None:
+def _checked_values(loss_class: type[DistillationLoss], arguments: Mapping[str, Any]) -> dict[str, Any]:
     """
+    The arguments; a dict in place of a number is a [`Schedule`].
+
     Raises:
         `ValueError`: if an argument is a word or a switch where the loss has a number, or the other way round.
     """
-    defaults = loss_arguments(loss_class)
+    defaults, checked = loss_arguments(loss_class), dict(arguments)
     for name, value in arguments.items():
         default = defaults.get(name)
+        if isinstance(value, Mapping) and isinstance(default, int | float) and not isinstance(default, bool):
+            checked[name] = Schedule(value)
+            continue
         if isinstance(default, bool):
             wrong, expected = not isinstance(value, bool), "true or false"
         else:
@@ -91,6 +99,7 @@ def _check_values(loss_class: type[DistillationLoss], arguments: Mapping[str, An
             wrong, expected = wrong and isinstance(default, int | float), f"a number, such as {default}"
         if wrong:
             raise ValueError(f"{name}={value!r} of {loss_class.__name__} is not valid: it must be {expected}.")
+    return checked
 
 
 def find_loss(name: str) -> type[DistillationLoss]:
@@ -134,6 +143,8 @@ __all__ = [
     "LTKDLoss",
     "LogitLoss",
     "ReviewKDLoss",
+    "Schedule",
+    "SumLoss",
     "WTTMLoss",
     "balanced_softmax_loss",
     "bkd_loss",

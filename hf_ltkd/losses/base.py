@@ -3,42 +3,35 @@
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from inspect import Parameter, signature
-from typing import Any, Literal, get_args
+from inspect import signature
+from typing import Any, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 
 from ..groups import ClassGroups
-from ..utils import listed
-from .balanced_softmax import balanced_softmax_loss
+from ..utils import check_number, listed
 from .checks import (
     IGNORED_LABEL,
     UNLABELLED,
-    as_targets,
-    at_least_float32,
+    are_labelled,
     check_class_counts,
-    check_class_ids,
+    check_classes,
     check_labels,
     check_not_negative,
     check_probabilities,
     is_labelled,
     logits_of,
     select_valid,
-    weigh,
 )
-from .class_balanced import class_balanced_loss, class_balanced_weights
-from .ldam import ldam_loss
-from .logit_adjustment import logit_adjusted_loss
+from .class_balanced import class_balanced_weights
+from .columns import check_is_weighed, further_arguments, taken, weigh, weighted_mean
+from .cross_entropy import CrossEntropyName, corrected_cross_entropy, own_cross_entropy, plain_cross_entropy
 from .published import published_values
+from .schedule import Scheduled, numbers_of
 
 
-CrossEntropyName = Literal["cross_entropy", "balanced_softmax", "logit_adjusted", "class_balanced", "ldam"]
-
-
-class DistillationLoss(nn.Module):
+class DistillationLoss(Scheduled):
     """
     Base class: student outputs, teacher outputs and labels in, a dict of named terms out whose sum is the loss.
 
@@ -47,8 +40,9 @@ class DistillationLoss(nn.Module):
 
     Args:
         ce_weight (`float`, *optional*, defaults to 1.0): Weight of the student's own cross-entropy with the labels.
-        ce (`str`, *optional*, defaults to `"cross_entropy"`):
-            The form of that cross-entropy. Beside the plain one, four that correct for the class counts:
+        ce (`str` or `Callable`, *optional*, defaults to `"cross_entropy"`):
+            The form of that cross-entropy: a function of logits `[n, classes]` and labels `[n]` to one value each (or
+            their mean), its `"module:function"`, or a name. Beside the plain one, four correct for the class counts:
             `"balanced_softmax"` ([`balanced_softmax_loss`]), `"logit_adjusted"` ([`logit_adjusted_loss`]),
             `"class_balanced"` ([`class_balanced_loss`]) and `"ldam"` ([`ldam_loss`]). Joining one of them with a
             distillation method is an extension of this package, not part of the method's paper.
@@ -65,6 +59,8 @@ class DistillationLoss(nn.Module):
             200). `None` never weighs them.
         warmup_epochs (`float`, *optional*, defaults to 0.0):
             The distillation terms grow linearly from 0 to their full weight over this many epochs.
+
+    Numbers that are weights, temperatures or of `ce` may be a [`Schedule`] over the epochs.
 
     Attributes:
         needs_teacher (`bool`): Whether `teacher_outputs` is read at all.
@@ -99,7 +95,7 @@ class DistillationLoss(nn.Module):
         self,
         *,
         ce_weight: float = 1.0,
-        ce: CrossEntropyName = "cross_entropy",
+        ce: CrossEntropyName | str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
         class_counts: Sequence[int] | Tensor | None = None,
         tau: float = 1.0,
         effective_number_beta: float = 0.9999,
@@ -109,36 +105,42 @@ class DistillationLoss(nn.Module):
         warmup_epochs: float = 0.0,
     ):
         super().__init__()
-        check_not_negative(ce_weight=ce_weight, tau=tau, warmup_epochs=warmup_epochs)
-        check_not_negative(max_margin=max_margin, ldam_scale=ldam_scale)
+        check_not_negative(ce_weight=ce_weight, tau=tau, max_margin=max_margin, ldam_scale=ldam_scale)
+        check_number("warmup_epochs", warmup_epochs, 0)
+        for beta in numbers_of(effective_number_beta):
+            check_number("effective_number_beta", beta, 0, below=1)
         if drw_epoch is not None:
-            check_not_negative(drw_epoch=drw_epoch)
-        self.ce: str = ce
+            check_number("drw_epoch", drw_epoch, 0)
+            if ce != "ldam":
+                raise ValueError(f"drw_epoch={drw_epoch} goes with ce='ldam', not with ce={ce!r}: leave it out.")
         self.ce_weight, self.warmup_epochs = ce_weight, warmup_epochs
         self.tau, self.effective_number_beta = tau, effective_number_beta
         self.max_margin, self.ldam_scale, self.drw_epoch = max_margin, ldam_scale, drw_epoch
-        if drw_epoch is not None and ce != "ldam":
-            raise ValueError(f"drw_epoch={drw_epoch} goes with ce='ldam', not with ce={ce!r}: leave it out.")
+        self.ce: str = ce if isinstance(ce, str) else ""  # what the term is called
+        self._ce, self._class_weights, self._counts = ce, None, None
         self._cross_entropy: Callable[..., Tensor] = plain_cross_entropy
-        if ce == "cross_entropy":
-            return
         if ce not in get_args(CrossEntropyName):
-            raise ValueError(f"ce={ce!r} is not known: use one of {', '.join(get_args(CrossEntropyName))}.")
-        if class_counts is None:
-            raise ValueError(
-                f"ce={ce!r} needs class_counts, the training examples per class: pass "
-                "class_counts=class_counts(train_dataset), or groups made by ClassGroups.from_counts."
+            self.ce, self._ce, self._cross_entropy = own_cross_entropy(ce)
+        elif ce != "cross_entropy":
+            if class_counts is None:
+                raise ValueError(
+                    f"ce={ce!r} needs class_counts, the training examples per class: pass "
+                    "class_counts=class_counts(train_dataset), or groups made by ClassGroups.from_counts."
+                )
+            self._counts = check_class_counts(class_counts).tolist()
+            self.num_classes = len(self._counts)
+            with super().at(0.0):
+                self._apply_schedules()
+
+    def _apply_schedules(self) -> None:
+        """Makes the cross-entropy of the numbers in force."""
+        if self._counts is not None:
+            counts = torch.tensor(self._counts, dtype=torch.float64)
+            weights = class_balanced_weights(counts, beta=self.effective_number_beta)
+            self._class_weights = None if self.drw_epoch is None else weights
+            self._cross_entropy = corrected_cross_entropy(
+                self.ce, counts, weights, self.tau, self.max_margin, self.ldam_scale
             )
-        counts = check_class_counts(class_counts)
-        self.num_classes = len(counts)
-        weights = class_balanced_weights(counts, beta=effective_number_beta)
-        self._cross_entropy = {
-            "balanced_softmax": partial(balanced_softmax_loss, class_counts=counts),
-            "logit_adjusted": partial(logit_adjusted_loss, class_counts=counts, tau=tau),
-            "class_balanced": partial(class_balanced_loss, class_weights=weights),
-            "ldam": partial(ldam_loss, class_counts=counts, max_margin=max_margin, scale=ldam_scale),
-        }[ce]
-        self._class_weights = None if drw_epoch is None else weights
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -151,8 +153,8 @@ class DistillationLoss(nn.Module):
                 stacklevel=2,
             )
             cls.batch_statistics = lambda self, outputs, labels=None: of_before(self, outputs)  # type: ignore
-        cls._of_terms = _further_arguments(cls, "distillation_terms", 5)
-        cls._of_statistics = _further_arguments(cls, "batch_statistics", 3)
+        cls._of_terms = further_arguments(cls, "distillation_terms", 5)
+        cls._of_statistics = further_arguments(cls, "batch_statistics", 3)
         cls.columns = frozenset(["sample_weights", *cls._of_terms, *cls._of_statistics])
 
     @classmethod
@@ -207,7 +209,7 @@ class DistillationLoss(nn.Module):
         """
         return {
             "ce_weight": self.ce_weight,
-            "ce": self.ce,
+            "ce": self._ce,
             "tau": self.tau,
             "effective_number_beta": self.effective_number_beta,
             "max_margin": self.max_margin,
@@ -277,9 +279,14 @@ class DistillationLoss(nn.Module):
                 called as another or `loss`.
         """
         check_labels(labels, logits_of(student_outputs), IGNORED_LABEL, UNLABELLED)
-        if columns:
-            labels, columns = self._checked_columns(labels, columns)
-        all_labelled = _all(is_labelled(labels))
+        labels, columns = self._checked_columns(labels, columns)
+        if torch.compiler.is_compiling():  # without schedules
+            return self._terms(student_outputs, teacher_outputs, labels, epoch, step_statistics, columns)
+        with self.at(epoch):
+            return self._terms(student_outputs, teacher_outputs, labels, epoch, step_statistics, columns)
+
+    def _terms(self, student_outputs, teacher_outputs, labels, epoch, step_statistics, columns) -> dict[str, Tensor]:
+        all_labelled = are_labelled(labels)
         if not all_labelled or labels.is_floating_point():
             self.check_classes(labels)
         if not all_labelled or logits_of(student_outputs).ndim > 2:
@@ -293,93 +300,69 @@ class DistillationLoss(nn.Module):
             self.begin_epoch(epoch)
         weights = columns.get("sample_weights")
         if step_statistics is None and (self.remembers_steps or weights is not None):  # this batch is the whole step
-            statistics = self.batch_statistics(teacher_outputs, labels, **self._taken(self._of_statistics, columns))
+            statistics = self._statistics(teacher_outputs, labels, columns)
             step_statistics = None if statistics is None else self.begin_step(statistics[None])
         terms: dict[str, Tensor] = {}
         if self.ce_weight:
-            logits, targets, cross_entropy, of_targets = (
-                logits_of(student_outputs),
-                labels,
-                self._cross_entropy,
-                weights,
-            )
+            logits, targets, cross_entropy = logits_of(student_outputs), labels, self._cross_entropy
             if not all_labelled:
                 known = is_labelled(labels).nonzero(as_tuple=True)
-                logits, targets = logits[known], labels[known]
-                of_targets = None if weights is None else weights[known]
+                logits, targets, weights = logits[known], labels[known], None if weights is None else weights[known]
             check_probabilities(targets)
             if self.drw_epoch is not None and (epoch is None or epoch + 1e-6 >= self.drw_epoch):
                 cross_entropy = partial(cross_entropy, class_weights=self._class_weights)
-            losses = cross_entropy(logits, targets, reduction="none") if len(targets) else logits.sum()
-            terms[self.ce] = self.ce_weight * self._mean(self.ce, losses, of_targets)
-        warmup = 1.0 if epoch is None or epoch >= self.warmup_epochs else epoch / self.warmup_epochs
-        taken = self._taken(self._of_terms, columns)
-        own = self.distillation_terms(student_outputs, teacher_outputs, labels, step_statistics, **taken)
+            losses = cross_entropy(logits, targets, reduction="none") if len(targets) else logits.sum(1)
+            terms[self.ce] = self.ce_weight * weighted_mean(self.ce, losses, weights, targets, False)
+        own = self._method_terms(student_outputs, teacher_outputs, labels, epoch, step_statistics, columns)
         for name, term in own.items():
             if name in (self.ce, "loss"):
                 raise ValueError(f"{type(self).__name__} has a term called {name!r}, which is taken: rename it.")
-            terms[name] = warmup * self._mean(name, term, weights)
+            terms[name] = term
         return terms
 
-    def statistics_of(self, teacher_outputs: Any, labels: Tensor, **columns: Any) -> Tensor | None:
-        """[`~DistillationLoss.batch_statistics`] of a micro-batch as it comes: arguments as in `forward`."""
-        if columns:
-            labels, columns = self._checked_columns(labels, columns)
+    def _method_terms(
+        self, student_outputs, teacher_outputs, labels, epoch, step_statistics, columns
+    ) -> dict[str, Tensor]:
+        """[`~DistillationLoss.distillation_terms`] as they count: means, warmed up."""
+        further = taken(type(self).__name__, self._of_terms, columns)
+        warmup = self._warmup(epoch)
+        terms = self.distillation_terms(student_outputs, teacher_outputs, labels, step_statistics, **further)
+        weights, is_weighed = columns.get("sample_weights"), "sample_weights" in self._of_terms
+        return {name: warmup * weighted_mean(name, t, weights, labels, is_weighed) for name, t in terms.items()}
+
+    def _warmup(self, epoch: float | None) -> float:
+        return 1.0 if epoch is None or epoch >= self.warmup_epochs else epoch / self.warmup_epochs
+
+    def statistics_of(
+        self, teacher_outputs: Any, labels: Tensor, *, epoch: float | None = None, **columns: Any
+    ) -> Tensor | None:
+        """[`~DistillationLoss.batch_statistics`] of a micro-batch as it comes; arguments as in `forward`."""
+        labels, columns = self._checked_columns(labels, columns)
         labels, teacher_outputs, columns = select_valid(labels, teacher_outputs, columns)
         self.check_classes(labels)
-        return self.batch_statistics(teacher_outputs, labels, **self._taken(self._of_statistics, columns))
+        with self.at(epoch):
+            return self._statistics(teacher_outputs, labels, columns)
+
+    def _statistics(self, teacher_outputs: Any, labels: Tensor, columns: dict[str, Any]) -> Tensor | None:
+        if type(self).batch_statistics is not DistillationLoss.batch_statistics:
+            check_is_weighed(type(self).__name__, self._of_statistics, columns)
+        further = taken(type(self).__name__, self._of_statistics, columns)
+        return self.batch_statistics(teacher_outputs, labels, **further)
 
     def _checked_columns(self, labels: Tensor, columns: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         if unknown := columns.keys() - self.columns:
-            raise ValueError(
-                f"{type(self).__name__} does not read {listed([*unknown])}, only {listed([*self.columns])}."
-            )
-        if columns.get("sample_weights") is None:
-            return labels, columns
-        of_before = type(self).batch_statistics is not DistillationLoss.batch_statistics
-        if of_before and "sample_weights" not in self._of_statistics:
-            raise ValueError(
-                f"{type(self).__name__} cannot weigh its sums over the batch by sample_weights: let its batch_statistics "
-                "take them as a further argument, or leave the column out."
-            )
-        labels, weights = weigh(labels, columns["sample_weights"])
-        return labels, {**columns, "sample_weights": weights}
-
-    def _taken(self, arguments: dict[str, Any], columns: dict[str, Any]) -> dict[str, Any]:
-        """Those of the columns that are arguments of a method of the loss."""
-        for name, default in arguments.items():
-            if default is Parameter.empty and name not in columns:
-                raise ValueError(
-                    f"{type(self).__name__} reads the column {name!r}, which the batch does not have: let the dataset or "
-                    "the data collator give it."
-                )
-        return {name: columns[name] for name in arguments if name in columns}
-
-    def _mean(self, name: str, losses: Tensor, weights: Tensor | None) -> Tensor:
-        """Of one value per example; a scalar is taken to be the mean already."""
-        if losses.ndim == 0:
-            if weights is not None and "sample_weights" not in self._of_terms:
-                raise ValueError(
-                    f"The term {name!r} of {type(self).__name__} is a mean already and cannot be weighed by "
-                    "sample_weights: return one value per example, [batch], or let distillation_terms take "
-                    "sample_weights as a further argument."
-                )
-            return losses
-        return losses.mean() if weights is None else (weights.to(losses) * losses).sum() / weights.sum().to(losses)
+            raise ValueError(f"{type(self).__name__} reads {listed([*self.columns])}, not {listed([*unknown])}.")
+        if "sample_weights" in columns:
+            labels, columns["sample_weights"] = weigh(labels, columns["sample_weights"])
+        return labels, columns
 
     def check_classes(self, labels: Tensor) -> None:
         """
         Raises:
             `ValueError`: if the loss has `needs_labels`, and labels are soft or -1. It waits for a GPU.
         """
-        if not self.needs_labels:
-            return
-        check_class_ids(type(self).__name__, labels)
-        if (labels == UNLABELLED).any():
-            raise ValueError(
-                f"{type(self).__name__} needs the class of each example, and some have none (label -1): leave them "
-                "out, or choose another loss, such as KDLoss."
-            )
+        if self.needs_labels:
+            check_classes(type(self).__name__, labels)
 
     def distillation_terms(
         self, student_outputs: Any, teacher_outputs: Any, labels: Tensor, step_statistics: Tensor | None
@@ -414,58 +397,3 @@ class DistillationLoss(nn.Module):
 def values_of(**arguments: Any) -> dict[str, Any]:
     """The arguments with numbers for tensors (weights that are trained, for instance)."""
     return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in arguments.items()}
-
-
-def _all(labelled: Tensor) -> bool:
-    if not torch.compiler.is_compiling() and not isinstance(labelled, FakeTensor):
-        return bool(labelled.all())
-    # Shapes cannot depend on values here.
-    message = "A compiled loss takes no labels of -100 or -1: leave such examples out of the batch."
-    torch._assert_async(labelled.all(), message)
-    return True
-
-
-def _further_arguments(loss_class: type, method: str, own: int) -> dict[str, Any]:
-    """
-    The arguments of a method after its own, with their defaults; `**kwargs` hands on what the base class names.
-    """
-    found: dict[str, Any] = {}
-    for base in loss_class.__mro__:
-        if method in vars(base):
-            arguments = list(signature(vars(base)[method]).parameters.values())[own:]
-            found = {a.name: a.default for a in arguments if a.kind is not a.VAR_KEYWORD} | found
-            if not any(a.kind is a.VAR_KEYWORD for a in arguments):
-                break
-    return found
-
-
-def plain_cross_entropy(
-    logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, reduction: str = "mean"
-) -> Tensor:
-    """The cross-entropy in float32, averaged over the batch; labels are class ids or soft."""
-    logits = at_least_float32(logits)
-    return F.cross_entropy(logits, as_targets(labels, logits), label_smoothing=label_smoothing, reduction=reduction)
-
-
-def cross_entropy_of_each(logits: Tensor, labels: Tensor) -> Tensor:
-    """That of each example or token, `[*batch]` for logits `[*batch, classes]`; NaN where there is no class."""
-    check_labels(labels, logits, IGNORED_LABEL, UNLABELLED)
-    logits, labelled = at_least_float32(logits), is_labelled(labels)
-    targets = as_targets(labels, logits) if labels.is_floating_point() else labels.where(labelled, IGNORED_LABEL)
-    losses = F.cross_entropy(logits.flatten(0, -2), targets.flatten(0, labelled.ndim - 1), reduction="none")
-    return losses.view(labelled.shape).masked_fill(~labelled, torch.nan)
-
-
-class CrossEntropyLoss(DistillationLoss):
-    """
-    No teacher at all: the student's cross-entropy with the labels. Trains teachers and plain students.
-
-    Args:
-        kwargs: `ce`, `class_counts` and the other arguments of [`DistillationLoss`], for instance
-            `CrossEntropyLoss(ce="balanced_softmax", class_counts=counts)`.
-    """
-
-    needs_teacher = False
-
-    def distillation_terms(self, student_outputs, teacher_outputs, labels, step_statistics) -> dict[str, Tensor]:
-        return {}

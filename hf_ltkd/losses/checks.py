@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from ..utils import check_number, listed
+from .schedule import numbers_of
 
 
 IGNORED_LABEL = -100  # PyTorch's and Transformers' mark for what is not to be learned: padding, for instance
@@ -49,39 +50,6 @@ def is_labelled(labels: Tensor) -> Tensor:
     return (marks != IGNORED_LABEL) & (marks != UNLABELLED)
 
 
-def weigh(labels: Tensor, sample_weights: Any = None) -> tuple[Tensor, Tensor]:
-    """
-    An example of weight 2 counts as if it were there twice, one of weight 0 as if it were not there.
-
-    Args:
-        labels (`torch.Tensor`): Of shape `[*batch]`, or soft ones `[*batch, classes]`.
-        sample_weights (`torch.Tensor` of shape `[batch]` or `[*batch]`, *optional*): `None` is 1 for each.
-
-    Returns:
-        `tuple`: the labels, -100 where the weight is 0, and the weights `[*batch]` in floating point.
-
-    Raises:
-        `ValueError`: if the weights are not one finite number of 0 or more for each example (or token).
-    """
-    marks = _marks(labels)
-    if sample_weights is None:
-        return labels, torch.ones_like(marks, dtype=torch.float32)
-    is_number = isinstance(sample_weights, Tensor) and sample_weights.dtype != torch.bool
-    if not is_number or sample_weights.shape not in (marks.shape, marks.shape[:1]):
-        shape = f"of shape {tuple(sample_weights.shape)}" if is_number else "no tensor of numbers"
-        raise ValueError(f"sample_weights are {shape}: give one number of 0 or more per example, [{len(marks)}].")
-    weights = at_least_float32(sample_weights) if sample_weights.is_floating_point() else sample_weights.float()
-    weights = weights.view(weights.shape + (1,) * (marks.ndim - weights.ndim)).expand(marks.shape)
-    if is_eager(weights):
-        wrong = ~((weights >= 0) & (weights < math.inf))  # NaN, too
-        if wrong.any():
-            raise ValueError(
-                f"sample_weights hold {weights[wrong][0].item()}: each must be a finite number of 0 or more."
-            )
-    left_out = weights == 0
-    return labels.masked_fill(left_out[..., None] if labels.is_floating_point() else left_out, IGNORED_LABEL), weights
-
-
 def reduced(losses: Tensor, reduction: str) -> Tensor:
     """
     The mean of losses `[batch]`, 0 of none; or, with `reduction="none"`, themselves.
@@ -92,6 +60,17 @@ def reduced(losses: Tensor, reduction: str) -> Tensor:
     if reduction not in ("mean", "none"):
         raise ValueError(f"reduction={reduction!r} is not known: use 'mean', or 'none' for the loss of each example.")
     return losses if reduction == "none" else losses.sum() / max(losses.shape[0], 1)
+
+
+def are_labelled(labels: Tensor) -> bool:
+    """Whether each class is known. It waits for a GPU, once."""
+    labelled = is_labelled(labels)
+    if not torch.compiler.is_compiling() and not isinstance(labelled, FakeTensor):
+        return bool(labelled.all())
+    # Shapes cannot depend on values here.
+    message = "A compiled loss takes no labels of -100 or -1: leave such examples out of the batch."
+    torch._assert_async(labelled.all(), message)
+    return True
 
 
 def check_probabilities(labels: Tensor) -> None:
@@ -133,10 +112,23 @@ def check_class_ids(name: str, labels: Tensor) -> None:
         )
 
 
+def check_classes(name: str, labels: Tensor) -> None:
+    """
+    Raises:
+        `ValueError`: as [`check_class_ids`], and if an example has no class. It waits for a GPU.
+    """
+    check_class_ids(name, labels)
+    if (labels == UNLABELLED).any():
+        raise ValueError(
+            f"{name} needs the class of each example, and some have none (label -1): leave them out, or choose "
+            "another loss, such as KDLoss."
+        )
+
+
 def select_valid(labels: Tensor, *outputs: Any) -> tuple[Any, ...]:
     """
-    Labels, outputs and columns of those examples (or tokens) that count ([`is_example`]), in one row each. The device is
-    asked once which they are, not once a tensor.
+    Labels, outputs and columns of those examples (or tokens) that count ([`is_example`]), in one row each. The device
+    is asked once which they are, not once a tensor.
 
     Args:
         labels (`torch.Tensor`): Of shape `[*batch]`, or soft ones `[*batch, classes]`.
@@ -269,14 +261,16 @@ def _plain(value: Any) -> Any:
 def check_not_negative(**values: Any) -> None:
     """Raises `ValueError`, naming the argument, for a weight that is no finite number of 0 or more."""
     for name, value in values.items():
-        if _is_known(value):
-            check_number(name, _plain(value), 0)
+        for number in numbers_of(value):
+            if _is_known(number):
+                check_number(name, _plain(number), 0)
 
 
 def check_temperature(temperature: Any) -> None:
     """Raises `ValueError` unless the temperature is above 0."""
-    if _is_known(temperature):
-        check_number("temperature", _plain(temperature), above=0)
+    for number in numbers_of(temperature):
+        if _is_known(number):
+            check_number("temperature", _plain(number), above=0)
 
 
 def check_class_counts(class_counts: Sequence[int] | Tensor | None) -> Tensor:

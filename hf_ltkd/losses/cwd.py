@@ -67,7 +67,8 @@ class CWDLoss(DistillationLoss):
 
     Args:
         temperature (`float`, *optional*, defaults to 4.0): `T`.
-        cwd_weight (`float`, *optional*, defaults to 3.0): Weight of the term. Both defaults are the authors' for logits.
+        cwd_weight (`float`, *optional*, defaults to 3.0):
+            Weight of the term. Both defaults are the authors' for logits.
         kwargs: `ce_weight`, `ce`, `class_counts`, `warmup_epochs` and the rest of [`DistillationLoss`].
     """
 

@@ -74,8 +74,8 @@ def pair_weights(teacher_logits: Tensor, gamma: float, temperature: float, probs
 
 def squared_differences(student: Tensor, teacher: Tensor, weights: Tensor, mean_square: Tensor) -> Tensor:
     """
-    A quarter of the squared differences of each example, `[batch]`, whose mean is weighted. The weights of a pair are a
-    product, so that with `d = t - s` and `m = Σ w d / Σ w` the sum over its pairs is `2 · Σ w · Σ w (d - m)²`.
+    A quarter of the squared differences of each example, `[batch]`; their mean is weighted. The weights of a pair are
+    a product, so that with `d = t - s` and `m = Σ w d / Σ w` the sum over its pairs is `2 · Σ w · Σ w (d - m)²`.
 
     Args:
         mean_square: `(Σ w)²`, averaged over the examples.
@@ -189,9 +189,9 @@ class GKLLoss(LogitLoss):
 
     def batch_statistics(self, teacher_outputs, labels, sample_weights=None) -> Tensor | None:
         """
-        The number of examples (each counts by its weight) and the sum of their `(Σ w)²`; class-wise, also the number of
-        examples of each class and the sums of their `softmax(t / T2)`: `[2]` or `[2 + classes + classes²]`. The ranks
-        exchange that for every micro-batch: 10,102 numbers (40 kB) for 100 classes, 1,001,002 (4 MB) for 1000.
+        The number of examples (each counts by its weight) and the sum of their `(Σ w)²`; class-wise, also the number
+        of examples of each class and the sums of their `softmax(t / T2)`: `[2]` or `[2 + classes + classes²]`. The
+        ranks exchange that for every micro-batch: 10,102 numbers (40 kB) for 100 classes, 1,001,002 (4 MB) for 1000.
         """
         teacher = self.compared(teacher_outputs, "teacher")
         if self.class_wise:

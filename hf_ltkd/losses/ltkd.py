@@ -20,7 +20,7 @@ from .on_logits import LogitLoss
 
 def ltkd_terms(student_logits: Tensor, teacher_logits: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
     """
-    The two summands of Eq. 14 of each example, `[batch]`, times `T²`: the formula, differentiable in all of its tensors.
+    The summands of Eq. 14 of each example, `[batch]`, times `T²`: the formula, differentiable in all of its tensors.
     """
     groups, alpha, beta, temperature, rebalance, reweight, log_mass = weights
     student, teacher, within = _decompose(student_logits, teacher_logits, groups, temperature)
@@ -141,8 +141,8 @@ def ltkd_loss(
         reduction (`str`, *optional*, defaults to `"mean"`): `"none"` gives the loss of each example.
 
     Returns:
-        `torch.Tensor`: a scalar, or `[batch]`; differentiable any number of times, also in `alpha`, `beta` and `temperature` where
-        they are tensors that require a gradient.
+        `torch.Tensor`: a scalar, or `[batch]`; differentiable any number of times, also in `alpha`, `beta` and
+        `temperature` where they are tensors that require a gradient.
 
     Raises:
         `ValueError`: if shapes or groups do not fit, a weight is negative, or `temperature <= 0`.
@@ -245,7 +245,7 @@ class LTKDLoss(LogitLoss):
             self.log_group_mass.fill_(-torch.inf)
 
     def batch_statistics(self, teacher_outputs, labels=None, sample_weights=None, image_ids=None) -> Tensor | None:
-        """The logarithm of Eq. 9's (weighted) sums of `p_Gᵀ` over this batch, `[groups]`; `None` without rebalancing."""
+        """The logarithm of Eq. 9's sums of `p_Gᵀ` over this batch, `[groups]`; `None` without rebalancing."""
         if not self.rebalance:
             return None
         logits = self.compared(teacher_outputs, "teacher")

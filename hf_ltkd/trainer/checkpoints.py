@@ -105,7 +105,7 @@ def describe_data(dataset: Any) -> dict[str, Any]:
 def describe_loss(loss: DistillationLoss) -> dict[str, Any]:
     """What tells a loss from another, as JSON values: hyper-parameters, and a digest of groups and class counts."""
     digest = hashlib.sha256()
-    for name, value in sorted(vars(loss).items()):
+    for name, value in (item for module in loss.modules() for item in sorted(vars(module).items())):
         for part in [*value.args, *value.keywords.values()] if isinstance(value, partial) else [value]:
             if isinstance(part, ClassGroups):
                 digest.update(f"{name} {part.to_dict()}".encode())

@@ -1,8 +1,9 @@
-"""Which columns of a batch a network takes: those that its forward names."""
+"""What is in a batch: the columns that a network takes (those that its forward names) or the loss, and labels."""
 
 import functools
 import inspect
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,10 +14,29 @@ from ..losses.base import DistillationLoss
 from ..losses.checks import UNLABELLED, logits_of
 
 
-def inputs_of(model: nn.Module, batch: dict[str, Any]) -> dict[str, Any]:
-    """What of a batch goes into a network: no labels, and nothing that it does not name."""
+@dataclass
+class StepContext:
+    """What a micro-batch has to know of the whole optimizer step; travels in the batch under [`STEP_CONTEXT`]."""
+
+    teacher_outputs: Any = None
+    step_statistics: Tensor | None = None  # [micro-batches of all ranks, k]
+    weight: Tensor | float = 1.0  # weight of this micro-batch's examples / its mean over those of the step
+    label_weight: Tensor | float = 1.0  # the same of those with a class, over which the cross-entropy is a mean
+    micro_batches: int = 1  # of this rank in the step
+
+
+STEP_CONTEXT = "distillation_step_context"
+CACHED_LOGITS = "teacher_logits"  # the teacher's answer travels in the batch where it is cached
+
+
+def inputs_of(model: nn.Module, batch: dict[str, Any], of_loss: Collection[str] = ()) -> dict[str, Any]:
+    """
+    What of a batch goes into a network: no labels, and nothing that it does not name. One that takes anything gets no
+    column that the loss reads (`of_loss`).
+    """
     names = forward_names(model)
-    return {n: v for n, v in batch.items() if n != "labels" and (names is None or n in names)}
+    not_given = {"labels", *(of_loss if names is None else ())}
+    return {n: v for n, v in batch.items() if n not in not_given and (names is None or n in names)}
 
 
 def unused_columns(batch: dict[str, Any], networks: list[nn.Module], of_loss: Collection[str] = ()) -> list[str]:
@@ -42,8 +62,8 @@ def labels_of(batch: dict[str, Any], loss: DistillationLoss, teacher_outputs: An
     logits = None if teacher_outputs is None else logits_of(teacher_outputs)
     if loss.ce_weight or loss.needs_labels or logits is None or logits.ndim != 2:
         raise ValueError(
-            f"The batch has no 'labels', only {[*batch]}: let the dataset or the data collator name them so, or distil "
-            "without them (ce_weight=0)."
+            f"The batch has no 'labels', only {[*batch]}: let the dataset or the data collator name them so, or "
+            "distil without them (ce_weight=0)."
         )
     return torch.full(logits.shape[:1], UNLABELLED, device=logits.device)
 

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Trainer
 
-from ..losses.base import DistillationLoss, cross_entropy_of_each
+from ..losses.base import DistillationLoss
 from ..losses.checks import IGNORED_LABEL, at_least_float32, logits_of
+from ..losses.cross_entropy import cross_entropy_of_each
 from ..utils import placed_for, student_inputs
 from .columns import inputs_of
 from .training_args import DistillationTrainingArguments
@@ -68,8 +69,8 @@ class PixelCalls:
             return labels
         if labels.ndim != 3 or labels.is_floating_point():
             raise ValueError(
-                f"The labels of a segmentation have the shape {tuple(labels.shape)} and {labels.dtype}: give the class "
-                f"id of each pixel, [batch, height, width] (int64), {self.ignored} or -100 where there is none."
+                f"The labels of a segmentation have the shape {tuple(labels.shape)} and {labels.dtype}: give the "
+                f"class id of each pixel, [batch, height, width] (int64), {self.ignored} or -100 where there is none."
             )
         return labels.long().masked_fill(labels == self.ignored, IGNORED_LABEL)
 
@@ -124,6 +125,14 @@ class PixelCalls:
         if logits.shape[2:] != size:
             logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
         return logits.permute(0, 2, 3, 1)
+
+    def num_classes(self, outputs: Any) -> int:
+        """How many classes the logits of a network are of."""
+        return logits_of(outputs).shape[1 if self.is_dense else -1]
+
+    def scores(self, outputs: Any, losses: Tensor) -> Tensor:
+        """What has to be finite for each example or pixel, `[*batch, n]`: its logits, or its loss, made of them."""
+        return losses[..., None] if self.is_dense else logits_of(outputs)
 
     def losses_of_each(self, outputs: Any, labels: Tensor) -> Tensor:
         """

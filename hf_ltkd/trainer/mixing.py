@@ -132,7 +132,7 @@ class Mixer:
         The micro-batches of a step, mixed.
 
         Raises:
-            `ValueError`: if they hold no images.
+            `ValueError`: if they hold no images, or sample weights.
         """
         drawn = draw(self.args, step)
         for batch in batches:
@@ -140,6 +140,11 @@ class Mixer:
                 raise ValueError(
                     f"mixup_alpha and cutmix_alpha mix pixel_values [batch, channels, height, width], and the batch "
                     f"holds {[*batch]}: leave them out."
+                )
+            if "sample_weights" in batch:
+                raise ValueError(
+                    "mixup_alpha and cutmix_alpha make one example of two, and sample_weights weigh each: leave out "
+                    "one or the other."
                 )
         return [mix(batch, drawn, self.num_classes) for batch in batches]
 

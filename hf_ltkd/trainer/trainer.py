@@ -2,18 +2,19 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate.utils import broadcast, gather_object
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Sampler
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..losses.base import DistillationLoss
 from ..losses.checks import is_example, is_labelled, logits_of
+from ..losses.columns import weigh
 from ..metrics import group_accuracy, mean_iou
 from ..teacher.cache import CachedTeacherDataset, TeacherCache
 from ..teacher.live import ask_teacher, hand_over, load_teacher, place_teacher
@@ -34,30 +35,24 @@ from .checks import (
     check_scores,
     check_two_classes,
 )
-from .columns import forward_names, inputs_of, labels_of, unused_columns
+from .columns import (
+    CACHED_LOGITS,
+    STEP_CONTEXT,
+    StepContext,
+    forward_names,
+    inputs_of,
+    labels_of,
+    unused_columns,
+)
 from .dense import PixelCalls
 from .engines import check_engine, make_shardable, mean_gradients
 from .mixing import make_mixer
+from .sampling import CLASS_SAMPLING, class_sampler
 from .student_files import StudentFilesMixin
 from .training_args import DistillationTrainingArguments, check_arguments
 
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class StepContext:
-    """What a micro-batch has to know of the whole optimizer step; travels in the batch under [`STEP_CONTEXT`]."""
-
-    teacher_outputs: Any = None
-    step_statistics: Tensor | None = None  # [micro-batches of all ranks, k]
-    weight: Tensor | float = 1.0  # examples of this micro-batch / their mean per micro-batch of the step
-    label_weight: Tensor | float = 1.0  # the same of those with a class, over which the cross-entropy is a mean
-    micro_batches: int = 1  # of this rank in the step
-
-
-STEP_CONTEXT = "distillation_step_context"
-CACHED_LOGITS = "teacher_logits"  # the teacher's answer travels in the batch where it is cached
 
 
 class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[override]
@@ -149,13 +144,15 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
                 check_device(name, part, self.args)
         is_cached = self.teacher_cache is not None
         self._mixer = make_mixer(self.args, self.model, distillation_loss, is_cached)  # type: ignore[arg-type]
+        if train_dataset is not None:
+            self._get_train_sampler()  # does it fit?
         self.distillation_loss.smooth_labels(self.args.label_smoothing_factor)
         check_best_metric(self.args, compute_metrics, eval_dataset)
         check_engine(self, distillation_loss)
         # What remove_unused_columns keeps: the Trainer would look at the student's forward alone.
         names = [name for network in self._networks for name in forward_names(network) or ()]
         columns = [*names, *(f"teacher_{name}" for name in names), *self.label_names, "label", "label_ids"]
-        self._signature_columns = [*dict.fromkeys([*columns, CACHED_LOGITS])]  # type: ignore[assignment]
+        self._signature_columns = [*dict.fromkeys([*columns, CACHED_LOGITS, *distillation_loss.columns])]  # type: ignore[assignment]
         if self.teacher_model is not None:
             place_teacher(self.teacher_model, self.args.device)
             if self.args.torch_compile:
@@ -205,6 +202,12 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
             mean_gradients(self.accelerator, self.distillation_loss.parameters())
         return loss
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy in CLASS_SAMPLING:
+            return class_sampler(dataset, self.args)
+        return super()._get_train_sampler(dataset)
+
     # ---- The step ----
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
@@ -229,25 +232,27 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
             batches = self._mixer(batches, self.state.global_step)
         batches = [self.calls.on_grid(batch) for batch in batches]
         if not self._columns_are_looked_at and (unused := unused_columns(batches[0], self._networks, loss.columns)):
-            logger.warning("Neither a network nor the loss takes these columns of the batch: %s.", listed(unused))
+            logger.warning("Nobody takes these columns of the batch, which have no effect: %s.", listed(unused))
         self._columns_are_looked_at = True
         # A step that is one batch sums over itself, in the loss.
-        needs_statistics = len(batches) * self.args.world_size > 1 or self.distillation_loss.remembers_steps
+        needs_statistics = len(batches) * self.args.world_size > 1 or loss.remembers_steps
         contexts, rows = [], []
         for batch in batches:
             context = StepContext(self._ask_teacher(batch))
-            labels = labels_of(batch, loss, context.teacher_outputs)
-            row = torch.stack([is_example(labels).sum(), is_labelled(labels).sum()]).float()
+            labels, columns = labels_of(batch, loss, context.teacher_outputs), self._columns_of(batch)
+            labels, weights = weigh(labels, columns.get("sample_weights"))
+            row = torch.stack([(weights * is_example(labels)).sum(), (weights * is_labelled(labels)).sum()])
             if context.teacher_outputs is not None and needs_statistics:
-                statistics = loss.statistics_of(context.teacher_outputs, labels, **self._columns_of(batch))
+                statistics = loss.statistics_of(context.teacher_outputs, labels, epoch=self.state.epoch, **columns)
                 row = row if statistics is None else torch.cat([row, statistics.float()])
             contexts.append(context)
             rows.append(row)
         step = self.accelerator.gather(torch.stack(rows))  # the one collective of the step
-        sizes, statistics = step[:, :2].mean(0).clamp_min(1e-6), step[:, 2:]  # a step may consist of padding alone
-        statistics = self.distillation_loss.begin_step(statistics) if statistics.shape[1] else None
+        sizes, statistics = step[:, :2].mean(0), step[:, 2:]
+        statistics = loss.begin_step(statistics) if statistics.shape[1] else None
         for context, row in zip(contexts, rows, strict=True):
-            context.weight, context.label_weight = row[:2] / sizes
+            # A step may consist of padding alone.
+            context.weight, context.label_weight = (row[:2] / sizes).nan_to_num()
             context.step_statistics = statistics
             context.micro_batches = len(batches)
         return [{**b, STEP_CONTEXT: c} for b, c in zip(batches, contexts, strict=True)], num_items_in_batch
@@ -258,11 +263,9 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         with_features = model.training or self._evaluates_with_teacher
         outputs = model(**self._inputs_of(self.model, student_inputs(inputs), with_features))
         self.distillation_loss.train(model.training)
-        if not self.calls.is_dense:
-            check_two_classes(logits_of(outputs).shape[-1])
+        check_two_classes(self.calls.num_classes(outputs))
         if not model.training:
-            labels = self.calls.labels(labels_of(inputs, self.distillation_loss))
-            loss = self._evaluation_loss(inputs, outputs, labels)
+            loss = self._evaluation_loss(inputs, outputs)
             # Predictions are logits alone: anything else would be gathered over the whole evaluation set.
             return (loss, {"logits": logits_of(outputs)}) if return_outputs else loss
 
@@ -312,17 +315,16 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
             inputs = self._inputs_of(self.model, student_inputs(inputs), with_features=False)
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
-    def _evaluation_loss(self, inputs: dict, outputs: Any, labels: Tensor) -> Tensor:
+    def _evaluation_loss(self, inputs: dict, outputs: Any) -> Tensor:
+        labels = self.calls.labels(labels_of(inputs, self.distillation_loss))
         losses, labelled = self.calls.losses_of_each(outputs, labels), is_labelled(labels)  # NaN without a class
-        check_scores(
-            losses[..., None] if self.calls.is_dense else logits_of(outputs), labelled, self.state.global_step
-        )
+        check_scores(self.calls.scores(outputs, losses), labelled, self.state.global_step)
         # One sum an example, so that the gather cuts off what pads the last batch of several ranks.
         self._gather_eval_term("loss", losses)
         if self._evaluates_with_teacher:
             inputs = self.calls.on_grid({**inputs, "labels": labels})
-            pixels, columns = self.calls.pixels(outputs, inputs), self._columns_of(inputs)
-            teacher = self._ask_teacher(inputs)
+            columns = {name: v for name, v in self._columns_of(inputs).items() if name != "sample_weights"}
+            pixels, teacher = self.calls.pixels(outputs, inputs), self._ask_teacher(inputs)
             terms = self.distillation_loss(pixels, teacher, inputs["labels"], epoch=self.state.epoch, **columns)
             lacking = losses.new_full((), torch.nan)  # a rank without a valid label has no terms
             for name in dict.fromkeys(gather_object(list(terms))):
@@ -358,8 +360,8 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         return {name: batch[name] for name in self.distillation_loss.columns if name in batch}
 
     def _inputs_of(self, model: Any, inputs: dict, with_features: bool = True) -> dict:
-        own = (CACHED_LOGITS, STEP_CONTEXT)
-        model_inputs = inputs_of(model, {name: value for name, value in inputs.items() if name not in own})
+        own, of_loss = (CACHED_LOGITS, STEP_CONTEXT), self.distillation_loss.columns
+        model_inputs = inputs_of(model, {name: v for name, v in inputs.items() if name not in own}, of_loss)
         if with_features and self.distillation_loss.needs_hidden_states:
             model_inputs["output_hidden_states"] = True
         return model_inputs
@@ -395,5 +397,6 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
             means = torch.stack([self._train_terms.get(name, zero) for name in names]) / self._train_steps
             means = self.accelerator.reduce(means, "mean")
             logs.update(zip(names, means.tolist(), strict=True))
+            logs.update(self.distillation_loss.scheduled(self.state.epoch))
             self.forget_terms()
         super().log(logs, start_time)

@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import nn
 from transformers import TrainingArguments
@@ -30,6 +30,11 @@ PAPER_PRESET: dict[str, Any] = {
     "max_grad_norm": 0.0,
     "lr_milestones": [150 / 240, 180 / 240, 210 / 240],
 }
+
+
+SamplingStrategy = Literal[
+    "random", "sequential", "group_by_length", "batch_rebalance", "class_balanced", "square_root"
+]
 
 
 @dataclass
@@ -108,6 +113,13 @@ class DistillationTrainingArguments(TrainingArguments):
         default=0.0,
         metadata={"help": "Paste a box of another image instead; with mixup_alpha too, each step takes one of both."},
     )
+    train_sampling_strategy: SamplingStrategy = field(  # type: ignore[assignment]
+        default="random",
+        metadata={
+            "help": "Order of the training examples; class_balanced draws all classes equally often, square_root in "
+            "proportion to the square root of their examples (both with replacement)."
+        },
+    )
     early_stopping_patience: int | None = field(
         default=None,
         metadata={"help": "Stop after so many evaluations without a better metric_for_best_model (default: never)."},
@@ -138,6 +150,12 @@ class DistillationTrainingArguments(TrainingArguments):
             raise ValueError(f"preset={self.preset!r} is not known: use 'paper', or leave it out.")
         if self.logits_grid not in ("student", "labels"):
             raise ValueError(f"logits_grid={self.logits_grid!r} is not known: use 'student' or 'labels'.")
+        strategies = get_args(SamplingStrategy)
+        if self.train_sampling_strategy not in strategies:
+            raise ValueError(
+                f"train_sampling_strategy={self.train_sampling_strategy!r} is not known: use one of "
+                f"{', '.join(strategies)}."
+            )
         fallback = {f.name: f.default for f in fields(TrainingArguments)} | {"weight_decay_on_all": False}
         own_schedule = self.lr_scheduler_type != fallback["lr_scheduler_type"] or self.lr_scheduler_kwargs
         if self.lr_milestones and own_schedule:

@@ -23,6 +23,7 @@ from hf_ltkd import (
     KDLoss,
     LTKDLoss,
     ReviewKDLoss,
+    SumLoss,
     WTTMLoss,
     log_class_prior,
 )
@@ -49,6 +50,16 @@ class ToyNetwork(nn.Module):
         maps = (pixel_values, pixel_values, F.avg_pool2d(pixel_values, 2))
         logits = self.classifier(maps[-1].mean((2, 3)))
         return ImageClassifierOutputWithNoAttention(logits=logits, hidden_states=maps)
+
+
+def focal(logits, labels):
+    """One value per example."""
+    log_p = logits.log_softmax(1).gather(1, labels[:, None])[:, 0]
+    return -((1 - log_p.exp()) ** 2) * log_p
+
+
+def focal_mean(logits, labels):
+    return focal(logits, labels).mean()
 
 
 @dataclass(frozen=True)
@@ -156,6 +167,12 @@ def _gkl_of_examples(s, t, y):
             "squared_differences": 16 * squares}  # fmt: skip
 
 
+def _sum(s, t, y):
+    cross, within = loops.ltkd(s, t, GROUPS.group_of_class.tolist(), 4.0)
+    return {"cross_entropy": loops.cross_entropy(s, y), "cross_group": cross, "within_group": 1.5 * within,
+            "kd": 1.8 * loops.kd(s, t, 4.0)}  # fmt: skip
+
+
 GKL_EPOCH = 3 * wave(10, 10, frequency=1.7)
 
 
@@ -216,6 +233,10 @@ CASES = {
     "ltkd, prior of the teacher": prior_case("teacher"),
     "ltkd, prior of the student": prior_case("student"),
     "bkd": Case(lambda: BKDLoss(COUNTS, effective_number_beta=0.99), 4, _bkd),
+    "sum": Case(
+        lambda: SumLoss([LTKDLoss(GROUPS, alpha=2.0, beta=3.0), KDLoss(kd_weight=0.9)], [0.5, 2.0]),
+        16 * (0.5 * (2 + 3 * 3) + 1.8), _sum,
+    ),
     "reviewkd": Case(ReviewKDLoss, 4),
     "catkd": Case(CATKDLoss, 4),
     "ltkd": ltkd_case("three groups"),

@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 import torch
 import torch.nn.functional as F
-from losses.cases import COUNTS, GROUPS, Case
+from losses.cases import COUNTS, GROUPS, Case, focal, focal_mean
 from losses.tolerance import assert_close, largest_log_prob
 
 from hf_ltkd import (
@@ -22,7 +22,7 @@ from hf_ltkd import (
     ldam_loss,
     logit_adjusted_loss,
 )
-from hf_ltkd.losses.base import CrossEntropyName
+from hf_ltkd.losses.cross_entropy import CrossEntropyName
 
 
 STUDENT, TEACHER, LABELS = Case(CrossEntropyLoss, 1).batch()
@@ -56,6 +56,19 @@ def test_every_loss_takes_every_cross_entropy(name, ce):
     assert ce == "cross_entropy" or loss.num_classes == 10
 
 
+@pytest.mark.parametrize("ce", [focal, "losses.cases:focal", focal_mean])
+def test_a_cross_entropy_of_one_s_own(ce):
+    loss = create_loss("ltkd", GROUPS, ce=ce, ce_weight=0.5)
+    name = "focal_mean" if ce is focal_mean else "focal"
+    terms = loss(STUDENT, TEACHER, LABELS)
+    assert loss.ce == name and list(terms) == [name, "cross_group", "within_group"]
+    assert_close(terms[name], 0.5 * focal_mean(STUDENT, LABELS), 60, largest_log_prob(STUDENT))
+    again = create_loss("ltkd", GROUPS, **loss.hyper_parameters())
+    assert again.hyper_parameters()["ce"] == f"losses.cases:{name}" and again(STUDENT, TEACHER, LABELS) == terms
+    with pytest.raises(ValueError, match=f"label_smoothing_factor=0.1 goes with the plain .* not with ce='{name}'"):
+        loss.smooth_labels(0.1)
+
+
 def test_no_weight_no_cross_entropy():
     assert list(KDLoss(ce_weight=0)(STUDENT, TEACHER, LABELS)) == ["kd"]
     assert list(CrossEntropyLoss()(STUDENT, None, LABELS)) == ["cross_entropy"]
@@ -86,7 +99,10 @@ def test_a_loss_without_terms_of_its_own():
         (lambda: KDLoss(ce_weight=-0.1), "ce_weight=-0.1"),
         (lambda: KDLoss(warmup_epochs=-2), "warmup_epochs=-2"),
         (lambda: KDLoss(tau=-1), "tau=-1"),
-        (lambda: KDLoss(ce="focal"), "ce='focal' is not known"),
+        (lambda: KDLoss(ce="focal"), "ce='focal' is not known: use one of .*, or its 'module:function'"),
+        (lambda: KDLoss(ce="losses.cases:vocal"), "ce='losses.cases:vocal' is not known"),
+        (lambda: KDLoss(ce=F.cross_entropy), "called 'cross_entropy', which is taken: rename it"),
+        (lambda: KDLoss(ce=3), "ce=3 is not known"),
         (lambda: CrossEntropyLoss(ce="balanced_softmax"), "needs class_counts"),
         (lambda: LTKDLoss(ClassGroups([0, 1, 2]), ce="balanced_softmax"), "needs class_counts"),
         (lambda: CrossEntropyLoss(ce="balanced_softmax", class_counts=[3, 0]), "1 or more"),

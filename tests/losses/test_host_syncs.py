@@ -6,8 +6,8 @@ from losses.cases import CASES
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hf_ltkd.losses.base import cross_entropy_of_each
 from hf_ltkd.losses.checks import select_valid
+from hf_ltkd.losses.cross_entropy import cross_entropy_of_each
 
 
 class CountedSyncs(TorchDispatchMode):

@@ -92,7 +92,30 @@ def test_columns_without_effect_are_named_once(tmp_path, caplog):
     )
     trainer.train()
     messages = [record.message for record in caplog.records if "have no effect" in record.message]
-    assert messages == ["No network takes these columns of the batch, which have no effect: weight."]
+    assert messages == ["Nobody takes these columns of the batch, which have no effect: weight."]
+
+
+class ByGroup(KDLoss):
+    """KD that notes which columns it is given."""
+
+    seen: list = []
+
+    def distillation_terms(self, student_outputs, teacher_outputs, labels, step_statistics, *, group_id, number=None):
+        self.seen.append((group_id.tolist(), number))
+        return super().distillation_terms(student_outputs, teacher_outputs, labels, step_statistics)
+
+
+@pytest.mark.parametrize("removes", [True, False])
+def test_the_loss_gets_the_columns_that_it_names(tmp_path, caplog, removes):
+    data, loss = pairs(group_id=list(range(8)), weight=[0.5] * 8), ByGroup()
+    loss.seen = []
+    trainer = trainer_for(tmp_path, student(), teacher(), data, loss, remove_unused_columns=removes)
+    trainer.train()
+    ((group_id, number),) = loss.seen
+    assert sorted(group_id) == list(range(8)) and number is None
+    assert ("effect: weight." in caplog.text) != removes and "group_id" not in caplog.text.replace("ByGroup", "")
+    with pytest.raises(ValueError, match="ByGroup reads the column 'group_id', which the batch does not have"):
+        trainer_for(tmp_path, student(), teacher(), pairs(), loss).train()
 
 
 def test_predictions_without_labels_are_logits_alone(tmp_path):
@@ -128,6 +151,9 @@ def test_names():
     assert inputs_of(Open(), batch) == {"pixel_values": 1, "scale": 2, "other": 3}
     assert unused_columns({**batch, "teacher_scale": 5, "teacher_logits": 6}, [Closed()]) == ["other"]
     assert unused_columns(batch, [Closed(), Open()]) == []
+    assert unused_columns({**batch, "group_id": 7}, [Closed()], {"group_id", "sample_weights"}) == ["other"]
+    assert inputs_of(Closed(), {**batch, "scale": 2}, {"scale", "other"}) == {"pixel_values": 1, "scale": 2}
+    assert inputs_of(Open(), batch, {"other"}) == {"pixel_values": 1, "scale": 2}
 
 
 def test_a_plain_module_that_takes_anything_gets_everything(tmp_path):
