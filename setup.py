@@ -86,6 +86,7 @@ setup(
             "losses/published.yaml",
             "metrics/group_accuracy/README.md",
             "metrics/group_accuracy/requirements.txt",
+            "metrics/group_mean_iou/README.md",
         ]
     },
     entry_points={"console_scripts": ["hf-ltkd = hf_ltkd.cli.main:main"]},

@@ -64,6 +64,14 @@ def photos(tmp_path_factory):
     return folder
 
 
+def write_streets(folder: Path) -> None:
+    """Images and masks of 11 classes, in two splits."""
+    for part in ("train", "test"):
+        for kind, pixels in (("images", np.zeros((8, 8, 3))), ("masks", np.arange(64).reshape(8, 8) % 11)):
+            (folder / part / kind).mkdir(parents=True)
+            PILImage.fromarray(pixels.astype(np.uint8)).save(folder / part / kind / "0.png")
+
+
 @pytest.fixture
 def stand_ins(small_cifar100, photos, tmp_path, monkeypatch):
     """
@@ -78,6 +86,7 @@ def stand_ins(small_cifar100, photos, tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     Path("photos").symlink_to(photos)
+    write_streets(Path("streets"))
     cifar100_lt = functools.partial(
         hf_ltkd.cifar100_lt, data_dir=str(small_cifar100), image_size=8, crop_padding=1, progress=False
     )

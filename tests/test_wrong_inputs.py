@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from helpers import write_image
 from photos import CPU, Home
 from PIL import Image as PILImage
@@ -29,14 +29,17 @@ from hf_ltkd import (
     LongTailSplit,
     LTKDLoss,
     ReviewKDLoss,
+    SegmentationDataset,
     TeacherCache,
     create_loss,
     create_model,
     group_accuracy,
+    mean_iou,
 )
 from hf_ltkd.cli import main
 from hf_ltkd.data.arguments import DataArguments
 from hf_ltkd.data.holdout import hold_out
+from hf_ltkd.data.pixels import Pixels
 from hf_ltkd.data.processors import make_processor
 from hf_ltkd.workflow.adjust import adjust
 from hf_ltkd.workflow.export import export
@@ -102,6 +105,20 @@ WRONG_TABLES = (
 )  # fmt: skip
 LAZY = Dataset.from_dict({"image": ["x.png"] * 4, "label": [0, 1, 2, 0]}).cast_column("image", Image())
 
+MASKS = Dataset.from_dict(
+    {"image": [np.zeros((2, 2, 3), np.uint8)] * 2, "mask": [[[0, 1], [2, 255]], [[0, 0], [1, 1]]]},
+    features=Features({"image": Image(), "mask": List(List(Value("int32")))}),
+)
+
+
+def scenes(**change: Any) -> SegmentationDataset:
+    dataset, given = (
+        change.pop("dataset", MASKS),
+        {"num_classes": 3, "processor": Pixels((2, 2), [0.5] * 3, [0.5] * 3)},
+    )
+    return SegmentationDataset(dataset, **{**given, "augment": True, **change})
+
+
 CALLS: dict[str, Wrong] = {
     # ---- groups ----
     "group_of_class": Wrong(
@@ -117,6 +134,21 @@ CALLS: dict[str, Wrong] = {
     "few": Wrong(lambda v: ClassGroups.from_thresholds([300, 50, 5], few=v), (*NO_NUMBER, 101, 0), "few"),
     "from_dict": Wrong(ClassGroups.from_dict, (None, {}, {"x": 1}, [0, 1], "x"), "group_of_class"),
     "from_pretrained": Wrong(ClassGroups.from_pretrained, (Path("nowhere"), "nowhere"), "class_groups.json"),
+    "masks": Wrong(lambda v: ClassGroups.from_masks(v, "label"), WRONG_TABLES, ""),
+    "mask_column": Wrong(lambda v: ClassGroups.from_masks(MASKS, v), (None, 5, "labels", ["mask"]), "column"),
+    "num_classes of masks": Wrong(lambda v: ClassGroups.from_masks(MASKS, num_classes=v), (2, 4, 10**9, 300, *(n for n in NO_COUNT if n is not None)), "class"),
+    "ignore_index": Wrong(lambda v: ClassGroups.from_masks(MASKS, ignore_index=v), (1.5, *NO_NUMBER), "ignore_index"),
+    "count": Wrong(lambda v: ClassGroups.from_masks(MASKS, count=v), (None, 5, "area", ["pixels"]), "count"),
+    "colors": Wrong(lambda v: ClassGroups.from_masks(MASKS, colors=v), (5, "red", [], {}, [0, 1], [(1, 2)], [(0, 0, 256)], {(0, 0, 0): "sky"}, [(0, 0, 0)]), "colo"),
+    "num_proc": Wrong(lambda v: ClassGroups.from_masks(MASKS, num_proc=v), tuple(n for n in NO_COUNT if n is not None), "num_proc"),
+    "mask folder": Wrong(hf_ltkd.read_mask_folder, (Path("nowhere"), "nowhere"), "folder"),
+    "segmentation images": Wrong(lambda v: scenes(dataset=v), WRONG_TABLES, ""),
+    "segmentation columns": Wrong(lambda v: scenes(image_column=v), (None, 5, "photo", "mask"), "column"),
+    "segmentation classes": Wrong(lambda v: scenes(num_classes=v), (300, *NO_COUNT), "class"),
+    "segmentation processor": Wrong(lambda v: scenes(processor=v), (None, 5, "segformer", [1]), "processor"),
+    "scale of views": Wrong(lambda v: scenes(scale=v), (*NO_NUMBER, 1, [1, 2, 3], (2, 1), (0, 1), (-1, 1), ("a", "b")), "scale"),
+    "segmentation seed": Wrong(lambda v: scenes(seed=v), (1.5, *NO_NUMBER), "seed"),
+    "segmentation index": Wrong(lambda v: scenes()[v], (2, -3, None, "a", 0.5), "index"),
     # ---- data ----
     "long_tailed_counts": Wrong(lambda v: hf_ltkd.long_tailed_counts(v, 2), NO_COUNTS, "c"),
     "gamma": Wrong(lambda v: hf_ltkd.long_tailed_counts([9, 9], v), (0, 0.5, *NO_WEIGHT), "imbalance_factor"),
@@ -279,6 +311,14 @@ CALLS: dict[str, Wrong] = {
         lambda v: group_accuracy(GROUPS)(type("P", (), {"predictions": v, "label_ids": np.array([0, 1, 2])})()),
         (None, np.zeros((3, 4)), np.zeros((2, 3)), np.full((3, 3), NAN), np.array(["a", "b", "c"])),
         "classes|Predictions|logits",
+    ),
+    "mean_iou": Wrong(mean_iou, (None, "thirds", [0, 1, 2]), "groups"),
+    "leave_out": Wrong(lambda v: mean_iou(GROUPS, leave_out=v), (5, "sky", [3], ["sky"], [-1], [0, 1, 2], [None]), "leave_out"),
+    "class_names": Wrong(lambda v: mean_iou(GROUPS, class_names=v), (5, "abc", [], ["a"], ["a", "a", "b"]), "class_names"),
+    "segmented": Wrong(
+        lambda v: mean_iou(GROUPS)(type("P", (), {"predictions": v, "label_ids": np.zeros((1, 2, 2), int)})()),
+        (None, "x", np.zeros((1, 2, 2)), np.zeros((2, 3, 2, 2)), np.zeros((1, 4, 2, 2)), np.full((1, 3, 2, 2), NAN), np.full((1, 2, 2), 3)),
+        "redictions|ogits",
     ),
     "views": Wrong(lambda v: TeacherCache.build("never_written", tiny(), images(), views=v), NO_COUNT, "views"),
     "batch_size": Wrong(lambda v: TeacherCache.build("never_written", tiny(), images(), views=1, batch_size=v), NO_COUNT, "batch_size"),

@@ -90,7 +90,7 @@ class MaskReader:
         if self.colors is not None:
             ids = self._ids_of_colours(values, place)
         elif values.ndim == 2 and values.dtype.kind in "iub":
-            ids = values.astype(np.int64)
+            ids = values.astype(np.int32 if values.dtype.itemsize <= 2 else np.int64)
         else:
             raise ValueError(
                 f"The mask {place} holds {values.dtype} of shape {values.shape}, no class ids: expected whole numbers "
@@ -111,7 +111,7 @@ class MaskReader:
                 f"{first} to {last} nor ignore_index={self.ignore_index}: correct the mask, num_classes or "
                 "ignore_index" + (", or say reduce_labels=True if ids count from 1." if found == [most] else ".")
             )
-        return ids.astype(np.int32)
+        return ids.astype(np.int32, copy=False)
 
     def _values(self, mask: Any, place: str) -> np.ndarray:
         image = open_image(mask, "mask", place) if isinstance(mask, dict) else mask
@@ -225,6 +225,8 @@ def count_masks(
             another size than its image.
     """
     check_split(dataset, mask_column, "the masks as mask_column")
+    if num_proc is not None:
+        check_number("num_proc", num_proc, 1, whole=True)
     columns = [mask_column]
     if image_column is not None:
         check_split(dataset, image_column, "the images as image_column")

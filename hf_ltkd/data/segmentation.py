@@ -151,7 +151,7 @@ class SegmentationDataset(SeededViews):
                     box, flip = (0, 0, *image.size), False
                 for name, pixels in wanted.items():
                     items[name].append(pixels.view(image, box, flip))
-            items["labels"].append(torch.from_numpy(labels.astype(np.int64) ^ self.ignore_index))
+            items["labels"].append(torch.from_numpy((labels ^ self.ignore_index).astype(np.int64)))
         return items
 
     def _transformed(self, image: PILImage.Image, box: tuple[int, int, int, int], flip: bool, bits: Any) -> Any:

@@ -38,6 +38,11 @@ class group_accuracy:  # noqa: N801  # used like a function: compute_metrics=gro
         self.groups = groups
         self.reset()
 
+    @property
+    def names(self) -> list[str]:
+        """What it measures, where there are examples to measure it on."""
+        return ["accuracy", *(f"{name}_accuracy" for name in self.groups.names)]
+
     def reset(self) -> None:
         """Forgets the batches of an evaluation that did not end."""
         self._batches: list[tuple[np.ndarray, np.ndarray]] = []

@@ -11,15 +11,15 @@ from transformers import EvalPrediction
 
 from ..groups import ClassGroups, check_groups
 from ..utils import check_number, listed
-from .group_mean_iou.group_mean_iou import GroupMeanIoU, iou_scores
+from .group_mean_iou.group_mean_iou import GroupMeanIoU, confusion_matrix, iou_scores
 
 
 class mean_iou:  # noqa: N801  # used like a function: compute_metrics=mean_iou(groups)
     """
-    A `compute_metrics` for semantic segmentation: `mean_iou`, `head_iou`, `medium_iou`, `tail_iou`, pixel accuracy under
-    the names of [`group_accuracy`] (`accuracy`, `tail_accuracy`, ...) and `balanced_accuracy`, the mean of the classes'
-    accuracies; all fractions, so that `metric_for_best_model="tail_iou"` works. What is not measured, because no pixel
-    is of the group, is left out. The formulas are in [`iou_scores`].
+    A `compute_metrics` for semantic segmentation: `mean_iou`, `head_iou`, `medium_iou`, `tail_iou`, pixel accuracy
+    under the names of [`group_accuracy`] (`accuracy`, `tail_accuracy`, ...) and `balanced_accuracy`, the mean of the
+    classes' accuracies; all fractions, so that `metric_for_best_model="tail_iou"` works. What is not measured, because
+    no pixel is of the group, is left out. The formulas are in [`iou_scores`].
 
     Counts are exact for any batches and ranks, and nothing but counts is kept, with
 
@@ -28,9 +28,9 @@ class mean_iou:  # noqa: N801  # used like a function: compute_metrics=mean_iou(
     Trainer(compute_metrics=metric, preprocess_logits_for_metrics=metric.confusions, ...)  # batch_eval_metrics=True
     ```
 
-    It takes logits or class ids as well, a batch at a time or all at once, but the Trainer then holds those of a batch,
-    or of all images. Afterwards `confusion` (int64 `[classes, classes]`: pixels of each class, and what they are taken
-    for) is that of the last evaluation, from which `scores()` makes everything, per class too.
+    It takes logits or class ids as well, a batch at a time or all at once, but the Trainer then holds those of a
+    batch, or of all images. Afterwards `confusion` (int64 `[classes, classes]`: pixels of each class, and what they
+    are taken for) is that of the last evaluation, from which `scores()` makes everything, per class too.
 
     Args:
         groups ([`ClassGroups`]): The groups of the classes.
@@ -59,20 +59,20 @@ class mean_iou:  # noqa: N801  # used like a function: compute_metrics=mean_iou(
         check_number("ignore_index", ignore_index, whole=True)
         self.groups = groups
         self.ignore_index = ignore_index
-        self.class_names = None if class_names is None else [*class_names]
-        if self.class_names is not None and len({*self.class_names}) != groups.num_classes:
+        self.class_names = _items_of(class_names)
+        if class_names is not None and len({*map(str, self.class_names)}) != groups.num_classes:
             raise ValueError(
                 f"{groups.num_classes} classes need {groups.num_classes} different class_names, got "
-                f"{listed(self.class_names)}."
+                f"{listed(self.class_names) or repr(class_names)}."
             )
         ids: dict[Any, int] = {c: c for c in range(groups.num_classes)}
-        ids |= {name: c for c, name in enumerate(self.class_names or ())}
-        foreign = [c for c in leave_out if c not in ids]
-        self.leave_out = sorted({ids[c] for c in leave_out if c in ids})
-        if foreign or isinstance(leave_out, str) or len(self.leave_out) == groups.num_classes:
+        ids |= {name: c for c, name in enumerate(self.class_names)}
+        given = _items_of(leave_out)
+        self.leave_out = sorted({ids[c] for c in given if c in ids})
+        if len(self.leave_out) < len(given) or len(self.leave_out) == groups.num_classes or (leave_out and not given):
             raise ValueError(
-                f"leave_out={leave_out!r} is not valid: give a list of some of the {groups.num_classes} classes, by id "
-                "or, with class_names, by name."
+                f"leave_out={leave_out!r} is not valid: give a list of some of the {groups.num_classes} classes, by "
+                "id or, with class_names, by name."
             )
         self.confusion = self._nothing()
         self.reset()
@@ -86,13 +86,14 @@ class mean_iou:  # noqa: N801  # used like a function: compute_metrics=mean_iou(
 
     @property
     def names(self) -> list[str]:
-        """What it measures."""
-        both = [f"{name}_{score}" for name in self.groups.names for score in ("iou", "accuracy")]
-        return ["mean_iou", "accuracy", "balanced_accuracy", *both]
+        """What it measures, where there are pixels to measure it on."""
+        of_groups = [f"{name}_{score}" for name in self.groups.names for score in ("iou", "accuracy")]
+        of_classes = [f"{score}_{name}" for name in self.class_names for score in ("iou", "accuracy")]
+        return ["mean_iou", "accuracy", "balanced_accuracy", *of_groups, *of_classes]
 
     def confusions(self, logits: Tensor | tuple[Tensor, ...], labels: Tensor) -> Tensor:
         """
-        A confusion matrix for each image, for `Trainer(preprocess_logits_for_metrics=...)`, on the device of the logits.
+        A confusion matrix for each image, for `Trainer(preprocess_logits_for_metrics=...)`.
 
         Args:
             logits (`torch.Tensor` of shape `[batch, classes, height, width]`, or a tuple that begins so):
@@ -103,15 +104,15 @@ class mean_iou:  # noqa: N801  # used like a function: compute_metrics=mean_iou(
             labels (`torch.Tensor` of shape `[batch, height, width]`): Class ids.
 
         Returns:
-            `torch.Tensor` of shape `[batch, classes · classes]`, int64.
+            `torch.Tensor` of shape `[batch, classes · classes]`, int64, on the device of the logits.
         """
         logits = logits[0] if isinstance(logits, tuple) else logits
         classes = self.groups.num_classes
         is_ids = logits.shape == labels.shape and not logits.is_floating_point()
         if not is_ids and (logits.ndim != 4 or labels.ndim != 3 or len(logits) != len(labels)):
             raise ValueError(
-                f"Logits of shape {tuple(logits.shape)} and labels of shape {tuple(labels.shape)} do not fit: expected "
-                "[batch, classes, height, width] and [batch, height, width]."
+                f"Logits of shape {tuple(logits.shape)} and labels of shape {tuple(labels.shape)} do not fit: "
+                "expected [batch, classes, height, width] and [batch, height, width]."
             )
         if not is_ids and logits.shape[1] != classes:
             raise ValueError(
@@ -122,28 +123,23 @@ class mean_iou:  # noqa: N801  # used like a function: compute_metrics=mean_iou(
 
     def _confusion(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Of one image, `[classes · classes]`."""
-        classes, labels = self.groups.num_classes, labels.to(logits.device).long()
-        counted = (labels != self.ignore_index) & (labels != -100)
+        labels = labels.to(logits.device)
+        predictions = logits
         if logits.ndim == 3:
-            resized = logits.float()
-            if resized.shape[1:] != labels.shape:
+            logits = logits.float()
+            if logits.shape[1:] != labels.shape:
                 size = tuple(labels.shape)
-                resized = torch.nn.functional.interpolate(resized[None], size, mode="bilinear", align_corners=False)[0]
-            highest, predictions = resized.max(0)
-            wrong = int(highest[counted].isnan().sum())
-            if wrong:
+                logits = torch.nn.functional.interpolate(logits[None], size, mode="bilinear", align_corners=False)[0]
+            highest, predictions = logits.max(0)
+            broken = highest.isnan() & (labels != self.ignore_index) & (labels != -100)
+            if broken.any():
                 raise FloatingPointError(
-                    f"The logits of {wrong} of {counted.sum()} pixels are NaN, which is no class: the model is broken."
+                    f"The logits of {broken.sum()} of {broken.numel()} pixels are NaN, which is no class: the model "
+                    "is broken."
                 )
-        else:
-            predictions = logits.long()
-        for name, ids in (("labels", labels[counted]), ("predictions", predictions[counted])):
-            if len(ids) and not 0 <= ids.min() <= ids.max() < classes:
-                raise ValueError(
-                    f"The {name} run from {ids.min()} to {ids.max()}, outside the classes 0 to {classes - 1} of the "
-                    f"groups, and ignore_index is {self.ignore_index}."
-                )
-        return torch.bincount(labels[counted] * classes + predictions[counted], minlength=classes**2)
+        ids = (predictions.cpu().numpy(), labels.cpu().numpy())
+        counts = confusion_matrix(*ids, self.groups.num_classes, self.ignore_index)
+        return torch.from_numpy(counts.ravel()).to(labels.device)
 
     def __call__(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
         """`compute_result=False` is for all batches but the last, whose call gives the result of all of them."""
@@ -152,8 +148,9 @@ class mean_iou:  # noqa: N801  # used like a function: compute_metrics=mean_iou(
         pairs = zip(prediction.predictions, labels, strict=True) if one_by_one else [(prediction.predictions, labels)]
         try:
             for predictions, references in pairs:
-                first = torch.as_tensor(predictions[0] if isinstance(predictions, tuple) else predictions)
-                counts = first if first.ndim == 2 else self.confusions(first, torch.as_tensor(references))
+                first = _tensor(predictions[0] if isinstance(predictions, tuple) else predictions)
+                is_counted = first.shape[1:] == (self._sum.size,)
+                counts = first if is_counted else self.confusions(first, _tensor(references))
                 self._sum += counts.sum(0).cpu().numpy().reshape(self._sum.shape)
         except (ValueError, FloatingPointError):
             self.reset()
@@ -163,16 +160,30 @@ class mean_iou:  # noqa: N801  # used like a function: compute_metrics=mean_iou(
         self.confusion = self._sum
         self.reset()
         scores = self.scores()
-        result = {name: scores[name] for name in self.names if not math.isnan(scores[name])}
-        for score in ("iou", "accuracy") if self.class_names else ():
-            named = zip(self.class_names or (), scores[f"class_{score}"], strict=True)
-            result |= {f"{score}_{name}": value for name, value in named if value is not None}
-        return result
+        for score in ("iou", "accuracy"):
+            of_classes = scores.pop(f"class_{score}")
+            scores |= {f"{score}_{name}": of_classes[c] for c, name in enumerate(self.class_names)}
+        return {name: value for name, value in scores.items() if value is not None and not math.isnan(value)}
 
     def scores(self) -> dict[str, Any]:
         """Everything that [`iou_scores`] makes of the last evaluation's `confusion`."""
         groups = self.groups.group_of_class.numpy()
         return iou_scores(self.confusion, groups, self.groups.names, self.leave_out)
+
+
+def _items_of(values: Any) -> list[Any]:
+    """The items of a list, a tuple or the like; none of anything else."""
+    return list(values) if isinstance(values, Sequence) and not isinstance(values, str) else []
+
+
+def _tensor(values: Any) -> Tensor:
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"Predictions and labels are tensors or arrays, not {type(values).__name__}: expected logits [batch, "
+            "classes, height, width], or class ids [batch, height, width]."
+        ) from error
 
 
 __all__ = ["GroupMeanIoU", "iou_scores", "mean_iou"]

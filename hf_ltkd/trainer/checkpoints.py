@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..data.augment import LabelledImages
+from ..data.views import SeededViews
 from ..groups import ClassGroups
 from ..hub.names import ARGUMENTS_NAME
 from ..losses.base import DistillationLoss
@@ -89,7 +89,7 @@ def describe_data(dataset: Any) -> dict[str, Any]:
     labels = labels_at_hand(dataset)
     if labels is not None:
         description["labels"] = hashlib.sha256(labels.astype(np.int64).tobytes()).hexdigest()[:16]
-    if isinstance(dataset, LabelledImages) and len(dataset):
+    if isinstance(dataset, SeededViews) and len(dataset):
         description["transform"] = dataset.augmentation
         view = dataset.view
         dataset.set_epoch(0)

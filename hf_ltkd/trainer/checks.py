@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from ..data.augment import ImageDataset, LabelledImages
 from ..losses.base import DistillationLoss
 from ..losses.checks import IGNORED_LABEL, MULTI_LABEL, UNLABELLED, logits_of
-from ..metrics import group_accuracy
+from ..metrics import group_accuracy, mean_iou
 from ..teacher.cache import CachedTeacherDataset, TeacherCache
 from ..teacher.live import check_same_classes
 from ..utils import listed
@@ -143,9 +143,9 @@ def check_best_metric(args: TrainingArguments, compute_metrics: Any, eval_datase
             example to evaluate on.
     """
     with_teacher = isinstance(args, DistillationTrainingArguments) and args.eval_with_teacher
-    if isinstance(compute_metrics, group_accuracy) and not isinstance(eval_dataset, dict) and not with_teacher:
-        groups = [f"{name}_accuracy" for name in compute_metrics.groups.names]
-        known = ["loss", "cross_entropy", "accuracy", *groups]
+    known_metric = isinstance(compute_metrics, group_accuracy | mean_iou)
+    if known_metric and not isinstance(eval_dataset, dict) and not with_teacher:
+        known = ["loss", "cross_entropy", *compute_metrics.names]
         if args.metric_for_best_model and args.metric_for_best_model.removeprefix("eval_") not in known:
             raise ValueError(
                 f"metric_for_best_model={args.metric_for_best_model!r} is not measured: use one of {', '.join(known)}."

@@ -18,6 +18,7 @@ from transformers import Trainer
 from ..losses.base import DistillationLoss
 from ..losses.checks import IGNORED_LABEL, at_least_float32, logits_of
 from ..losses.cross_entropy import cross_entropy_of_each
+from ..metrics import mean_iou
 from ..utils import placed_for, student_inputs
 from .columns import inputs_of
 from .training_args import DistillationTrainingArguments
@@ -147,6 +148,11 @@ class PixelCalls:
                 for logits, mask in zip(at_least_float32(logits_of(outputs)), labels, strict=True)
             ]
         )
+
+
+def confusions_for(compute_metrics: Any) -> Callable | None:
+    """What [`mean_iou`] makes of logits in an evaluation, so that no logits are kept; `None` for other metrics."""
+    return compute_metrics.confusions if isinstance(compute_metrics, mean_iou) else None
 
 
 def check_dense(student: nn.Module, teacher: nn.Module | None, loss: DistillationLoss) -> None:

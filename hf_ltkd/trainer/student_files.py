@@ -40,7 +40,7 @@ from ..hub.push import (
     within,
 )
 from ..losses.base import DistillationLoss
-from ..metrics import class_ids, group_accuracy, hard_labels, without_prefix
+from ..metrics import class_ids, group_accuracy, hard_labels, mean_iou, without_prefix
 from ..metrics.answers import Answers
 from ..metrics.group_accuracy.group_accuracy import class_accuracies
 from ..teacher.cache import TeacherCache
@@ -70,8 +70,8 @@ class StudentFilesMixin(Trainer):
     @property
     def class_groups(self):
         """The [`ClassGroups`] of the loss or of the metric, whichever has them, or `None`."""
-        metric_groups = self.compute_metrics.groups if isinstance(self.compute_metrics, group_accuracy) else None
-        return getattr(self.distillation_loss, "groups", metric_groups)
+        has_groups = isinstance(self.compute_metrics, group_accuracy | mean_iou)
+        return getattr(self.distillation_loss, "groups", self.compute_metrics.groups if has_groups else None)
 
     @property
     def student_description(self) -> dict[str, Any]:

@@ -44,7 +44,7 @@ from .columns import (
     labels_of,
     unused_columns,
 )
-from .dense import PixelCalls
+from .dense import PixelCalls, confusions_for
 from .engines import check_engine, make_shardable, mean_gradients
 from .mixing import make_mixer
 from .sampling import CLASS_SAMPLING, class_sampler
@@ -118,8 +118,6 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         if model is not None:
             check_model(model, self.teacher_model, distillation_loss)
 
-        if isinstance(compute_metrics, mean_iou) and preprocess_logits_for_metrics is None:
-            preprocess_logits_for_metrics = compute_metrics.confusions
         super().__init__(
             model=model,
             args=args,
@@ -131,7 +129,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
             compute_metrics=compute_metrics,
             callbacks=[*callbacks_of(self, args), *(callbacks or [])],
             optimizers=optimizers,
-            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics or confusions_for(compute_metrics),
         )
         check_arguments(self.args, self.model, compute_metrics)
         # This loss takes no num_items_in_batch; transformers versions before loss_is_scaled_for_ga read it here.
@@ -350,10 +348,9 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
     def _ask_teacher(self, inputs: dict) -> Any:
         if CACHED_LOGITS in inputs:
             return inputs[CACHED_LOGITS]
-        if self.teacher_model is None:
+        if (teacher := self.teacher_model) is None:
             return None
-        own_inputs = self._inputs_of(self.teacher_model, teacher_inputs(inputs))
-        outputs = ask_teacher(self.teacher_model, own_inputs, self.accelerator.autocast())
+        outputs = ask_teacher(teacher, self._inputs_of(teacher, teacher_inputs(inputs)), self.accelerator.autocast())
         return self.calls.pixels(outputs, inputs)
 
     def _columns_of(self, batch: dict) -> dict:

@@ -76,8 +76,8 @@ def iou_scores(confusion, group_of_class, group_names, leave_out=()) -> dict:
     All scores of a confusion matrix.
 
     With `T_c` the pixels of class c, `P_c` those that are taken for it and `I_c` those that are both, its IoU is
-    `I_c / (T_c + P_c - I_c)` and its accuracy `I_c / T_c`. The IoU of a group is the mean over its classes, its accuracy
-    the fraction of its pixels that are right.
+    `I_c / (T_c + P_c - I_c)` and its accuracy `I_c / T_c`. The IoU of a group is the mean over its classes, its
+    accuracy the fraction of its pixels that are right.
 
     Args:
         confusion (`np.ndarray` of shape `[classes, classes]`): As [`confusion_matrix`] gives it, summed over images.
