@@ -1,6 +1,9 @@
 """Mean IoU of a confusion matrix against plain loops, `evaluate`'s own example, in the Trainer and on two ranks."""
 
+import ast
 import math
+import re
+import shutil
 from pathlib import Path
 
 import evaluate
@@ -116,6 +119,16 @@ def test_evaluates_own_example():
     assert result["class_iou"] == pytest.approx([0, 0, 0.375, 0.4, 0.5, 0, 0.5, 1, 1, 1])
     assert result["class_accuracy"] == pytest.approx([0, 0, 0.75, 0.66666667, 1, 0, 0.5, 1, 1, 1])
     assert result["group_0_iou"] == result["mean_iou"] and result["group_0_accuracy"] == result["accuracy"]
+
+
+def test_the_modules_own_page(tmp_path, monkeypatch):
+    """What it prints is what its example gives."""
+    python, printed = re.findall(r"```(?:python)?\n(.*?)```", (FOLDER / "README.md").read_text(), re.DOTALL)[:2]
+    shutil.copy(FOLDER / "group_mean_iou.py", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(python, names)
+    assert names["results"] == ast.literal_eval(printed)
 
 
 @pytest.mark.parametrize("present", [range(7), [1, 2, 3, 4]])
