@@ -40,15 +40,17 @@ def channel_wise_loss(student_maps: Tensor, teacher_maps: Tensor, *, temperature
     return _divergences(*check_logits(*rows), image_ids, temperature).sum() / (batch * channels)
 
 
-def _divergences(student: Tensor, teacher: Tensor, image_ids: Tensor, temperature: Any) -> Tensor:
+def _divergences(student: Tensor, teacher: Tensor, image_ids: Tensor | None, temperature: Any) -> Tensor:
     """The summands of `T² · KL` of each pixel, `[pixels]`, for logits `[pixels, channels]`: over all channels."""
     student_log_probs = _log_softmax_over_images(student / temperature, image_ids)
     teacher_log_probs = _log_softmax_over_images(teacher / temperature, image_ids)
     return temperature**2 * (teacher_log_probs.exp() * (teacher_log_probs - student_log_probs)).sum(1)
 
 
-def _log_softmax_over_images(logits: Tensor, image_ids: Tensor) -> Tensor:
+def _log_softmax_over_images(logits: Tensor, image_ids: Tensor | None) -> Tensor:
     """The logarithm of the softmax of each channel over the pixels of each image, `[pixels, channels]`."""
+    if image_ids is None:
+        return logits.log_softmax(0)
     images = int(image_ids.max()) + 1
     shape = images, logits.shape[1]
     maxima = logits.new_full(shape, -torch.inf)
@@ -94,7 +96,6 @@ class CWDLoss(DistillationLoss):
         if step_statistics is None:
             step_statistics = self.batch_statistics(teacher_outputs, labels, image_ids)[None]
         images, pixels = step_statistics.sum(0)
-        image_ids = torch.zeros_like(labels) if image_ids is None else image_ids
         student, teacher = check_logits(logits_of(student_outputs), logits_of(teacher_outputs))
         divergences = _divergences(student, teacher, image_ids, self.temperature) / student.shape[1]
         # A mean over pixels as every term is, whose sum over the step is that over images.

@@ -180,6 +180,12 @@ def test_a_student_comes_back(tmp_path):
     trainer.save_model()
     model = load_model(tmp_path)
     assert type(model).__name__ == "UperNetForSemanticSegmentation"
+    trainer.create_model_card(dataset="scenes")
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    scores = trainer.compute_metrics.scores()
+    ious = " | ".join(f"{100 * scores[name]:.1f}" for name in ("head_iou", "medium_iou", "tail_iou", "mean_iou"))
+    assert f"| this student | {ious} |" in card and "pipeline_tag: image-segmentation" in card
+    assert f"| head | 5000 | {100 * scores['class_accuracy'][0]:.1f} | {100 * scores['class_iou'][0]:.1f} |" in card
     weights = trainer.model.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
