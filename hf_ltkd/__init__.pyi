@@ -85,6 +85,9 @@ from .losses import (
     CrossEntropyLoss as CrossEntropyLoss,
 )
 from .losses import (
+    CWDLoss as CWDLoss,
+)
+from .losses import (
     DistillationLoss as DistillationLoss,
 )
 from .losses import (
@@ -125,6 +128,9 @@ from .losses import (
 )
 from .losses import (
     bkd_loss as bkd_loss,
+)
+from .losses import (
+    channel_wise_loss as channel_wise_loss,
 )
 from .losses import (
     class_attention_loss as class_attention_loss,

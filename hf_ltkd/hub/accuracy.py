@@ -39,6 +39,16 @@ def accuracy_rows(
     }
 
 
+def iou_rows(groups: ClassGroups | None, results: Results) -> dict[str, list[str]]:
+    """By model a cell a group and one over all classes: the mean IoU in percent, where it was measured."""
+    names = [*(f"{name}_iou" for name in (groups.names if groups else ())), "mean_iou"]
+    return {
+        model: [f"{100 * metrics[name]:.1f}" if name in metrics else "" for name in names]
+        for model, metrics in results.items()
+        if "mean_iou" in metrics
+    }
+
+
 def _cell(
     metrics: Mapping[str, Any],
     ours: Mapping[str, Any],

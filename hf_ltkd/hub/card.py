@@ -14,7 +14,7 @@ from ..data.long_tail import LongTailSplit
 from ..groups import ClassGroups
 from ..metrics import without_prefix
 from ..utils import one_line, read_json
-from .accuracy import accuracy_rows, example_counts, metric_names, score_rows, sentences_on_changes
+from .accuracy import accuracy_rows, example_counts, iou_rows, metric_names, score_rows, sentences_on_changes
 from .describe import is_hub_id, onnx_measurements
 from .names import (
     ARGUMENTS_NAME,
@@ -49,6 +49,7 @@ TASKS = {
     "ForTokenClassification": "token-classification",
     "ForAudioClassification": "audio-classification",
     "ForVideoClassification": "video-classification",
+    "ForSemanticSegmentation": "image-segmentation",
 }
 
 
@@ -215,7 +216,8 @@ def write_model_card(
         scores=score_rows(results, read_json(folder / REPORT_NAME)),
         counts=groups.class_counts if groups else None,
         cut=cut,
-        class_rows=_class_rows(labels, groups, student.get("class_accuracy")),
+        class_rows=_class_rows(labels, groups, student.get("class_accuracy"), run.get("class_iou")),
+        ious=iou_rows(groups, results),
         pictures=[picture for picture in (*PICTURES, CONFUSION_PICTURE) if (folder / picture).is_file()],
         captions=CAPTIONS,
         verdict=verdict and escape(verdict),
@@ -266,16 +268,19 @@ def _group_rows(groups: ClassGroups) -> list[dict[str, Any]]:
     return rows
 
 
-def _class_rows(labels: dict[int, str], groups: ClassGroups | None, accuracy: list | None) -> list[tuple]:
+def _class_rows(
+    labels: dict[int, str], groups: ClassGroups | None, accuracy: list | None, iou: list | None
+) -> list[tuple]:
     if groups is None or len(labels) != groups.num_classes:
         return []
     counts = groups.class_counts or [""] * groups.num_classes
+    columns = [accuracy] if iou is None else [accuracy, iou]
     return [
         (
             escape(labels[c]),
             escape(groups.names[groups.group_of_class[c]]),
             counts[c],
-            "" if not accuracy or accuracy[c] is None else f"{100 * accuracy[c]:.1f}",
+            *("" if values is None or values[c] is None else f"{100 * values[c]:.1f}" for values in columns),
         )
         for c in sorted(labels)
     ]

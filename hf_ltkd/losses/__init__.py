@@ -13,6 +13,7 @@ from .bkd import BKDLoss, bkd_loss
 from .catkd import CATKDLoss, class_attention_loss
 from .ce import CrossEntropyLoss
 from .class_balanced import class_balanced_loss, class_balanced_weights
+from .cwd import CWDLoss, channel_wise_loss
 from .dist import DISTLoss, dist_loss
 from .dkd import DKDLoss, dkd_loss
 from .gkl import GKLLoss, gkl_loss
@@ -39,6 +40,7 @@ LOSSES: dict[str, type[DistillationLoss]] = {
     "bkd": BKDLoss,
     "gkl": GKLLoss,
     "wttm": WTTMLoss,
+    "cwd": CWDLoss,
 }
 
 
@@ -129,6 +131,7 @@ def loss_arguments(loss_class: type[DistillationLoss]) -> dict[str, Any]:
 __all__ = [
     "BKDLoss",
     "CATKDLoss",
+    "CWDLoss",
     "CrossEntropyLoss",
     "DISTLoss",
     "DKDLoss",
@@ -145,6 +148,7 @@ __all__ = [
     "WTTMLoss",
     "balanced_softmax_loss",
     "bkd_loss",
+    "channel_wise_loss",
     "class_attention_loss",
     "class_balanced_loss",
     "class_balanced_weights",

@@ -67,6 +67,7 @@ class DistillationLoss(Scheduled):
         needs_labels (`bool`): Whether `distillation_terms` reads the class of each example. Such a loss takes neither
             soft labels nor examples without a class.
         needs_hidden_states (`bool`): Whether both models have to return their `hidden_states`.
+        needs_pixels (`bool`): Whether it is for models that give each pixel a class.
         remembers_steps (`bool`): Whether [`~DistillationLoss.begin_step`] has to see every optimizer step. Otherwise
             it is spared those that are a single batch, whose statistics `distillation_terms` takes by itself.
         num_classes (`int` or `None`): The number of classes the loss was made for, `None` if it fits any.
@@ -82,6 +83,7 @@ class DistillationLoss(Scheduled):
     needs_teacher: bool = True
     needs_labels: bool = False
     needs_hidden_states: bool = False
+    needs_pixels: bool = False
     remembers_steps: bool = False
     num_classes: int | None = None
     columns: frozenset[str] = frozenset(["sample_weights"])

@@ -180,6 +180,9 @@ class LTKDLoss(LogitLoss):
             With more than 0, Eq. 9's sums (as shares) are a running mean over the optimizer steps: this part of the
             old one and the rest of the new. For steps of few examples, whose own sums jump about; an extension of
             ours. The running mean is kept in checkpoints.
+        mass_per_image (`bool`, *optional*, defaults to `False`):
+            Of segmentation: whether Eq. 9 sums over images, with the mean of each one's pixels, instead of over
+            pixels, so that one image of sky decides no more than any other; an extension of ours.
         kwargs: `ce_weight` (1.0: our choice, not in the paper), `ce`, `warmup_epochs` and the rest of
             [`DistillationLoss`]; `prior`, with which `rebalance=False` is at hand, and `standardize` of [`LogitLoss`].
             `class_counts` are those of the groups if not given: `LTKDLoss(groups,
@@ -201,6 +204,7 @@ class LTKDLoss(LogitLoss):
         rebalance: bool = True,
         reweight: bool = True,
         group_mass_momentum: float = 0.0,
+        mass_per_image: bool = False,
         **kwargs,
     ):
         check_groups(groups)
@@ -213,7 +217,8 @@ class LTKDLoss(LogitLoss):
         self.rebalance, self.reweight = rebalance, reweight
         check_number("group_mass_momentum", group_mass_momentum, 0, below=1)
         self.group_mass_momentum = group_mass_momentum
-        self.remembers_steps = rebalance and group_mass_momentum > 0
+        self.mass_per_image = mass_per_image
+        self.remembers_steps = rebalance and (group_mass_momentum > 0 or mass_per_image)
         if group_mass_momentum:
             # The logarithm of the running shares, up to a constant that cancels in Eq. 11; -inf: no step yet.
             self.register_buffer("log_group_mass", torch.full((groups.num_groups,), -torch.inf))
@@ -230,6 +235,7 @@ class LTKDLoss(LogitLoss):
             rebalance=self.rebalance,
             reweight=self.reweight,
             group_mass_momentum=self.group_mass_momentum,
+            mass_per_image=self.mass_per_image,
             **super().hyper_parameters(),
         )
 
@@ -238,7 +244,7 @@ class LTKDLoss(LogitLoss):
         if self.group_mass_momentum:
             self.log_group_mass.fill_(-torch.inf)
 
-    def batch_statistics(self, teacher_outputs, labels=None, sample_weights=None) -> Tensor | None:
+    def batch_statistics(self, teacher_outputs, labels=None, sample_weights=None, image_ids=None) -> Tensor | None:
         """The logarithm of Eq. 9's sums of `p_Gᵀ` over this batch, `[groups]`; `None` without rebalancing."""
         if not self.rebalance:
             return None
@@ -247,6 +253,8 @@ class LTKDLoss(LogitLoss):
         teacher, _ = _group_log_probs(teacher_logits / self.temperature, self.groups)
         if sample_weights is not None:
             teacher = teacher + sample_weights.to(teacher).log()[:, None]
+        if self.mass_per_image and image_ids is not None:
+            teacher = teacher - image_ids.bincount()[image_ids].to(teacher).log()[:, None]
         return teacher.logsumexp(0)
 
     def begin_step(self, step_statistics: Tensor) -> Tensor:

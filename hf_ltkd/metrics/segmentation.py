@@ -165,6 +165,10 @@ class mean_iou:  # noqa: N801  # used like a function: compute_metrics=mean_iou(
             scores |= {f"{score}_{name}": of_classes[c] for c, name in enumerate(self.class_names)}
         return {name: value for name, value in scores.items() if value is not None and not math.isnan(value)}
 
+    def of_classes(self) -> dict[str, list[float | None]]:
+        """`class_iou` and `class_accuracy` of the last evaluation, `None` for a class that did not occur."""
+        return {name: values for name, values in self.scores().items() if name.startswith("class_")}
+
     def scores(self) -> dict[str, Any]:
         """Everything that [`iou_scores`] makes of the last evaluation's `confusion`."""
         groups = self.groups.group_of_class.numpy()

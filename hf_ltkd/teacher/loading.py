@@ -32,6 +32,7 @@ AUTO_CLASSES: dict[str, Any] = {
     "ForCausalLM": transformers.AutoModelForCausalLM,
     "LMHeadModel": transformers.AutoModelForCausalLM,
     "ForMaskedLM": transformers.AutoModelForMaskedLM,
+    "ForSemanticSegmentation": transformers.AutoModelForSemanticSegmentation,
 }
 # What may be missing, and what installs it.
 PACKAGES = {

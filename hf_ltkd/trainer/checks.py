@@ -18,6 +18,7 @@ from ..teacher.ensemble import TeacherEnsemble
 from ..teacher.language import language_model_kind, network_of, num_classes_of
 from ..teacher.live import check_same_classes
 from ..utils import listed
+from .dense import check_dense, is_dense
 from .training_args import DistillationTrainingArguments
 
 
@@ -104,6 +105,7 @@ def check_model(student: nn.Module, teacher: nn.Module | None, distillation_loss
         if isinstance(network, PreTrainedModel) and network.config.problem_type == "multi_label_classification":
             raise ValueError(f"The {name}'s config says problem_type='multi_label_classification'. {MULTI_LABEL}")
     check_language_models(student, teacher, distillation_loss)
+    check_dense(student, teacher, distillation_loss)
     if isinstance(student, PreTrainedModel):
         check_two_classes(num_classes_of(student))
     if teacher is not None:
@@ -177,10 +179,11 @@ def check_cache(
         `ValueError`: if the loss or the evaluation needs more of the teacher than its cached logits, or if they are
             for another number of classes.
     """
-    if language_model_kind(student) is not None:
+    row = "token" if language_model_kind(student) is not None else "pixel" if is_dense(student) else None
+    if row is not None:
         raise ValueError(
-            "A TeacherCache holds one row of logits an example, and a language model has one a token: pass the "
-            "teacher itself as teacher_model."
+            f"A TeacherCache holds one row of logits an example, and a {type(student).__name__} has one a {row}: pass "
+            "the teacher itself as teacher_model."
         )
     if distillation_loss.needs_hidden_states:
         raise ValueError(

@@ -33,7 +33,7 @@ def unused_columns(batch: dict[str, Any], networks: list[nn.Module], of_loss: Co
     teacher's.
     """
     names = [forward_names(network) for network in networks]
-    taken = {"labels", "logits", *of_loss}.union(*(some for some in names if some is not None))
+    taken = {"labels", "logits", "image_ids", *of_loss}.union(*(some for some in names if some is not None))
     return [] if None in names else [name for name in batch if re.sub(r"^teacher_(\d+_)?", "", name) not in taken]
 
 

@@ -29,6 +29,7 @@ from ..metrics import group_perplexity
 from ..teacher.columns import forward_names
 from ..teacher.language import LanguageModelKind, language_model_kind, network_of, num_classes_of
 from ..utils import placed_for
+from .calls import ModelCalls
 
 
 logger = logging.getLogger(__name__)
@@ -57,12 +58,12 @@ class TokenOutputs(NamedTuple):
         return self.head(self.states)
 
 
-class ModelCalls:
+class LanguageCalls(ModelCalls):
     """
-    How student and teacher are called, and which labels their logits are compared with.
+    Language models: a label per token.
 
     Args:
-        kind (`str`, *optional*): `"causal"` or `"masked"`: that of both. `None`: they are no language models.
+        kind (`str`): `"causal"` or `"masked"`: that of both.
         networks (`list` of `torch.nn.Module`): Student and teacher, where a forward pass can be tried.
         whole (`bool`): Whether the heads have to stay in their networks, which are sharded, compiled or replicated.
         metric_reads_losses (`bool`): Whether predictions are losses instead of logits.
@@ -72,27 +73,29 @@ class ModelCalls:
         `ValueError`: if the own loss of a model is another than the cross-entropy of the next (or masked) token.
     """
 
+    in_chunks = True
+
     def __init__(
         self,
-        kind: LanguageModelKind | None,
+        kind: LanguageModelKind,
         networks: list[nn.Module],
         whole: bool,
         metric_reads_losses: bool,
         autocast: Callable[[], AbstractContextManager],
     ):
         self.kind, self.metric_reads_losses, self.autocast = kind, metric_reads_losses, autocast
-        self.heads_are_apart = kind is not None and not whole
-        for network in networks if kind is not None else ():
+        self.heads_are_apart = not whole
+        for network in networks:
             was_training = network.training
             self._probe(network.eval())
             network.train(was_training)
 
     @classmethod
-    def of(cls, trainer: Trainer, networks: list[nn.Module]) -> "ModelCalls":
+    def of(cls, trainer: Trainer, networks: list[nn.Module]) -> "LanguageCalls":
         """Those of a trainer; [`check_model`] has seen to it that the networks are of one kind."""
         is_sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
         return cls(
-            language_model_kind(networks[0]),
+            language_model_kind(networks[0]),  # type: ignore[arg-type]
             [] if is_sharded else networks,
             is_sharded or trainer.args.torch_compile or trainer.args.n_gpu > 1,
             isinstance(trainer.compute_metrics, group_perplexity),
@@ -107,7 +110,7 @@ class ModelCalls:
         with self.autocast():
             outputs = network(**inputs, labels=inputs["input_ids"])
         own = outputs.loss.item()
-        ours = cross_entropy_of_each(outputs.logits, self.shifted(inputs["input_ids"])).nanmean().item()
+        ours = cross_entropy_of_each(outputs.logits, self.labels(inputs["input_ids"])).nanmean().item()
         if abs(ours - own) > 1e-3 * abs(own):
             raise ValueError(
                 f"The loss of a {name} is {own:.4f} for 4 tokens where the cross-entropy of the "
@@ -122,15 +125,13 @@ class ModelCalls:
             if not self.heads_are_apart:
                 logger.info("The logits of %s are not its head's alone: those of whole batches are kept.", name)
 
-    def shifted(self, labels: Tensor) -> Tensor:
+    def labels(self, labels: Tensor) -> Tensor:
         """
         The label of each position: for a causal model the next token's, and nothing (-100) for the last one.
 
         Raises:
             `ValueError`: if they are no token ids `[batch, length]`.
         """
-        if self.kind is None:
-            return labels
         if labels.ndim != 2 or labels.is_floating_point():
             raise ValueError(
                 f"The labels of a language model have the shape {tuple(labels.shape)} and {labels.dtype}: give the "
@@ -150,25 +151,31 @@ class ModelCalls:
         What an evaluation keeps: logits, or for [`group_perplexity`] the loss of each label, `[batch, length]`, at the
         label's place and -100 where there is none.
         """
-        if self.kind is None or not self.metric_reads_losses:
+        if not self.metric_reads_losses:
             return logits_of(outputs)
         losses = losses.nan_to_num(IGNORED_LABEL)
         return F.pad(losses, (1, 0), value=IGNORED_LABEL)[:, :-1] if self.kind == "causal" else losses
 
+    def num_classes(self, outputs: TokenOutputs) -> int:
+        return outputs.vocabulary
+
+    def losses_of_each(self, outputs: TokenOutputs, labels: Tensor) -> Tensor:
+        """`[batch, length]`, a chunk of tokens at a time."""
+        known = torch.cat([cross_entropy_of_each(logits, some) for some, _, logits in parts_of(labels, {}, outputs)])
+        losses = known.new_full(labels.shape, torch.nan)
+        losses[is_example(labels)] = known
+        return losses
+
+    def scores(self, outputs: TokenOutputs, losses: Tensor) -> Tensor:
+        return losses[..., None]
+
     def ask(self, network: nn.Module, forward: Callable, inputs: dict[str, Any]) -> Any:
         """
-        A network's outputs, a language model's as [`TokenOutputs`].
-
-        Args:
-            network (`torch.nn.Module`): Student or teacher.
-            forward (`Callable`): Calls it, with all that the training has wrapped it in.
-            inputs (`dict`): Its inputs.
+        A network's [`TokenOutputs`]; arguments as in [`ModelCalls`].
 
         Raises:
             `ValueError`: if a token is beyond the vocabulary; where looking costs nothing, on a CPU.
         """
-        if self.kind is None:
-            return forward(**inputs)
         ids, size = inputs.get("input_ids"), num_classes_of(network_of(network))
         if ids is not None and ids.is_cpu and ids.numel() and ids.max() >= size:
             raise ValueError(
@@ -187,7 +194,7 @@ class ModelCalls:
             with self.autocast():
                 return head(states)
 
-        return TokenOutputs(states, logits, num_logits(outputs))
+        return TokenOutputs(states, logits, logits_of(outputs).shape[-1])
 
 
 def call(network: nn.Module, forward: Callable, inputs: dict[str, Any], change: Callable[[Tensor], Tensor]):
@@ -205,11 +212,6 @@ def call(network: nn.Module, forward: Callable, inputs: dict[str, Any], change: 
     finally:
         if handle is not None:
             handle.remove()
-
-
-def num_logits(outputs: Any) -> int:
-    """How many classes a model's logits are of; those of tokens are not made for it."""
-    return outputs.vocabulary if isinstance(outputs, TokenOutputs) else logits_of(outputs).shape[-1]
 
 
 def as_token_outputs(outputs: Any) -> TokenOutputs:
@@ -295,16 +297,6 @@ def terms_of(
         for name, term in of_chunk(some, of_some, *states).items():
             total[name] = total.get(name, 0.0) + (label_share if name == loss.ce else share) * term
     return total
-
-
-def losses_of_each(outputs: Any, labels: Tensor) -> Tensor:
-    """The cross-entropy of each example or token, as [`cross_entropy_of_each`]: `[*batch]`."""
-    if not isinstance(outputs, TokenOutputs):
-        return cross_entropy_of_each(logits_of(outputs), labels)
-    known = torch.cat([cross_entropy_of_each(logits, some) for some, _, logits in parts_of(labels, {}, outputs)])
-    losses = known.new_full(labels.shape, torch.nan)
-    losses[is_example(labels)] = known
-    return losses
 
 
 def gather_rows(accelerator: Accelerator, rows: Tensor, uneven: bool) -> Tensor:

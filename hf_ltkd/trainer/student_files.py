@@ -40,7 +40,7 @@ from ..hub.push import (
     within,
 )
 from ..losses.base import DistillationLoss
-from ..metrics import GROUP_METRICS, answers_of, without_prefix
+from ..metrics import GROUP_METRICS, answers_of, mean_iou, without_prefix
 from ..metrics.answers import Answers
 from ..metrics.group_accuracy.group_accuracy import class_accuracies
 from ..teacher.cache import TeacherCache
@@ -118,7 +118,7 @@ class StudentFilesMixin(Trainer):
                 "hyper_parameters": loss.used_hyper_parameters(),
             },
             "metrics": without_prefix(evaluation.get("metrics", {})),
-            **_per_class(evaluation.get("answers"), self.class_groups),
+            **(evaluation.get("pixels") or _per_class(evaluation.get("answers"), self.class_groups)),
             "test_examples": evaluation.get("examples"),
             "training": {
                 "steps": state.global_step,
@@ -164,6 +164,7 @@ class StudentFilesMixin(Trainer):
             "examples": output.num_samples,
             "metrics": dict(output.metrics or {}),
             "answers": _answers(output, self.class_groups),
+            "pixels": self.compute_metrics.of_classes() if isinstance(self.compute_metrics, mean_iou) else None,
         }
         best = [e for e in self._evaluations if e["state"] is self.state and e["step"] == self.state.best_global_step]
         self._evaluations = [*best[-1:], evaluation]

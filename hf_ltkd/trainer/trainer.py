@@ -13,13 +13,15 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..losses.base import DistillationLoss
-from ..losses.checks import is_example, is_labelled, logits_of
+from ..losses.checks import is_example, is_labelled
 from ..metrics import GROUP_METRICS
 from ..teacher.cache import CachedTeacherDataset, TeacherCache
 from ..teacher.columns import inputs_of
+from ..teacher.language import language_model_kind
 from ..teacher.live import Teacher, as_outputs, ask_teacher, hand_over, load_teacher, networks_of, place_teacher
 from ..utils import listed, student_inputs, teacher_inputs
 from .callbacks import callbacks_of
+from .calls import ModelCalls
 from .checkpoints import CheckpointMixin
 from .checks import (
     LOGITS_COLUMN,
@@ -37,8 +39,9 @@ from .checks import (
     check_two_classes,
 )
 from .columns import STEP_CONTEXT, StepContext, columns_of, labels_of, unused_columns
+from .dense import PixelCalls, confusions_for, is_dense
 from .engines import check_engine, make_shardable, mean_gradients
-from .language import ModelCalls, gather_rows, losses_of_each, num_logits, rows_of, terms_of
+from .language import LanguageCalls, gather_rows, rows_of, terms_of
 from .mixing import make_mixer
 from .sampling import CLASS_SAMPLING, class_sampler
 from .student_files import StudentFilesMixin
@@ -102,9 +105,8 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         check_loss_and_teacher(distillation_loss, model, teacher_model, train_dataset, args)
         self.distillation_loss = distillation_loss
         self.teacher_cache = teacher_model if isinstance(teacher_model, TeacherCache) else None
-        self.teacher_model = None
-        if distillation_loss.needs_teacher and self.teacher_cache is None and teacher_model is not None:
-            self.teacher_model = load_teacher(teacher_model)
+        is_live = distillation_loss.needs_teacher and self.teacher_cache is None and teacher_model is not None
+        self.teacher_model = load_teacher(teacher_model) if is_live else None  # type: ignore[arg-type]
         if self.teacher_cache is not None:
             check_cache(self.teacher_cache, model, distillation_loss, args)
             train_dataset = CachedTeacherDataset(train_dataset, self.teacher_cache)
@@ -123,7 +125,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
             compute_metrics=compute_metrics,
             callbacks=[*callbacks_of(self, args), *(callbacks or [])],
             optimizers=optimizers,
-            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics or confusions_for(compute_metrics),
         )
         check_arguments(self.args, self.model, compute_metrics)
         # This loss takes no num_items_in_batch; transformers versions before loss_is_scaled_for_ga read it here.
@@ -153,7 +155,8 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
             check_overlap(self.args.device, self.teacher_model)
             self.teacher_stream = torch.cuda.Stream(self.args.device)
             self.teacher_stream.wait_stream(torch.cuda.current_stream())  # the teacher is on its way to the GPU
-        self.calls = ModelCalls.of(self, self._networks)
+        kind = LanguageCalls if language_model_kind(self.model) else PixelCalls if is_dense(self.model) else ModelCalls
+        self.calls: ModelCalls = kind.of(self, self._networks)
         if model is not None:
             self._prepare_loss(self.model)  # type: ignore[arg-type]
         self.distillation_loss.to(self.args.device)
@@ -221,6 +224,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         batches = [self._prepare_inputs(batch) for batch in batches]
         if self._mixer is not None:
             batches = self._mixer(batches, self.state.global_step)
+        batches = [self.calls.on_grid(batch) for batch in batches]
         if not self._columns_are_looked_at and (unused := unused_columns(batches[0], self._networks, loss.columns)):
             logger.warning("Nobody takes these columns of the batch, which have no effect: %s.", listed(unused))
         self._columns_are_looked_at = True
@@ -228,13 +232,12 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         needs_statistics = len(batches) * self.args.world_size > 1 or loss.remembers_steps
         contexts, rows = [], []
         for batch in batches:
-            context = StepContext(self._ask_teacher(batch))
             context, columns = StepContext(self._ask_teacher(batch)), self._columns_of(batch)
             labels = self._labels_of(batch, context.teacher_outputs)
             asked = context.teacher_outputs if needs_statistics else None
             rows.append(rows_of(loss, labels, asked, self.state.epoch, columns))
             contexts.append(context)
-        step = gather_rows(self.accelerator, torch.cat(rows), uneven=self.calls.kind is not None)
+        step = gather_rows(self.accelerator, torch.cat(rows), uneven=self.calls.in_chunks)
         sizes = step[:, :2].sum(0) / (len(batches) * self.args.world_size)
         statistics = loss.begin_step(step[:, 2:]) if step.shape[1] > 2 else None
         for context, row in zip(contexts, rows, strict=True):
@@ -248,22 +251,19 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         """The sum of the loss's terms in training; the student's cross-entropy in evaluation."""
         context = inputs.get(STEP_CONTEXT)
         with_features = model.training or self._evaluates_with_teacher
-        own_inputs = self._inputs_of(self.model, student_inputs(inputs), with_features)
-        outputs = self.calls.ask(self.model, model, own_inputs)
+        outputs = self.calls.ask(self.model, model, self._inputs_of(self.model, student_inputs(inputs), with_features))
         self.distillation_loss.train(model.training)
-        check_two_classes(num_logits(outputs))
+        check_two_classes(self.calls.num_classes(outputs))
         if not model.training:
             loss, losses = self._evaluation_loss(inputs, outputs, self._labels_of(inputs))
-            if not return_outputs:
-                return loss
-            # Predictions are logits alone: anything else would be gathered over the whole evaluation set.
-            return loss, {"logits": self.calls.predictions(outputs, losses)}
+            return (loss, {"logits": self.calls.predictions(outputs, losses)}) if return_outputs else loss
 
         if context is None:  # called outside the training loop: this batch is the whole step
+            inputs = self.calls.on_grid(inputs)
             context = StepContext(self._ask_teacher(inputs))
         terms = terms_of(
             self.distillation_loss,
-            outputs,
+            self.calls.compared(outputs, inputs),
             context.teacher_outputs,
             self._labels_of(inputs, context.teacher_outputs),
             epoch=self.state.epoch,
@@ -293,8 +293,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         metrics, loss = output.metrics, f"{metric_key_prefix}_loss"
         if metrics is not None and loss in metrics:
             for name, values in self._eval_terms.items():
-                total, count = torch.cat(values).double().sum(0)
-                metrics[f"{metric_key_prefix}_{name}"] = (total / count).item()
+                metrics[f"{metric_key_prefix}_{name}"] = torch.div(*torch.cat(values).double().sum(0)).item()
             metrics[f"{metric_key_prefix}_cross_entropy"] = metrics[loss]
         if metric_key_prefix == "eval" and metrics:
             self.remember_evaluation(output)
@@ -309,15 +308,17 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
     def _evaluation_loss(self, inputs: dict, outputs: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss, and that of each example or token: NaN where there is no class."""
-        losses, labelled = losses_of_each(outputs, labels), is_labelled(labels)
-        check_scores(losses[..., None] if self.calls.kind else logits_of(outputs), labelled, self.state.global_step)
+        """The loss, and that of each example, token or pixel: NaN where there is no class."""
+        losses, labelled = self.calls.losses_of_each(outputs, labels), is_labelled(labels)
+        check_scores(self.calls.scores(outputs, losses), labelled, self.state.global_step)
         # One sum an example, so that the gather cuts off what pads the last batch of several ranks.
         self._gather_eval_term("loss", losses)
         if self._evaluates_with_teacher:
+            inputs = self.calls.on_grid({**inputs, "labels": labels})
             columns = {name: v for name, v in self._columns_of(inputs).items() if name != "sample_weights"}
-            asked = self._ask_teacher(inputs)
-            terms = terms_of(self.distillation_loss, outputs, asked, labels, epoch=self.state.epoch, **columns)
+            asked, compared = self._ask_teacher(inputs), self.calls.compared(outputs, inputs)
+            labels, epoch = inputs["labels"], self.state.epoch
+            terms = terms_of(self.distillation_loss, compared, asked, labels, epoch=epoch, **columns)
             for name in dict.fromkeys(gather_object(list(terms))):
                 if name != "cross_entropy":
                     term = terms.get(name, losses.new_full((), torch.nan)).detach()  # lacking without a valid label
@@ -341,11 +342,12 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
 
     def _ask_teacher(self, inputs: dict) -> Any:
         if LOGITS_COLUMN in inputs:
-            return as_outputs(inputs[LOGITS_COLUMN])
+            return self.calls.compared(as_outputs(inputs[LOGITS_COLUMN]), inputs)
         if (teacher := self.teacher_model) is None:
             return None
-        inputs, autocast = self._inputs_of(teacher, teacher_inputs(inputs)), self.accelerator.autocast()
-        return self.calls.ask(teacher, lambda **inputs: ask_teacher(teacher, inputs, autocast), inputs)
+        own_inputs, autocast = self._inputs_of(teacher, teacher_inputs(inputs)), self.accelerator.autocast()
+        outputs = self.calls.ask(teacher, lambda **inputs: ask_teacher(teacher, inputs, autocast), own_inputs)
+        return self.calls.compared(outputs, inputs)
 
     def _columns_of(self, batch: dict) -> dict:
         return self.calls.columns({n: batch[n] for n in self.distillation_loss.columns if n in batch})
@@ -358,7 +360,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         return model_inputs
 
     def _labels_of(self, batch: dict, teacher_outputs: Any = None) -> Tensor:
-        return self.calls.shifted(labels_of(batch, self.distillation_loss, teacher_outputs))
+        return self.calls.labels(labels_of(batch, self.distillation_loss, teacher_outputs))
 
     # ---- Optimizer, logs, files ----
 

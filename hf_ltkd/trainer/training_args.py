@@ -97,6 +97,14 @@ class DistillationTrainingArguments(TrainingArguments):
         },
     )
 
+    logits_grid: Literal["student", "labels"] = field(
+        default="student",
+        metadata={
+            "help": "Semantic segmentation: where pixels are compared, on the grid of the student's logits or of the "
+            "labels, to which both logits are then interpolated."
+        },
+    )
+
     mixup_alpha: float = field(
         default=0.0,
         metadata={"help": "Mix each training image and its label with another's, by a part from Beta(alpha, alpha)."},
@@ -140,6 +148,8 @@ class DistillationTrainingArguments(TrainingArguments):
             self.preset, self.recipe = self.preset or self.recipe, None
         if self.preset not in (None, "paper"):
             raise ValueError(f"preset={self.preset!r} is not known: use 'paper', or leave it out.")
+        if self.logits_grid not in ("student", "labels"):
+            raise ValueError(f"logits_grid={self.logits_grid!r} is not known: use 'student' or 'labels'.")
         strategies = get_args(SamplingStrategy)
         if self.train_sampling_strategy not in strategies:
             raise ValueError(

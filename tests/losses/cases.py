@@ -16,6 +16,7 @@ from hf_ltkd import (
     CATKDLoss,
     ClassGroups,
     CrossEntropyLoss,
+    CWDLoss,
     DistillationLoss,
     DISTLoss,
     DKDLoss,
@@ -226,6 +227,11 @@ CASES = {
     "wttm": Case(
         lambda: WTTMLoss(gamma=0.3, wttm_weight=2.0), 2 * 10**0.7,
         lambda s, t, y: {"cross_entropy": loops.cross_entropy(s, y), "transformed_teacher": 2 * loops.wttm(s, t, 0.3)},
+    ),
+    "cwd": Case(  # the softmax is over 8 examples at most, whose logits differ by no more than those of classes do
+        lambda: CWDLoss(cwd_weight=2.0, temperature=3.0), 2 * 9 * 2,
+        lambda s, t, y: {"cross_entropy": loops.cross_entropy(s, y), "channel_wise": 2 * loops.cwd(s, t, 3.0)},
+        splits=False,
     ),
     # The variance of t - s is at most a quarter of its squared range, which is twice the largest log probability (25).
     "gkl": Case(gkl_loss_in_epoch_1, 3 / 2 * 25, _gkl),

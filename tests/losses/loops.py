@@ -43,6 +43,12 @@ def wttm(student: Rows, teacher: Rows, gamma: float) -> float:
     return mean(losses)
 
 
+def cwd(student: Rows, teacher: Rows, temperature: float) -> float:
+    """Shu et al.'s, for the pixels of one image."""
+    columns = zip(zip(*student, strict=True), zip(*teacher, strict=True), strict=True)
+    return temperature**2 * mean([kl(softmax(t, temperature), softmax(s, temperature)) for s, t in columns])
+
+
 def gkl(student: Rows, teacher: Rows, temperature: float, weights: Rows) -> tuple[float, float]:
     """Both terms of Cui et al. over all pairs of classes, without alpha and beta."""
     entropies, squares, products = [], [], []

@@ -1,0 +1,70 @@
+"""The segmentation script as a user starts it, and the experiment that is made of it, on small parquet files."""
+
+import json
+
+import numpy as np
+import pytest
+from datasets import Dataset, Features
+from datasets import Image as ImageColumn
+from helpers import run_script
+from PIL import Image
+
+from hf_ltkd import ClassGroups
+
+
+COMMON = ["--num_classes", "11", "--size", "24", "32", "--crop", "24", "32", "--max_steps", "2", "--use_cpu"]
+COMMON += [
+    "--disable_tqdm",
+    "true",
+    "--report_to",
+    "none",
+    "--per_device_train_batch_size",
+    "4",
+    "--save_strategy",
+    "no",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Stripes of 11 classes, the last of few pixels, and some ignored ones."""
+    folder, random = tmp_path_factory.mktemp("scenes"), np.random.default_rng(0)
+    for split, count in {"train": 6, "validation": 3, "test": 3}.items():
+        masks = np.repeat(
+            np.sort(random.choice(11, (count, 24), p=[0.3] + [0.07] * 10), axis=1)[..., None], 32, axis=2
+        )
+        masks[:, -1], masks[:, 0] = np.arange(32) % 11, 255
+        pixels = np.stack([masks * 20, masks * 10, random.integers(0, 256, masks.shape)], axis=-1).astype(np.uint8)
+        columns = {"image": [*map(Image.fromarray, pixels)], "mask": [*map(Image.fromarray, masks.astype(np.uint8))]}
+        features = Features({"image": ImageColumn(), "mask": ImageColumn()})
+        Dataset.from_dict(columns, features=features).to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+def test_a_teacher_and_its_student(folder, tmp_path, capsys):
+    teacher, student = tmp_path / "teacher", tmp_path / "student"
+    distil = ["distill_semantic_segmentation.py", "--data", folder, *COMMON]
+    run_script(*distil, "--loss", "ce", "--student", "8", "--output_dir", teacher)
+    run_script(
+        *distil, "--teacher", teacher, "--student", "4", "--loss_args", "temperature=1", "--output_dir", student
+    )
+    assert capsys.readouterr().out.count("tail_iou") >= 2
+    run = json.loads((student / "distillation.json").read_text())
+    assert len(run["class_iou"]) == 11 and run["loss"]["hyper_parameters"]["temperature"] == 1
+    assert "Mean IoU (%)" in (student / "README.md").read_text(encoding="utf-8")
+    assert ClassGroups.from_pretrained(student).num_classes == 11
+    with Image.open(student / "examples.png") as picture:
+        assert picture.size == (4 * 32, 4 * 24)  # image, mask, teacher, student
+
+
+def test_the_experiment(folder, tmp_path, capsys):
+    small = json.dumps({"width": 4, "epochs": 1.0, "warmup_steps": 0})
+    command = ["experiments/segmentation.py", "--data", folder, "--output_dir", tmp_path, "--seeds", "0"]
+    command += ["--methods", "LTKD", "--teacher", small, "--student", small]
+    run_script(*command)
+    lines = (tmp_path / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["method"] for line in lines] == ["teacher", "LTKD"]
+    run_script(*command, "--diagnose")  # nothing is trained again
+    assert (tmp_path / "results.jsonl").read_text().splitlines() == lines
+    said = capsys.readouterr().out
+    assert "| pixels of | share | cross |" in said and "| LTKD | " in said
