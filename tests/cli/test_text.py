@@ -65,9 +65,9 @@ def test_table_of_scores():
     legend = "many, medium, few: classes of more than 100, of 20 to 100, of fewer than 20 training images"
     means = "balanced, worst, harmonic: mean, lowest and harmonic mean of the accuracies of the classes"
     assert score_table({"teacher": scores, "this student": ours}) == [
-        "(%)                      few  macro-F1  ECE",
-        "teacher                 10.0      50.0  3.1",
-        "this student    not measured      52.5     ",
+        "(%)                    few  macro-F1  ECE",
+        "teacher               10.0      50.0  3.1",
+        "this student  not measured      52.5     ",
         legend,
         means,
         "ECE: expected calibration error, better if small",
