@@ -137,7 +137,7 @@ def write_model_card(
         results[ours] = student = {**student, **without_prefix(seeds["mean"])}
     results = {name: metrics for name, metrics in results.items() if "accuracy" in metrics}
     examples = example_counts(groups, run.get("class_examples"))
-    _draw(folder, results, groups)
+    _draw(folder, results, groups, seeds.get("accuracy", {}))
 
     datasets, repo_id = _as_list(dataset), repo_id if is_hub_id(repo_id or "") else None
     name = one_line(model_name or (repo_id or folder.absolute().name).split("/")[-1])
@@ -286,7 +286,12 @@ def _class_rows(
     ]
 
 
-def _draw(folder: Path, results: Mapping[str, Mapping[str, Any]], groups: ClassGroups | None) -> None:
+def _draw(
+    folder: Path,
+    results: Mapping[str, Mapping[str, Any]],
+    groups: ClassGroups | None,
+    of_seeds: Mapping[str, Mapping[str, Mapping[str, Any]]],
+) -> None:
     from ..analysis.plots import plot_class_accuracy, plot_group_accuracy  # here: importing matplotlib takes its time
 
     for picture in PICTURES:  # of earlier numbers
@@ -294,7 +299,11 @@ def _draw(folder: Path, results: Mapping[str, Mapping[str, Any]], groups: ClassG
     if groups is None:
         return
     names, ours = metric_names(groups), [*results][-1:]
-    bars = {m: {n: [v[n]] for n in names} for m, v in results.items() if all(n in v for n in names)}
+    bars = {
+        m: {n: [accuracy[n] for accuracy in of_seeds.get(m, {"": v}).values()] for n in names}
+        for m, v in results.items()
+        if all(n in v for n in names)
+    }
     if {*ours} & {*bars}:
         plot_group_accuracy(bars, groups, folder / GROUP_PICTURE)
     classes = {m: v["class_accuracy"] for m, v in results.items() if len(v.get("class_accuracy") or []) > 1}
