@@ -236,6 +236,8 @@ def step(folder, name, batch_size, accumulation, tokens):
     """One step: the weights, the logs, what an evaluation says, and the number of ranks."""
     language.LOGITS_AT_ONCE = tokens * VOCABULARY + 1
     arguments = {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": accumulation}
+    if name == "kd":  # a term is a mean over a batch: of batches that are not filled up with examples of others
+        arguments["per_device_eval_batch_size"] = 4
     trainer = trainer_for(folder, LOSSES[name](), eval_with_teacher=name == "kd", **arguments)
     trainer.train()
     metrics = {key: value for key, value in trainer.evaluate().items() if "_per_" not in key and "time" not in key}
