@@ -149,9 +149,9 @@ def parse_values(flag: str, items: Sequence[str]) -> dict[str, Any]:
             values[name] = json.loads(value.lower() if value in ("True", "False") else value)
         except json.JSONDecodeError:
             values[name] = value
-        if value.startswith(("{", "[")):  # {0: 4, 10: 1} is YAML and no JSON
-            with suppress(yaml.YAMLError):
-                values[name] = yaml.safe_load(value)
+            if value.startswith(("{", "[")):  # {0: 4, 10: 1} is YAML and no JSON
+                with suppress(yaml.YAMLError):
+                    values[name] = yaml.safe_load(value)
     return values
 
 

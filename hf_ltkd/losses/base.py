@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..groups import ClassGroups
-from ..utils import check_number, listed
+from ..utils import check_number
 from .checks import (
     IGNORED_LABEL,
     UNLABELLED,
@@ -117,7 +117,9 @@ class DistillationLoss(Scheduled):
         self.tau, self.effective_number_beta = tau, effective_number_beta
         self.max_margin, self.ldam_scale, self.drw_epoch = max_margin, ldam_scale, drw_epoch
         self.ce: str = ce if isinstance(ce, str) else ""  # what the term is called
-        self._ce, self._class_weights, self._counts = ce, None, None
+        self._ce: Any = ce  # by which the loss is made again
+        self._counts: list[float] | None = None
+        self._class_weights: Tensor | None = None
         self._cross_entropy: Callable[..., Tensor] = plain_cross_entropy
         if ce not in get_args(CrossEntropyName):
             self.ce, self._ce, self._cross_entropy = own_cross_entropy(ce)
@@ -274,12 +276,12 @@ class DistillationLoss(Scheduled):
             first, called as `ce`, over those with a class), that sum to the loss.
 
         Raises:
-            `ValueError`: if labels and logits do not fit, soft labels are no probabilities or not for this loss,
-                sample weights are negative or the loss cannot weigh, a column is missing or unknown, or a term is
-                called as another or `loss`.
+            `ValueError`: if labels, logits, sample weights and other columns do not fit each other or this loss, or a
+                term is called as another or `loss`.
         """
         check_labels(labels, logits_of(student_outputs), IGNORED_LABEL, UNLABELLED)
-        labels, columns = self._checked_columns(labels, columns)
+        if columns:
+            labels, columns = self._checked_columns(labels, columns)
         if torch.compiler.is_compiling():  # without schedules
             return self._terms(student_outputs, teacher_outputs, labels, epoch, step_statistics, columns)
         with self.at(epoch):
@@ -325,10 +327,10 @@ class DistillationLoss(Scheduled):
     ) -> dict[str, Tensor]:
         """[`~DistillationLoss.distillation_terms`] as they count: means, warmed up."""
         further = taken(type(self).__name__, self._of_terms, columns)
-        warmup = self._warmup(epoch)
         terms = self.distillation_terms(student_outputs, teacher_outputs, labels, step_statistics, **further)
         weights, is_weighed = columns.get("sample_weights"), "sample_weights" in self._of_terms
-        return {name: warmup * weighted_mean(name, t, weights, labels, is_weighed) for name, t in terms.items()}
+        means = {name: weighted_mean(name, term, weights, labels, is_weighed) for name, term in terms.items()}
+        return {name: self._warmup(epoch) * mean for name, mean in means.items()}
 
     def _warmup(self, epoch: float | None) -> float:
         return 1.0 if epoch is None or epoch >= self.warmup_epochs else epoch / self.warmup_epochs
@@ -351,7 +353,7 @@ class DistillationLoss(Scheduled):
 
     def _checked_columns(self, labels: Tensor, columns: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         if unknown := columns.keys() - self.columns:
-            raise ValueError(f"{type(self).__name__} reads {listed([*self.columns])}, not {listed([*unknown])}.")
+            raise ValueError(f"{type(self).__name__} reads {sorted(self.columns)}, not {sorted(unknown)}.")
         if "sample_weights" in columns:
             labels, columns["sample_weights"] = weigh(labels, columns["sample_weights"])
         return labels, columns

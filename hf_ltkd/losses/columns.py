@@ -15,8 +15,9 @@ def further_arguments(loss_class: type, method: str, own: int) -> dict[str, Any]
     found: dict[str, Any] = {}
     for base in loss_class.__mro__:
         if method in vars(base):
-            arguments = list(signature(vars(base)[method]).parameters.values())[own:]
-            found = {a.name: a.default for a in arguments if a.kind is not a.VAR_KEYWORD} | found
+            arguments = list(signature(vars(base)[method]).parameters.values())
+            further = [a for a in arguments[own:] if a.kind not in (a.VAR_POSITIONAL, a.VAR_KEYWORD)]
+            found = {a.name: a.default for a in further} | found
             if not any(a.kind is a.VAR_KEYWORD for a in arguments):
                 break
     return found

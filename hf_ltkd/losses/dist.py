@@ -96,6 +96,6 @@ def _dist_terms(
 
 def _pearson(a: Tensor, b: Tensor, weights: Tensor | None = None, eps: float = 1e-8) -> Tensor:
     """Pearson correlation along the last axis, with the authors' `eps`; 0 where one of the two is constant."""
-    weights = a.new_ones(a.shape[1]) if weights is None else weights.to(a)
+    weights = a.new_ones(a.shape[1]) if weights is None else weights.to(a) / weights.to(a).mean()
     a, b = (weights.sqrt() * (x - (weights * x).sum(1, keepdim=True) / weights.sum()) for x in (a, b))
     return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + eps)

@@ -181,7 +181,7 @@ class GKLLoss(LogitLoss):
         """In a new epoch the class means of the last one hold. A class without an example keeps its own."""
         begun, self._begun = self._begun, math.floor(epoch + 1e-6)
         if self.class_wise and self._begun != begun and self._begun != self.epoch:
-            means = self.sums / self.counts.clamp_min(1)[:, None]
+            means = self.sums / self.counts[:, None]  # NaN without an example
             self.class_probs.copy_(torch.where(self.counts[:, None] > 0, means, self.class_probs))
             self.sums.zero_()
             self.counts.zero_()

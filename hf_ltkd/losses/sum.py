@@ -1,6 +1,5 @@
 """Several losses as one."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -58,7 +57,7 @@ class SumLoss(DistillationLoss):
         self.num_classes = sizes.pop() if sizes else None
         for need in ("needs_teacher", "needs_labels", "needs_hidden_states", "remembers_steps"):
             setattr(self, need, any(getattr(loss, need) for loss in losses))
-        self.columns = frozenset().union(*(loss.columns for loss in losses))
+        self.columns = frozenset(name for loss in losses for name in loss.columns)
         self.source = "; ".join(loss.source for loss in losses if loss.source)
         self._sizes: list[int] = []  # of each loss's statistics
 
@@ -137,9 +136,9 @@ class SumLoss(DistillationLoss):
 
 def _merged(parts: list[dict[str, Any]]) -> dict[str, Any]:
     """The entries of all; of a name that several have, each with the position of its part."""
-    times = Counter(name for part in parts for name in part)
+    names = [name for part in parts for name in part]
     return {
-        name if times[name] == 1 else f"{name}_{place}": value
+        name if names.count(name) == 1 else f"{name}_{place}": value
         for place, part in enumerate(parts, 1)
         for name, value in part.items()
     }

@@ -19,7 +19,7 @@ class StepContext:
     """What a micro-batch has to know of the whole optimizer step; travels in the batch under [`STEP_CONTEXT`]."""
 
     teacher_outputs: Any = None
-    step_statistics: Tensor | None = None  # [micro-batches of all ranks, k]
+    step_statistics: Any = None  # what the loss makes of [micro-batches of all ranks, k]
     weight: Tensor | float = 1.0  # weight of this micro-batch's examples / its mean over those of the step
     label_weight: Tensor | float = 1.0  # the same of those with a class, over which the cross-entropy is a mean
     micro_batches: int = 1  # of this rank in the step
@@ -61,9 +61,10 @@ def labels_of(batch: dict[str, Any], loss: DistillationLoss, teacher_outputs: An
         return batch["labels"]
     logits = None if teacher_outputs is None else logits_of(teacher_outputs)
     if loss.ce_weight or loss.needs_labels or logits is None or logits.ndim != 2:
+        there = [name for name in batch if name != STEP_CONTEXT]
         raise ValueError(
-            f"The batch has no 'labels', only {[*batch]}: let the dataset or the data collator name them so, or "
-            "distil without them (ce_weight=0)."
+            f"The batch has no 'labels', only {there}: let the dataset or the data collator name them so, or distil "
+            "without them (ce_weight=0)."
         )
     return torch.full(logits.shape[:1], UNLABELLED, device=logits.device)
 

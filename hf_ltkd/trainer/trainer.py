@@ -142,8 +142,8 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
                 check_device(name, part, self.args)
         is_cached = self.teacher_cache is not None
         self._mixer = make_mixer(self.args, self.model, distillation_loss, is_cached)  # type: ignore[arg-type]
-        if train_dataset is not None:
-            self._get_train_sampler()  # does it fit?
+        if self.args.train_sampling_strategy in CLASS_SAMPLING and train_dataset is not None:
+            class_sampler(train_dataset, self.args)  # does it fit?
         self.distillation_loss.smooth_labels(self.args.label_smoothing_factor)
         check_best_metric(self.args, compute_metrics, eval_dataset)
         check_engine(self, distillation_loss)

@@ -1,5 +1,7 @@
 """Weights of the examples: 2 is the example twice, 0 is none; and other columns of the batch that a loss names."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,7 @@ from losses.cases import CASES, COUNTS, GROUPS, Case
 from losses.test_every_loss import assert_same_terms, every_loss, total
 from losses.tolerance import assert_close, largest_log_prob
 
-from hf_ltkd import CrossEntropyLoss, DistillationLoss, KDLoss, LTKDLoss
+from hf_ltkd import CrossEntropyLoss, DistillationLoss, DISTLoss, GKLLoss, KDLoss, LTKDLoss
 
 
 TIMES = [2, 1, 0, 3, 1, 1]
@@ -31,6 +33,8 @@ def test_a_weight_is_the_example_that_many_times(case, dtype):
     weights = torch.tensor(TIMES, dtype=dtype)
     found, gradient = terms_and_gradient(case, student, teacher, labels, sample_weights=weights)
     expected, slope = terms_and_gradient(case, student, teacher, labels, ROWS)
+    if not case.splits:  # DIST's authors add 1e-8 to sums over the batch, of however many examples
+        case = replace(case, scale=1e7 * case.scale)
     assert_same_terms(case, found, expected, student, teacher)
     assert_close(gradient, slope, 2 * student.numel(), case.scale * largest_log_prob(student, teacher))
     if case.by_loops:
@@ -139,6 +143,11 @@ class Further(OfEach):
         return {**terms, "index": index.double()}
 
 
+class HandsOn(DISTLoss):
+    def distillation_terms(self, *args, **kwargs):
+        return super().distillation_terms(*args, **kwargs)
+
+
 class Sums(KDLoss):
     def batch_statistics(self, teacher_outputs, labels):
         return teacher_outputs.sum(0)
@@ -151,6 +160,7 @@ def test_a_loss_gets_the_columns_that_it_names():
     terms = OfEach(ce_weight=0)(STUDENT, TEACHER, labels, **columns)
     expected = (torch.arange(6)[:, None] * (STUDENT - TEACHER).square())[valid].mean()
     assert_close(terms["logit_mse"], expected, 60, 5 * 100)
+    assert HandsOn.columns == {"sample_weights"} and HandsOn()(STUDENT, TEACHER, LABELS, sample_weights=torch.ones(6))
     assert Further.columns == {"sample_weights", "group_id", "note", "index"}
     terms = Further(ce_weight=0)(STUDENT, TEACHER, labels, **columns, index=torch.arange(6))
     assert_close(terms["logit_mse"], expected, 60, 5 * 100)
@@ -161,7 +171,7 @@ def test_a_loss_gets_the_columns_that_it_names():
     "loss, columns, message",
     [
         (OfEach, {}, "OfEach reads the column 'group_id', which the batch does not have: let the dataset or the data"),
-        (KDLoss, {"sample_weight": torch.ones(6)}, "KDLoss reads sample_weights, not sample_weight"),
+        (KDLoss, {"sample_weight": torch.ones(6)}, r"KDLoss reads \['sample_weights'\], not \['sample_weight'\]"),
         (
             Scalar,
             {"sample_weights": torch.ones(6)},
@@ -184,6 +194,17 @@ def test_a_term_that_is_neither_of_each_example_nor_their_mean():
         ValueError, match=r"The term 'wrong' has the shape \(6, 10\): return one value per example, \[6\]"
     ):
         Wrong()(STUDENT, TEACHER, LABELS)
+
+
+def test_class_means_are_of_weights_below_1_too():
+    loss, weights = GKLLoss(GROUPS, weight_temperature=1.0).double(), torch.tensor([0.1, 0.3, 0.2, 0.5, 0.1, 0.1])
+    labels = torch.tensor([3, 3, 0, 0, 0, 9])
+    loss(STUDENT, TEACHER, labels, epoch=0.0, sample_weights=weights)
+    loss.begin_epoch(1.0)
+    probs = TEACHER.softmax(1)
+    assert_close(loss.class_probs[3], (0.1 * probs[0] + 0.3 * probs[1]) / 0.4, 1e9, 1)  # weights are float32
+    assert_close(loss.class_probs[9], probs[5], 1e9, 1)
+    assert torch.equal(loss.class_probs[1], torch.full((10,), 0.1).double())  # without an example: as before
 
 
 def test_the_counts_of_the_cross_entropies_weigh_too():

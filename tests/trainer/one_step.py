@@ -58,11 +58,8 @@ class WeightedImages(ImageDataset):
     """Every example has a weight, and some 0."""
 
     def __getitems__(self, indices):
-        weights = torch.tensor(WEIGHTS)
-        return [
-            {**item, "sample_weights": weights[i]}
-            for i, item in zip(indices, super().__getitems__(indices), strict=True)
-        ]
+        weights, items = torch.tensor(WEIGHTS), super().__getitems__(indices)
+        return [{**item, "sample_weights": weights[i]} for i, item in zip(indices, items, strict=True)]
 
 
 WEIGHTS = [float(i % 4) for i in range(32)]

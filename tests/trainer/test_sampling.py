@@ -15,10 +15,10 @@ from hf_ltkd.trainer.sampling import ClassSampler
 LABELS = np.repeat([0, 1, 2], [90, 9, 1])
 
 
-@pytest.mark.parametrize(
-    "strategy, shares",
-    [("class_balanced", [1 / 3] * 3), ("square_root", np.sqrt([90, 9, 1]) / np.sqrt([90, 9, 1]).sum())],
-)
+ROOTS = np.sqrt([90, 9, 1])
+
+
+@pytest.mark.parametrize("strategy, shares", [("class_balanced", [1 / 3] * 3), ("square_root", ROOTS / ROOTS.sum())])
 def test_frequencies_are_those_of_the_formula(strategy, shares):
     sampler, drawn = ClassSampler(LABELS, strategy, seed=1), np.zeros(100)
     for epoch in range(100):
@@ -111,14 +111,9 @@ def unlabelled():
     ],
 )
 def test_data_that_it_cannot_draw_from(tmp_path, data, reason):
+    args = {"train_sampling_strategy": "square_root"}
     with pytest.raises(ValueError, match=f"train_sampling_strategy='square_root' draws by the class.*{reason}"):
-        trainer_for(
-            tmp_path,
-            model=network(1),
-            train_dataset=data(),
-            loss=KDLoss(),
-            args={"train_sampling_strategy": "square_root"},
-        )
+        trainer_for(tmp_path, train_dataset=data(), loss=KDLoss(), args=args)
 
 
 def test_a_strategy_that_is_not_known():
