@@ -10,7 +10,6 @@ python examples/distill_semantic_segmentation.py $DATA --teacher teacher --stude
 folders and Hub ids of any `...ForSemanticSegmentation`. The flags of `TrainingArguments` work too.
 """
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -162,4 +161,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
