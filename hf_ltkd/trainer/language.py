@@ -288,14 +288,16 @@ def terms_of(
 
     labels, weights = weigh(labels, columns.get("sample_weights"))
     sizes = _sizes(labels, weights)
+    sizes = sizes.where(sizes > 0, 1.0)  # all may be padding
     todo = list(chunks(labels, {**columns, WEIGHTS: weights}, *both))
     if len(todo) > 1:  # the logits of a chunk are made again for the gradient
         of_chunk = partial(checkpoint, of_chunk, use_reentrant=False, preserve_rng_state=False)
     total: dict[str, Tensor] = {}
     for some, of_some, *states in todo:
-        share, label_share = (_sizes(some, of_some.pop(WEIGHTS)) / sizes).nan_to_num()
+        own_sizes = _sizes(some, of_some.pop(WEIGHTS))
         for name, term in of_chunk(some, of_some, *states).items():
-            total[name] = total.get(name, 0.0) + (label_share if name == loss.ce else share) * term
+            i = int(name == loss.ce)  # which is a mean over those with a class
+            total[name] = total.get(name, 0.0) + term * own_sizes[i] / sizes[i]
     return total
 
 
