@@ -40,14 +40,14 @@ COMPARED = [  # first less second
     (f"{RECIPE}, balanced teacher", "BKD"),
 ]
 ACCURACIES = (
-    "Accuracy (%) over all classes, below on the tail: mean ± sample deviation (number of seeds), of the last epoch; the "
-    "highest student in bold. BS is a balanced softmax, the recipe LTKD(1, 1, T 1) beside it; KD is at T 2; adjusted "
-    "are logits less the log prior."
+    "Accuracy (%) over all classes, below on the tail: mean ± sample deviation (number of seeds), of the last epoch; "
+    "the highest student in bold. BS is a balanced softmax, the recipe LTKD(1, 1, T 1) beside it; KD is at T 2; "
+    "adjusted are logits less the log prior."
 )
 DIFFERENCES = (
     "Differences, over all classes, below on the tail: the mean over the seeds that both have, and half of its 95 % "
-    "confidence interval (Student's t). Bold are the findings: what Holm's procedure keeps at 5 % over all comparisons "
-    "of a column."
+    "confidence interval (Student's t). Bold are the findings: what Holm's procedure keeps at 5 % over all "
+    "comparisons of a column."
 )
 METRICS = ("all", "tail")
 Column = dict[str, Outcome]  # of a setting: a pair of networks on a dataset

@@ -12,8 +12,9 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_dat
 from PIL import Image as PILImage
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from transformers import AutoConfig, AutoModelForImageClassification, BertConfig, BertForSequenceClassification
-from transformers.modeling_outputs import SequenceClassifierOutput
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
 from hf_ltkd import ClassGroups, LongTailSplit
 from hf_ltkd.data import DataArguments, ImageData
@@ -39,14 +40,14 @@ def load_digits_splits() -> DatasetDict:
 
 
 class Texts(LabelledImages):
-    """Texts in the place of images: `pixel_values` are token ids `[LENGTH]`, the same in every view."""
+    """Texts in the place of images: `pixel_values` are token ids `[LENGTH]`, float32, the same in every view."""
 
     def __init__(self, texts: list[list[int]], labels: list[int]):
         super().__init__(labels, len(texts), 1, mean=[0], std=[1], augment=False, horizontal_flip=False, seed=0)
         self.tokens = torch.tensor([(text + [0] * LENGTH)[:LENGTH] for text in texts])
 
     def _pixels(self, index: np.ndarray, bits: np.ndarray, mirrored: np.ndarray) -> dict[str, Any]:
-        return {"pixel_values": self.tokens[index]}
+        return {"pixel_values": self.tokens[index].float()}  # as pixels are
 
     def _image_content(self) -> Iterator[bytes]:
         yield self.tokens.numpy().tobytes()
@@ -83,24 +84,36 @@ def load_texts(args: DataArguments, text_column: str) -> Images:
     return Images(data, ClassGroups.from_counts(split.class_counts), None)
 
 
-class TokenBertConfig(BertConfig):
-    model_type = "token_bert"
+class BagOfWordsConfig(PreTrainedConfig):
+    model_type = "bag_of_words"
+    width: int = 16  # of a word's vector
+    dropout: float = 0.0
 
 
-class TokenBert(BertForSequenceClassification):
-    """A BERT without pretrained weights that takes token ids as `pixel_values`, so that a run may hold it."""
+class BagOfWords(PreTrainedModel):
+    """The mean of a text's word vectors through one hidden layer; it takes token ids as `pixel_values`."""
 
-    config_class = TokenBertConfig
+    config_class = BagOfWordsConfig
     main_input_name = "pixel_values"
 
-    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None) -> SequenceClassifierOutput:
-        return super().forward(input_ids=pixel_values, attention_mask=(pixel_values > 0).long(), labels=labels)
+    def __init__(self, config: BagOfWordsConfig):
+        super().__init__(config)
+        width = config.width
+        self.words = nn.EmbeddingBag(VOCABULARY, width, padding_idx=0)
+        self.hidden = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Dropout(config.dropout))
+        self.classifier = nn.Linear(width, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None
+    ) -> ImageClassifierOutputWithNoAttention:
+        logits = self.classifier(self.hidden(self.words(pixel_values.long())))
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits)
 
 
-AutoConfig.register("token_bert", TokenBertConfig)
-AutoModelForImageClassification.register(TokenBertConfig, TokenBert)
-MODEL_CLASSES[TokenBertConfig] = TokenBert
-for name, layers, width, dropout in (("bert_2x128", 2, 128, 0.1), ("bert_1x64", 1, 64, 0.0)):
-    size = {"num_hidden_layers": layers, "hidden_size": width, "intermediate_size": 4 * width}
-    size |= {"num_attention_heads": width // 64, "vocab_size": VOCABULARY, "max_position_embeddings": LENGTH}
-    NETWORKS[name] = TokenBertConfig, {**size, "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+AutoConfig.register("bag_of_words", BagOfWordsConfig)
+AutoModelForImageClassification.register(BagOfWordsConfig, BagOfWords)
+MODEL_CLASSES[BagOfWordsConfig] = BagOfWords
+NETWORKS["bag_128"] = BagOfWordsConfig, {"width": 128, "dropout": 0.5}
+NETWORKS["bag_16"] = BagOfWordsConfig, {"width": 16}
