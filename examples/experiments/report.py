@@ -11,6 +11,7 @@ been reproduced into that file, too.
 import argparse
 import os
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -117,9 +118,9 @@ def section_of(grid: Grid, folder: Path) -> Section:
         if grid.experiment.trends and not grid.overrides:
             parts += trend_tables(grid)
         if (grid.experiment.trends or grid.experiment.finalists) and not grid.overrides:
-            for factor in grid.factors:
-                if grid.means(grid.methods, grid.pairs[0], factor, "all"):
-                    parts.append(draw_overview(grid, factor, folder))
+            for pair, factor in product(grid.pairs, grid.factors):
+                if grid.means(grid.methods, pair, factor, "all"):
+                    parts.append(draw_overview(grid, pair, factor, folder))
     if grid.experiment.paper == "figure_5" or not grid.is_planned:
         parts += draw_sensitivity(grid, folder)
     return Section(title, parts)
