@@ -182,7 +182,7 @@ def test_an_old_sweep(tmp_path, monkeypatch):
     drawn = []
     plot = figures.plot_sensitivity
     monkeypatch.setattr(figures, "plot_sensitivity", lambda *a, **k: drawn.append((a, k)) or plot(*a, **k))
-    assert report.write_report([OLD_SWEEP / "results.jsonl"], [], tmp_path) is None
+    assert report.write_report([OLD_SWEEP / "results.jsonl"], [], tmp_path) == {}
     text = (tmp_path / "report.md").read_text()
     assert "# Results\n" in text and "All methods (resnet8)" in text and "![old_sweep_results]" in text
     row = "| ltkd alpha=6 beta=0.5 temperature=2 | 75.00 ± 17.68 (2) | <u>25.00 ± 8.84 (2)</u> | "
