@@ -89,7 +89,8 @@ class Job:
             own, fields, splits = self.experiment.data, {**self.data_fields, "imbalance_factor": factor}, None
             fields["split_seed"] = own.get("split_seed", 0) + draw
             if "text_column" in own:
-                self.loaded[key] = load_texts(DataArguments(**fields), own["text_column"])
+                held_out = own.get("eval_fraction", 0.2) if own.get("evaluate_on") == "validation" else None
+                self.loaded[key] = load_texts(DataArguments(**fields), own["text_column"], held_out)
                 return self.loaded[key]
             is_digits = own.get("dataset_name") == "digits"
             if "class_order_seed" in own or own.get("evaluate_on") == "validation" or is_digits:

@@ -16,9 +16,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
-from hf_ltkd import ClassGroups, LongTailSplit
+from hf_ltkd import ClassGroups, LongTailSplit, class_counts
 from hf_ltkd.data import DataArguments, ImageData
 from hf_ltkd.data.augment import LabelledImages
+from hf_ltkd.data.holdout import Holdout
 from hf_ltkd.models import MODEL_CLASSES, NETWORKS
 from hf_ltkd.workflow.inputs import Images
 
@@ -53,9 +54,10 @@ class Texts(LabelledImages):
         yield self.tokens.numpy().tobytes()
 
 
-def load_texts(args: DataArguments, text_column: str) -> Images:
+def load_texts(args: DataArguments, text_column: str, held_out: float | None = None) -> Images:
     """
-    The texts of `train*.parquet`, cut to the imbalance factor, and of `test*.parquet`, in the folder `args.data_dir`.
+    The texts of `train*.parquet`, cut to the imbalance factor, and of `test*.parquet`, in the folder `args.data_dir`;
+    with `held_out` that part of each class's training texts in the place of the test texts.
     """
     folder = Path(args.data_dir or "")
     files = {split: [str(path) for path in sorted(folder.glob(f"{split}*.parquet"))] for split in ("train", "test")}
@@ -69,6 +71,12 @@ def load_texts(args: DataArguments, text_column: str) -> Images:
     }
     labels = ClassLabel(names=[feature.int2str(old) for old in kept])
     train = parts["train"].cast_column(column, labels)
+    holdout = None
+    if held_out is not None:
+        rows = train_test_split(range(len(train)), test_size=held_out, stratify=train[column], random_state=0)
+        full = class_counts(train, column)
+        train, parts["test"] = (train.select(sorted(part)) for part in rows)
+        holdout = Holdout(class_counts(parts["test"], column), held_out, 0, full)
     split = LongTailSplit.of(train, args.imbalance_factor, label_column=column, seed=args.split_seed)
     parts["train"] = split.apply(train)
     words = {
@@ -81,7 +89,7 @@ def load_texts(args: DataArguments, text_column: str) -> Images:
         for name, part in parts.items()
     )
     data = ImageData(train, test, labels.names, split, mean=[0], std=[1], args=args, image_processor=None)  # type: ignore
-    return Images(data, ClassGroups.from_counts(split.class_counts), None)
+    return Images(data, ClassGroups.from_counts(split.class_counts), holdout)
 
 
 class BagOfWordsConfig(PreTrainedConfig):

@@ -44,6 +44,16 @@ def test_texts_are_token_ids_of_classes_with_a_text(tmp_path):
     assert torch.allclose(network(first[None]).logits, network(padded[None]).logits)  # padding does not count
 
 
+def test_held_out_texts_are_of_the_training_texts_and_of_every_class(tmp_path):
+    write_texts(tmp_path)
+    args = DataArguments(data_dir=str(tmp_path), label_column="intent", imbalance_factor=2)
+    images = load_texts(args, "text", held_out=0.2)
+    assert images.data.test.labels.tolist() == np.repeat(np.arange(6), 2).tolist()
+    assert images.holdout.class_counts == [2] * 6 and images.data.split.full_class_counts == [8] * 6
+    texts = {tuple(row) for row in images.data.train.tokens.tolist()}
+    assert len(texts) == len(images.data.train) and not texts & {tuple(r) for r in images.data.test.tokens.tolist()}
+
+
 def test_an_experiment_on_texts(start, tmp_path):
     write_texts(tmp_path)
     methods = {"Student": {"loss": "ce"}, "KD": {"loss": "kd"}}
@@ -58,6 +68,7 @@ def test_an_experiment_on_texts(start, tmp_path):
     by_draw = {line["run"].get("draw", 0): line["images"] for line in lines}
     assert len(set(by_draw.values())) == 2  # other training texts
     for line in lines:
-        assert line["images"] == by_draw[line["run"].get("draw", 0)] and line["metrics"]["accuracy"] > 0.4  # chance is 1 in 6
+        assert line["images"] == by_draw[line["run"].get("draw", 0)]
+        assert line["metrics"]["accuracy"] > 0.4  # chance is 1 in 6
     teachers, kd = lines[:2], [line for line in lines if line["method"] == "KD"]
     assert [line["teacher_fingerprint"] for line in kd] == [line["teacher_fingerprint"] for line in teachers]
