@@ -11,7 +11,7 @@ from scipy.stats import t as student_t
 from trends import paired_differences, signed
 
 
-RECIPE = "LTKD(1,1), T 1 + balanced softmax"
+RECIPE, SECOND = (f"LTKD(1,1), T {temperature} + balanced softmax" for temperature in (1, 2))
 PAPERS = "LTKD"
 METHODS = {  # in experiments with `finalists`, and what the tables call them
     "Teacher": "teacher",
@@ -23,6 +23,8 @@ METHODS = {  # in experiments with `finalists`, and what the tables call them
     PAPERS: "LTKD(6, 6, T 4)",
     RECIPE: "recipe",
     f"{RECIPE}, balanced teacher": "recipe, BS teacher",
+    SECOND: "recipe at T 2",
+    f"{SECOND}, balanced teacher": "recipe at T 2, BS teacher",
     "KD, T 2 + balanced softmax, balanced teacher": "KD + BS, BS teacher",
     "KD from a logit-adjusted teacher + balanced softmax": "KD + BS, adjusted teacher",
     "BKD": "BKD",
@@ -35,9 +37,11 @@ COMPARED = [  # first less second
     *((method, PAPERS) for method in DISTILLED),
     (RECIPE, "KD from a logit-adjusted teacher + balanced softmax"),
     (RECIPE, "BKD"),
+    (SECOND, RECIPE),
+    (f"{SECOND}, balanced teacher", f"{RECIPE}, balanced teacher"),
     (f"{RECIPE}, balanced teacher", RECIPE),
     (f"{RECIPE}, balanced teacher", "KD, T 2 + balanced softmax, balanced teacher"),
-    (f"{RECIPE}, balanced teacher", "BKD"),
+    (f"{SECOND}, balanced teacher", "KD, T 2 + balanced softmax, balanced teacher"),
 ]
 ACCURACIES = (
     "Accuracy (%) over all classes, below on the tail: mean ± sample deviation (number of seeds), of the last epoch; "
