@@ -115,7 +115,7 @@ def measure_rates(job: Job, run: Run) -> dict[str, float]:
     if args.device.type == "cpu":  # where larger batches are not faster, but may not fit
         args = job.training_arguments(run, per_device_train_batch_size=min(args.per_device_train_batch_size, 16))
     names, batch = [run["model"], *([run["teacher"]["model"]] if run["teacher"] else [])], args.train_batch_size
-    needs_images = not job.experiment.classes or any(map(is_pretrained, names))
+    needs_images = not job.experiment.classes or "text_column" in run["data"] or any(map(is_pretrained, names))
     images = job.images(run) if needs_images else random_images(job, run, 2 * batch)
     student, teacher = [*(new_classifier(name, images.data) for name in names), None][:2]
     loss = make_loss(run, images.data.split.class_counts, images.groups)

@@ -20,7 +20,7 @@ NEUTRAL = (
     *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"),
     *("torch_compile", "torch_compile_backend", "torch_compile_mode"),
 )
-OWN_DATA_KEYS = ("class_order_seed", "evaluate_on", "eval_fraction")
+OWN_DATA_KEYS = ("class_order_seed", "evaluate_on", "eval_fraction", "text_column")
 FLAGS = {
     "data_dir",
     "data_device",
@@ -29,7 +29,7 @@ FLAGS = {
 DATA_KEYS = [*sorted({f.name for f in fields(DataArguments)} - FLAGS), *OWN_DATA_KEYS]
 IN_PAPER = [*(f"table_{number}" for number in range(1, 7)), "figure_5"]
 # What an experiment tells the report: one that extends it does not take it over.
-FOR_THE_REPORT = ("paper", "metrics", "marks", "tables", "trends", "paper_pair", "names_in_paper")
+FOR_THE_REPORT = ("paper", "metrics", "marks", "tables", "trends", "finalists", "paper_pair", "names_in_paper")
 
 Values = dict[str, Any]
 
@@ -48,6 +48,9 @@ class Experiment:
     classes: int | None = None  # with images_per_class, to plan the cost without loading the images
     images_per_class: int | None = None
     teacher_seed: int = 0  # one teacher teaches the students of all seeds
+    # Or several: that of a student of seed s is number s modulo their number. With each come crops of its own, and
+    # other training images where Eq. 15 cuts; the seed 0 has those of `teacher_seed: 0`.
+    teacher_seeds: list[int] = field(default_factory=list)
     teacher_logits: str = (
         "float32"  # or float16: asked once, a view of each image for every epoch; live: in every step
     )
@@ -64,8 +67,13 @@ class Experiment:
     marks: list[str] = field(default_factory=lambda: ["best", "second"])
     tables: dict[str, list[str]] = field(default_factory=dict)  # caption to methods; one of all without it
     trends: list[list[str]] = field(default_factory=list)  # [first, second] or [table of the paper, first, second]
+    finalists: str | None = None  # what the data is called in the table of the finalists (finalists.py)
     paper_pair: str | None = None  # whose numbers stand beside ours in trends
     names_in_paper: dict[str, dict[str, str]] = field(default_factory=dict)  # table to method to its name there
+
+    def draw(self, seed: int) -> int:
+        """Of the training images and crops that a student of this seed sees, 0 but for `teacher_seeds`."""
+        return self.teacher_seeds[seed % len(self.teacher_seeds)] if self.teacher_seeds else 0
 
 
 KEYS = [f.name for f in fields(Experiment) if f.name != "name"]
@@ -127,7 +135,7 @@ def make_experiment(values: Values, name: str, folder: Path) -> Experiment:
     for key in ("pairs", "methods"):
         if not values.get(key):
             raise ValueError(f"{where} has no {key}: add them.")
-    for key in ("pairs", "imbalance_factors", "seeds", "trends", "metrics", "marks"):
+    for key in ("pairs", "imbalance_factors", "seeds", "teacher_seeds", "trends", "metrics", "marks"):
         if not isinstance(values.get(key, []), list):
             raise ValueError(f"{where}: {key} must be a list, not {values[key]!r}.")
     check_keys(f"data of {where}", values.get("data", {}), DATA_KEYS)

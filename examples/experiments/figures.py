@@ -9,6 +9,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from methods import default_arguments
+from pages import arrow
 from plan import Cell
 from results import Grid, Line
 
@@ -75,25 +76,29 @@ def draw_sensitivity(grid: Grid, folder: Path) -> list[Path]:
     return paths
 
 
-def draw_overview(grid: Grid, factor: float, folder: Path) -> Path:
-    """Tail and all classes with the sample deviation over the seeds, a row a method, ordered by all classes."""
-    means = grid.means(grid.methods, grid.pairs[0], factor, "all")
+def draw_overview(grid: Grid, pair: str, factor: float, folder: Path) -> Path:
+    """Tail and all classes with the sample deviation over the seeds (their number), ordered by all classes."""
+    means = grid.means(grid.methods, pair, factor, "all")
     ranking = sorted(means, key=means.__getitem__)
+    outcomes = [grid.outcome(method, pair, factor) for method in ranking]
     figure = _figure(8, 1.4 + 0.27 * len(ranking))
     axes = figure.add_subplot()
     for metric, color, marker, label in (("tail", COLORS[4], "o", "tail"), ("all", COLORS[2], "s", "all classes")):
-        values = [grid.outcome(method, grid.pairs[0], factor).accuracy[metric] for method in ranking]
+        values = [outcome.accuracy[metric] for outcome in outcomes]
         deviations = [v.std(ddof=1) if len(v) > 1 else 0.0 for v in values]
         axes.errorbar(
             [v.mean() for v in values], range(len(ranking)), xerr=deviations, fmt=marker, color=color, label=label
         )
-    axes.set_yticks(range(len(ranking)), ranking)
+    labels = [f"{method} ({len(o.seeds)})" for method, o in zip(ranking, outcomes, strict=True)]
+    axes.set_yticks(range(len(ranking)), labels)
     axes.set_xlabel("test accuracy (%)")
-    figure.suptitle(f"{grid.experiment.title}, imbalance factor {factor:g}", fontsize=10)
+    title = f"{grid.experiment.title}{f', imbalance factor {factor:g}' * (factor != 1)}"
+    figure.suptitle(f"{title}\n{arrow(pair)}" if len(grid.pairs) > 1 else title, fontsize=10)
     axes.grid(axis="y", color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    return _save(figure, folder / f"{grid.name}_{factor:g}.png")
+    name = [grid.name, *([pair.replace(":", "_").replace("/", "_")] if len(grid.pairs) > 1 else []), f"{factor:g}"]
+    return _save(figure, folder / f"{'_'.join(name)}.png")
 
 
 def groups_of(grid: Grid) -> ClassGroups:

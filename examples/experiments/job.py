@@ -11,6 +11,7 @@ import torch
 from datasets import ClassLabel, DatasetDict
 from experiment import OWN_DATA_KEYS, Experiment
 from filelock import FileLock
+from own_data import load_digits_splits, load_texts
 from plan import Run, digest
 
 from hf_ltkd import DistillationTrainingArguments
@@ -74,28 +75,34 @@ class Job:
 
     def images(self, run: Run, imbalance_factor: float | None = None) -> Images:
         """
-        What the networks of a run see, loaded once. One seed for all: the cached logits belong to these crops of each
-        epoch.
+        What the networks of a run see, loaded once. One draw for a teacher and all that it teaches: its cached logits
+        belong to these crops of each epoch.
 
         Args:
-            run (`dict`): With `imbalance_factor`, and `pixels_of` where a trained teacher is given.
+            run (`dict`): With `imbalance_factor`; `draw`; and `pixels_of` where a trained teacher is given.
             imbalance_factor (`float`, *optional*): Instead of the run's.
         """
-        factor, model = imbalance_factor or run["imbalance_factor"], run.get("model", "")
+        factor, model, draw = imbalance_factor or run["imbalance_factor"], run.get("model", ""), run.get("draw", 0)
         student = model if is_pretrained(model) else None
-        key = factor, run.get("pixels_of"), student
+        key = factor, run.get("pixels_of"), student, draw
         if key not in self.loaded:
             own, fields, splits = self.experiment.data, {**self.data_fields, "imbalance_factor": factor}, None
-            if "class_order_seed" in own or own.get("evaluate_on") == "validation":
+            fields["split_seed"] = own.get("split_seed", 0) + draw
+            if "text_column" in own:
+                held_out = own.get("eval_fraction", 0.2) if own.get("evaluate_on") == "validation" else None
+                self.loaded[key] = load_texts(DataArguments(**fields), own["text_column"], held_out)
+                return self.loaded[key]
+            is_digits = own.get("dataset_name") == "digits"
+            if "class_order_seed" in own or own.get("evaluate_on") == "validation" or is_digits:
                 args = DataArguments(**fields)
-                splits = load_splits(args)
+                splits = load_digits_splits() if is_digits else load_splits(args)
                 if "class_order_seed" in own:
                     splits = shuffle_classes(splits, args.label_column, own["class_order_seed"])
                 if own.get("evaluate_on") == "validation":
                     splits = DatasetDict(train=splits["train"])  # alone, a part of it is held out
                 fields.pop("data_dir", None)
             source: Any = SourceArguments(data=splits, eval_fraction=own.get("eval_fraction", 0.2))  # type: ignore
-            self.loaded[key] = load_images(source, fields, run.get("pixels_of"), student=student)
+            self.loaded[key] = load_images(source, fields, run.get("pixels_of"), student=student, seed=draw)
         return self.loaded[key]
 
 

@@ -35,13 +35,18 @@ class Section:
 def to_markdown(title: str, sections: list[Section]) -> str:
     blocks = [f"# {title}"]
     for section in sections:
-        blocks.append(f"## {section.title}")
-        for part in section.parts:
-            if isinstance(part, Table):
-                blocks.append(f"{part.caption}\n\n{markdown_table(part)}" if part.caption else markdown_table(part))
-            else:
-                blocks.append(f"![{part.stem}]({part.name})" if isinstance(part, Path) else part)
+        blocks += [f"## {section.title}", parts_to_markdown(section)]
     return "\n\n".join(blocks) + "\n"
+
+
+def parts_to_markdown(section: Section) -> str:
+    blocks = []
+    for part in section.parts:
+        if isinstance(part, Table):
+            blocks.append(f"{part.caption}\n\n{markdown_table(part)}" if part.caption else markdown_table(part))
+        else:
+            blocks.append(f"![{part.stem}]({part.name})" if isinstance(part, Path) else part)
+    return "\n\n".join(blocks)
 
 
 def markdown_table(table: Table) -> str:
@@ -63,3 +68,7 @@ def _inline(text: str) -> Markup:
     """Escaped but for the tags that cells may hold, with `code`."""
     tags = re.sub(r"&lt;(/?(?:b|u|br|small))&gt;", r"<\1>", str(escape(text)))
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", tags))
+
+
+def arrow(pair: str, space: str = " ") -> str:
+    return pair.replace(":", f"{space}→ ")

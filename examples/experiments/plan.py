@@ -63,15 +63,19 @@ def plan(
         if len(pair) != 2 or "" in pair or (taught and pair[0] is None):
             text = ":".join(filter(None, pair))
             raise ValueError(f"The pair {text!r} must be two networks, e.g. resnet32x4:resnet8x4.")
-    teachers, students = [], []
+    seeds, teachers, students = seeds or experiment.seeds, [], []
+    draws = [*dict.fromkeys(map(experiment.draw, seeds))]
     for factor in factors:
         for name in dict.fromkeys(teacher for teacher, _ in names if taught and not is_pretrained(teacher)):
-            for ce in dict.fromkeys(method.get("teacher_ce") for method in taught):
-                run = _teacher_run(experiment, factor, name, ce, overrides)
+            kinds = [
+                (ce, draw) for ce in dict.fromkeys(method.get("teacher_ce") for method in taught) for draw in draws
+            ]
+            for ce, draw in kinds:
+                run = _teacher_run(experiment, factor, name, ce, draw, overrides)
                 teachers.append(Cell(f"Teacher, {ce}" if ce else "Teacher", name, None, factor, run["seed"], run))
                 if ce is None and any(method.get("adjust_student") for method in chosen.values()):
                     teachers.append(replace(teachers[-1], method="Teacher, adjusted", run=adjusted(run)))
-    for seed in seeds or experiment.seeds:
+    for seed in seeds:
         for factor in factors:
             for teacher, student in names:
                 for name, method in chosen.items():
@@ -82,12 +86,12 @@ def plan(
 
 def _student_run(experiment: Experiment, factor: float, pair: tuple, method: Run, seed: int, overrides: Run) -> Run:
     """The run of a student, or what is measured of a teacher; without a teacher in it where the loss needs none."""
-    own, (teacher, student) = {}, pair
+    own, (teacher, student) = _draw(experiment.draw(seed)), pair
     if teacher is not None and is_pretrained(teacher):
         own["pixels_of"] = teacher  # every student sees what the teacher was trained on, one without a teacher too
         taught: Run = {"role": "given", "model": teacher, "data": experiment.data, "imbalance_factor": factor}
     elif teacher is not None:
-        taught = _teacher_run(experiment, factor, teacher, method.get("teacher_ce"), overrides)
+        taught = _teacher_run(experiment, factor, teacher, method.get("teacher_ce"), experiment.draw(seed), overrides)
     if "measure" in method:
         where = {"imbalance_factor": factor, "seed": seed, "data": experiment.data, "teacher": taught}
         return {"role": "measure", **method, **where, **own}
@@ -112,8 +116,19 @@ def adjusted(run: Run) -> Run:
     return {**run, "adjust_student": True}
 
 
-def _teacher_run(experiment: Experiment, factor: float, model: str, ce: str | None, overrides: Run) -> Run:
-    run = _run(experiment, factor, model, experiment.teacher_seed, overrides, role="teacher")
+def setting(run: Run) -> str:
+    """A name for the runs that differ in seed, teacher's seed and draw alone."""
+    teacher = {**run["teacher"], "seed": None, "draw": None} if run.get("teacher") else None
+    return digest(run, seed=None, draw=None, teacher=teacher)
+
+
+def _draw(draw: int) -> Run:
+    return {"draw": draw} if draw else {}  # lines of before have none
+
+
+def _teacher_run(experiment: Experiment, factor: float, model: str, ce: str | None, draw: int, overrides: Run) -> Run:
+    seed = draw if experiment.teacher_seeds else experiment.teacher_seed
+    run = _run(experiment, factor, model, seed, overrides, role="teacher") | _draw(draw)
     return {**run, "arguments": {"ce": ce}} if ce else run
 
 

@@ -4,19 +4,21 @@ python examples/experiments/report.py paper_runs/*.jsonl reduced_runs/*.jsonl --
 
 `results.jsonl` holds the runs; with `speeds.jsonl`, what `run.py` measured for its plan, the report also says what the
 missing runs would cost. Lines of an experiment whose YAML file is neither here nor given with `--experiments`, such as
-those of a sweep, get a table all the same. `--readme examples/experiments/README.md` writes the table of what has been
-reproduced into that file, too.
+those of a sweep, get a table all the same. `--readme examples/experiments/README.md` writes the finalists and what has
+been reproduced into that file, too.
 """
 
 import argparse
 import os
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 from experiment import Experiment, experiment_files, load_experiment
 from figures import draw_group_losses, draw_group_mass, draw_overview, draw_sensitivity
-from pages import Part, Section, Table, markdown_table, to_html, to_markdown
+from finalists import finalists_section
+from pages import Part, Section, Table, arrow, markdown_table, parts_to_markdown, to_html, to_markdown
 from results import PUBLISHED, Grid, Outcome, Results, best_and_second, paper_accuracy, read_results
 from trends import NOTE, signed, status_table, trend_tables
 
@@ -25,7 +27,6 @@ from hf_ltkd.utils import replacing
 
 
 TITLE = "Distilling Balanced Knowledge from a Biased Teacher: the paper's numbers and ours"
-START, END = "<!-- status, written by report.py -->", "<!-- end of status -->"
 PAPER_NOTE = (
     "Each cell: ours, mean ± sample deviation over the seeds (number of seeds), of the last epoch; below, the paper's "
     "number and ours less the paper's. A dash stands for what was not run, or is not in the paper. <b>Best</b> and "
@@ -49,26 +50,28 @@ def main(argv: list[str] | None = None) -> None:
     add("results", nargs="+", type=Path, help="Files of result lines, and of speeds.")
     add("--experiments", "--recipes", nargs="+", type=Path, default=[], help="YAML files beside those of this folder.")
     add("--output_dir", type=Path, default=Path("report"), help="For report.md, report.html, PNGs.")
-    add("--readme", type=Path, help="A file in which to replace the table of what was reproduced.")
+    add("--readme", type=Path, help="A file in which to replace the tables of finalists and of what was reproduced.")
     args = parser.parse_args(argv)
     for path in [*args.results, *args.experiments]:
         if not path.is_file():
             parser.error(f"there is no file {str(path)!r}: give results.jsonl of run.py's --output_dir.")
     experiments = [load_experiment(path) for path in [*experiment_files(), *args.experiments]]
-    status = write_report(args.results, experiments, args.output_dir)
-    if args.readme is not None:
-        before, _, rest = args.readme.read_text(encoding="utf-8").partition(START)
-        _, end, after = rest.partition(END)
-        if not end or status is None:
-            parser.error(f"{str(args.readme)!r} needs runs of the paper, and {START} and {END} to write between.")
+    tables = write_report(args.results, experiments, args.output_dir)
+    for name, text in tables.items() if args.readme is not None else ():
+        start, end = f"<!-- {name}, written by report.py -->", f"<!-- end of {name} -->"
+        before, _, rest = args.readme.read_text(encoding="utf-8").partition(start)
+        _, found, after = rest.partition(end)
+        if not found:
+            parser.error(f"{str(args.readme)!r} needs {start} and {end} to write between.")
         with replacing(args.readme) as file:
-            file.write_text(f"{before}{START}\n\n{markdown_table(status)}\n\n{END}{after}", encoding="utf-8")
+            file.write_text(f"{before}{start}\n\n{text}\n\n{end}{after}", encoding="utf-8")
 
 
-def write_report(paths: list[Path], experiments: list[Experiment], folder: Path) -> Table | None:
+def write_report(paths: list[Path], experiments: list[Experiment], folder: Path) -> dict[str, str]:
     """
     Writes `report.md`, `report.html` and the pictures into `folder`, of these files of lines and the experiments whose
-    tables are wanted, and gives the table of what has been reproduced of the paper, if that was run.
+    tables are wanted. Gives what `--readme` writes, as far as it was run: `"status"`, what has been reproduced of the
+    paper, and `"finalists"`.
 
     Raises:
         `ValueError`: if the files hold no runs.
@@ -79,19 +82,25 @@ def write_report(paths: list[Path], experiments: list[Experiment], folder: Path)
     folder.mkdir(parents=True, exist_ok=True)
     planned = [grid for experiment in experiments for grid in results.grids(experiment)]
     grids = [grid for grid in planned if grid.has_runs]
-    sections, status = [], None
+    sections: list[Section] = []
+    tables: dict[str, str] = {}
+    finalists = finalists_section(grids)
+    if finalists is not None:
+        sections.append(finalists)
+        tables["finalists"] = parts_to_markdown(finalists)
     if any(grid.experiment.paper or grid.experiment.paper_pair for grid in grids):
         status = status_table(experiments, results)
         sections.append(Section("What has been reproduced", [NOTE, status]))
+        tables["status"] = markdown_table(status)
         grids += [g for g in planned if g.is_papers and not g.has_runs and g.name.startswith("table")]
     grids += results.other_grids({experiment.name for experiment in experiments})
     sections += [*(section_of(grid, folder) for grid in grids), about_the_runs(grids, results)]
-    title = "Results" if status is None else TITLE
+    title = TITLE if "status" in tables else "Results"
     for name, text in (("report.md", to_markdown(title, sections)), ("report.html", to_html(title, sections))):
         with replacing(folder / name) as file:
             file.write_text(text, encoding="utf-8")
     print(f"{len(results.lines)} runs: {folder / 'report.md'}, {folder / 'report.html'}")
-    return status
+    return tables
 
 
 def section_of(grid: Grid, folder: Path) -> Section:
@@ -108,9 +117,10 @@ def section_of(grid: Grid, folder: Path) -> Section:
         parts = [OWN_NOTE, *([HELD_OUT_NOTE] if grid.is_held_out else []), *own_tables(grid)]
         if grid.experiment.trends and not grid.overrides:
             parts += trend_tables(grid)
-            for factor in grid.factors:
-                if grid.means(grid.methods, grid.pairs[0], factor, "all"):
-                    parts.append(draw_overview(grid, factor, folder))
+        if (grid.experiment.trends or grid.experiment.finalists) and not grid.overrides:
+            for pair, factor in product(grid.pairs, grid.factors):
+                if grid.means(grid.methods, pair, factor, "all"):
+                    parts.append(draw_overview(grid, pair, factor, folder))
     if grid.experiment.paper == "figure_5" or not grid.is_planned:
         parts += draw_sensitivity(grid, folder)
     return Section(title, parts)
@@ -239,10 +249,6 @@ def about_the_runs(grids: list[Grid], results: Results) -> Section:
     if repeated:
         parts.append(f"Lines of runs that an earlier line has already: {repeated}; the first counts.")
     return Section("About the runs", parts)
-
-
-def arrow(pair: str, space: str = " ") -> str:
-    return pair.replace(":", f"{space}→ ")
 
 
 def triple(values) -> str:

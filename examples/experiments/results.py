@@ -11,7 +11,7 @@ import yaml
 from experiment import Experiment
 from job import read_json_lines
 from methods import FOLDER, default_arguments, with_values
-from plan import Cell, Run, digest, plan
+from plan import Cell, Run, digest, plan, setting
 
 from hf_ltkd.losses import LOSSES
 from hf_ltkd.utils import read_json
@@ -70,11 +70,11 @@ class Results:
         self.lines = sorted(first.values(), key=lambda line: line["seed"])
         self._of_setting: dict[str, list[Line]] = {}
         for line in self.lines:
-            self._of_setting.setdefault(digest(line["run"], seed=None), []).append(line)
+            self._of_setting.setdefault(setting(line["run"]), []).append(line)
 
     def of(self, run: Run) -> list[Line]:
-        """The lines of a run with any seed. All else is equal: no other protocol can come in."""
-        return self._of_setting.get(digest(run, seed=None), [])
+        """The lines of a run with any seed and draw. All else is equal: no other protocol can come in."""
+        return self._of_setting.get(setting(run), [])
 
     def outcome(self, run: Run) -> Outcome | None:
         lines = [line for line in self.of(run) if "metrics" in line]
@@ -107,7 +107,7 @@ class Results:
                     *teacher, student = (line["pair"] or f"{line['run'].get('model')}:").split(":")
                     names = (teacher or [None])[0], student or None
                     cell = Cell(line["method"], *names, line["imbalance_factor"], line["seed"], line["run"])
-                    while digest(cells.get(cell.place, cell).run, seed=None) != digest(cell.run, seed=None):
+                    while setting(cells.get(cell.place, cell).run) != setting(cell.run):
                         cell.method += " (other settings)"
                     cells.setdefault(cell.place, cell)
                 students = sorted((cell for cell in cells.values() if cell.pair), key=_by_arguments)

@@ -155,7 +155,7 @@ def check_sources(job: Job, run: Run, result: dict[str, Any]) -> None:
     Raises:
         `ValueError`: if the folder's runs on these images, or by this given teacher, were made with others.
     """
-    same: dict[str, Any] = {"images": ("data", "imbalance_factor", "pixels_of")}
+    same: dict[str, Any] = {"images": ("data", "imbalance_factor", "pixels_of", "draw")}
     if run["teacher"] and run["teacher"]["role"] == "given":
         same["teacher_fingerprint"] = ("teacher",)
     for line in read_json_lines(job.results):

@@ -77,14 +77,22 @@ def in_paper(experiment: Experiment, table: str | None, factor: float, method: s
 
 
 def differences(first: Outcome | None, second: Outcome | None) -> dict[str, tuple[float, float | None]]:
-    common = sorted(set(first.seeds) & set(second.seeds)) if first is not None and second is not None else []
     ours: dict[str, tuple[float, float | None]] = {}
-    for metric in ("tail", "all") if common and first and second else ():
-        if metric in first.accuracy:  # two classes have other groups
-            a, b = (o.accuracy[metric][[o.seeds.index(seed) for seed in common]] for o in (first, second))
-            margin = float(student_t.ppf(0.975, len(common) - 1) * sem(a - b)) if len(common) > 1 else None
-            ours[metric] = float((a - b).mean()), margin
+    for metric in ("tail", "all"):
+        values = paired_differences(first, second, metric)
+        if len(values):
+            margin = float(student_t.ppf(0.975, len(values) - 1) * sem(values)) if len(values) > 1 else None
+            ours[metric] = float(values.mean()), margin
     return ours
+
+
+def paired_differences(first: Outcome | None, second: Outcome | None, metric: str) -> np.ndarray:
+    """First less second of the seeds that both have; empty where there are none, or two classes have other groups."""
+    if first is None or second is None or metric not in first.accuracy:
+        return np.empty(0)
+    common = sorted(set(first.seeds) & set(second.seeds))
+    a, b = (o.accuracy[metric][[o.seeds.index(seed) for seed in common]] for o in (first, second))
+    return a - b
 
 
 def trend_tables(grid: Grid) -> list[Table]:
@@ -178,5 +186,5 @@ def cost_of_missing(experiment: Experiment, results: Results) -> str:
     return f"{len(missing)} runs, " + ("; ".join(costs) or "whose speed has not been measured")
 
 
-def signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
+def signed(value: float, decimals: int = 2) -> str:
+    return f"{value:+.{decimals}f}".replace("-", "−")

@@ -214,8 +214,7 @@ def accuracies(metrics: Mapping[str, float], groups: ClassGroups) -> dict[str, f
 
 def accuracies_of(answers: Answers, groups: ClassGroups) -> dict[str, float | None]:
     """The same of answers."""
-    correct = {name: answers.correct[mask] for name, mask in answers.masks(groups).items()}
-    return {name: float(right.mean()) if len(right) else None for name, right in correct.items()}
+    return accuracies({f"eval_{name}": value for name, value in answers.scores(groups).items()}, groups)  # type: ignore
 
 
 def draw_bias(

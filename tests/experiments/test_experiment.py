@@ -188,7 +188,8 @@ def test_a_loss_that_is_not_there(tmp_path, name, message, as_before):
 def test_every_method_makes_its_loss(path, recwarn):
     experiment = load_experiment(path)
     cells = plan(experiment, seeds=[0])
-    assert len({digest(cell.run) for cell in cells}) == len(cells)
+    taught = [cell for cell in cells if cell.run["teacher"] or cell.pair is None]  # two pairs may share the others
+    assert len({digest(cell.run) for cell in taught}) == len(taught)
     for cell in cells:
         if cell.run["role"] == "measure":
             assert cell.run["measure"] == "group_mass" and cell.run["teacher"]["role"] == "teacher"

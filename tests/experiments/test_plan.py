@@ -4,7 +4,7 @@ import json
 
 import pytest
 from experiment import experiment_files, load_experiment, make_experiment
-from plan import digest, plan
+from plan import digest, plan, setting
 from results import PUBLISHED, paper_accuracy
 from tiny import FOLDER, TINY
 
@@ -102,6 +102,19 @@ def test_a_teacher_with_another_cross_entropy_is_another_teacher():
     plain, balanced, *students = [cell.run for cell in cells]
     assert {**plain, "arguments": {"ce": "balanced_softmax"}} == balanced
     assert [student["teacher"] for student in students] == [plain, balanced]
+
+
+def test_a_seed_has_the_teacher_and_the_images_of_its_draw():
+    values = {**TINY, "seeds": [0, 1, 2], "teacher_seeds": [0, 5]}
+    cells = plan(make_experiment(values, "own", FOLDER), methods=["Student", "LTKD"])
+    teachers, students = [c.run for c in cells if c.pair is None], [c.run for c in cells if c.pair]
+    assert [(run["seed"], run.get("draw")) for run in teachers] == [(0, None), (5, 5)]
+    draws = [(run["seed"], run.get("draw"), run["teacher"]) for run in students if run["loss"] == "ltkd"]
+    assert draws == [(0, None, teachers[0]), (1, 5, teachers[1]), (2, None, teachers[0])]
+    assert [run.get("draw") for run in students if run["loss"] == "ce"] == [None, 5, None]
+    assert len({setting(run) for run in students}) == 2 and len({setting(run) for run in teachers}) == 1
+    one_teacher = plan(make_experiment({**TINY, "seeds": [0]}, "own", FOLDER), methods=["Student", "LTKD"])
+    assert {digest(cell.run) for cell in one_teacher} <= {digest(cell.run) for cell in cells}  # lines of before count
 
 
 def test_a_student_alone_needs_no_teacher():

@@ -149,7 +149,8 @@ def test_figures_page_and_readme(tmp_path):
         each["group_mass"] = {"temperature 4": sums}
     five = {f"alpha {a}, beta 1": [(a, 10 + a)] for a in (2, 4)} | {"ReviewKD": [(5, 9)]}
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{report.START}\nold\n{report.END}\nafter\n")
+    start, end = "<!-- status, written by report.py -->", "<!-- end of status -->"
+    readme.write_text(f"before\n{start}\nold\n{end}\nafter\n")
     speed = {"kind": "student resnet8, batch 128", "data": {"benchmark": "cifar100_lt"}, "device": "a CPU"}
     lines = [*four, *three, *made_up("reduced_figure_5", five), {**speed, "examples_per_second": 5}]
     sections = make_report(tmp_path, lines, "--readme", readme)
@@ -169,7 +170,7 @@ def test_figures_page_and_readme(tmp_path):
     page = (tmp_path / "report" / "report.html").read_text()
     assert page.count('src="data:image/png;base64,') == 4 and "http" not in page and 'src="reduced' not in page
     text = readme.read_text()
-    assert text.startswith(f"before\n{report.START}\n\n|  | the paper's protocol |") and text.endswith("\nafter\n")
+    assert text.startswith(f"before\n{start}\n\n|  | the paper's protocol |") and text.endswith("\nafter\n")
     assert "old" not in text and "| 1 of 2 cells drawn |" in text and "| 3 of 12 cells drawn |" in text
 
 
@@ -181,7 +182,7 @@ def test_an_old_sweep(tmp_path, monkeypatch):
     drawn = []
     plot = figures.plot_sensitivity
     monkeypatch.setattr(figures, "plot_sensitivity", lambda *a, **k: drawn.append((a, k)) or plot(*a, **k))
-    assert report.write_report([OLD_SWEEP / "results.jsonl"], [], tmp_path) is None
+    assert report.write_report([OLD_SWEEP / "results.jsonl"], [], tmp_path) == {}
     text = (tmp_path / "report.md").read_text()
     assert "# Results\n" in text and "All methods (resnet8)" in text and "![old_sweep_results]" in text
     row = "| ltkd alpha=6 beta=0.5 temperature=2 | 75.00 ± 17.68 (2) | <u>25.00 ± 8.84 (2)</u> | "

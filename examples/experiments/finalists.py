@@ -1,0 +1,122 @@
+"""The methods that a user would choose between, over all settings: accuracies, and paired differences."""
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+from pages import Section, Table, arrow
+from results import Grid, Outcome
+from scipy.stats import sem, ttest_1samp
+from scipy.stats import t as student_t
+from trends import paired_differences, signed
+
+
+RECIPE, SECOND = (f"LTKD(1,1), T {temperature} + balanced softmax" for temperature in (1, 2))
+PAPERS = "LTKD"
+METHODS = {  # in experiments with `finalists`, and what the tables call them
+    "Teacher": "teacher",
+    "Teacher, adjusted": "teacher, adjusted",
+    "Teacher, balanced_softmax": "teacher, BS",
+    "Student": "plain",
+    "Student, adjusted": "plain, adjusted",
+    "Balanced softmax": "BS",
+    PAPERS: "LTKD(6, 6, T 4)",
+    RECIPE: "recipe",
+    f"{RECIPE}, balanced teacher": "recipe, BS teacher",
+    SECOND: "recipe at T 2",
+    f"{SECOND}, balanced teacher": "recipe at T 2, BS teacher",
+    "KD, T 2 + balanced softmax, balanced teacher": "KD + BS, BS teacher",
+    "KD from a logit-adjusted teacher + balanced softmax": "KD + BS, adjusted teacher",
+    "BKD": "BKD",
+}
+DISTILLED, RECIPES = [*METHODS][7:], [*METHODS][7:11]
+COMPARED = [  # first less second
+    *((method, "Balanced softmax") for method in (PAPERS, *DISTILLED)),
+    *((method, PAPERS) for method in RECIPES),
+    (RECIPE, "KD from a logit-adjusted teacher + balanced softmax"),
+    (RECIPE, "BKD"),
+    (SECOND, RECIPE),
+    (f"{SECOND}, balanced teacher", f"{RECIPE}, balanced teacher"),
+    (f"{RECIPE}, balanced teacher", RECIPE),
+    (f"{RECIPE}, balanced teacher", "KD, T 2 + balanced softmax, balanced teacher"),
+    (f"{SECOND}, balanced teacher", "KD, T 2 + balanced softmax, balanced teacher"),
+]
+ACCURACIES = (
+    "Accuracy (%) over all classes, below on the tail: mean ± sample deviation (number of seeds), of the last epoch; "
+    "the highest student in bold. BS is a balanced softmax, the recipe LTKD(1, 1, T 1) beside it; KD is at T 2; "
+    "adjusted are logits less the log prior."
+)
+DIFFERENCES = (
+    "Differences, over all classes, below on the tail: the mean over the seeds that both have, and half of its 95 % "
+    "confidence interval (Student's t). Bold are the findings: what Holm's procedure keeps at 5 % over all "
+    "comparisons of a column."
+)
+METRICS = ("all", "tail")
+Column = dict[str, Outcome]  # of a setting: a pair of networks on a dataset
+
+
+def finalists_section(grids: list[Grid]) -> Section | None:
+    """Of the experiments with `finalists`, a column for each pair and factor that has students of the recipe."""
+    columns: dict[str, Column] = {}
+    for grid in (grid for grid in grids if grid.experiment.finalists and not grid.overrides):
+        for pair, factor in product(grid.pairs, grid.factors):
+            found = {name: grid.outcome(name, pair, factor) for name in METHODS}
+            outcomes = {name: outcome for name, outcome in found.items() if outcome is not None and outcome.seeds}
+            if RECIPE in outcomes:
+                columns[f"{grid.experiment.finalists}{f', {factor:g}' * (factor != 1)}<br>{arrow(pair)}"] = outcomes
+    if not columns:
+        return None
+    return Section("The finalists", [ACCURACIES, accuracies(columns), DIFFERENCES, differences(columns)])
+
+
+def accuracies(columns: dict[str, Column]) -> Table:
+    rows = [["", *columns], *([label] for label in METHODS.values())]
+    for column in columns.values():
+        means = {name: {m: round(o.accuracy[m].mean(), 1) for m in METRICS} for name, o in column.items()}
+        best = {m: max(mean[m] for name, mean in means.items() if not name.startswith("Teacher")) for m in METRICS}
+        for row, name in zip(rows[1:], METHODS, strict=True):
+            texts = []
+            for metric in METRICS if name in column else ():
+                values, mean = column[name].accuracy[metric], means[name][metric]
+                is_best = mean == best[metric] and not name.startswith("Teacher")
+                texts.append(f"<b>{mean:.1f}</b>" if is_best else f"{mean:.1f}")
+                texts[-1] += f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
+            row.append(f"{'<br>'.join(texts)} ({len(column[name].seeds)})" if texts else "–")
+    return Table("", rows)
+
+
+def differences(columns: dict[str, Column]) -> Table:
+    rows = [["", *columns], *([f"{METHODS[first]} less {METHODS[second]}"] for first, second in COMPARED)]
+    for column in columns.values():
+        paired = {
+            (*names, metric): values
+            for names in COMPARED
+            for metric in METRICS
+            if len(values := paired_differences(*map(column.get, names), metric))
+        }
+        found = holm({names: p_value(values) for names, values in paired.items() if len(values) > 1})
+        for row, names in zip(rows[1:], COMPARED, strict=True):
+            texts = []
+            for metric in METRICS if (*names, METRICS[0]) in paired else ():
+                values = paired[(*names, metric)]
+                texts.append(signed(values.mean(), 1))
+                if len(values) > 1:
+                    texts[-1] += f" ± {student_t.ppf(0.975, len(values) - 1) * sem(values):.1f}"
+                texts[-1] = f"<b>{texts[-1]}</b>" if (*names, metric) in found else texts[-1]
+            row.append("<br>".join(texts) or "–")
+    return Table("", rows)
+
+
+def p_value(differences: np.ndarray) -> float:
+    """Of Student's t for a mean of zero; 1 where all are equal, as with so few test images they may be."""
+    return float(ttest_1samp(differences, 0).pvalue) if differences.std() else 1.0
+
+
+def holm(p_values: dict[Any, float], level: float = 0.05) -> set[Any]:
+    """The comparisons that Holm's procedure rejects: at most `level` is the chance of one that it should not."""
+    rejected: set[Any] = set()
+    for name in sorted(p_values, key=p_values.__getitem__):
+        if p_values[name] > level / (len(p_values) - len(rejected)):
+            break
+        rejected.add(name)
+    return rejected
