@@ -42,7 +42,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "LTKD recipe": ("ltkd", {"alpha": 1.0, "beta": 1.0, "temperature": 1.0, "ce": "balanced_softmax"}),
 }
 TEACHER = {"width": 32, "epochs": 30.0}
-STUDENT = {"width": 8, "epochs": 6.0}
+STUDENT = {"width": 8, "epochs": 12.0}
 TRAINING: dict[str, Any] = {
     "per_device_train_batch_size": 8,
     "per_device_eval_batch_size": 16,
