@@ -262,6 +262,11 @@ def check_arguments(args: TrainingArguments, student: Any, compute_metrics: Any)
             args.prediction_loss_only and compute_metrics is not None,
             "compute_metrics is not called",
         ),
+        "dataloader_drop_last": (
+            args.dataloader_drop_last and compute_metrics is not None,
+            "it leaves the last, smaller batch of an evaluation out, too, whose examples are not scored; choose a "
+            "per_device_eval_batch_size that divides their number",
+        ),
         "bf16_full_eval": (args.bf16_full_eval, "an evaluation outside of training leaves the student in bfloat16"),
         "fp16_full_eval": (args.fp16_full_eval, "an evaluation outside of training leaves the student in float16"),
     }

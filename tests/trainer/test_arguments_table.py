@@ -200,6 +200,7 @@ WARNED = {
     "average_tokens_across_devices": (False, "examples count alike on whatever rank they are"),
     "prediction_loss_only": (True, "compute_metrics is not called"),
     "bf16_full_eval": (True, "leaves the student in bfloat16"),
+    "dataloader_drop_last": (True, "whose examples are not scored"),
     "resume_from_checkpoint": ("checkpoint-3", "is for scripts; train.. starts anew"),
 }
 
