@@ -64,8 +64,7 @@ class DistillationLoss(Scheduled):
 
     Attributes:
         needs_teacher (`bool`): Whether `teacher_outputs` is read at all.
-        needs_labels (`bool`): Whether `distillation_terms` reads the class of each example. Such a loss takes neither
-            soft labels nor examples without a class.
+        needs_labels (`bool`): Whether its terms read each example's class: no soft labels, none without a class.
         needs_hidden_states (`bool`): Whether both models have to return their `hidden_states`.
         needs_pixels (`bool`): Whether it is for models that give each pixel a class.
         remembers_steps (`bool`): Whether [`~DistillationLoss.begin_step`] has to see every optimizer step. Otherwise
