@@ -38,7 +38,7 @@ INSTALL_REQUIRES = [
     "wrapt",
 ]
 
-EXAMPLES: list[str] = []  # the quickstart's images come with scikit-learn
+EXAMPLES = ["tokenizers"]  # examples/distill_language_model.py; the quickstart's images come with scikit-learn
 EXPERIMENTS = ["MarkupSafe", "optuna"]  # examples/experiments
 ONNX = ["onnx", "onnxruntime", "onnxscript"]  # hf-ltkd export
 DEMO = ["gradio>=6.0", "pandas"]  # examples/app.py

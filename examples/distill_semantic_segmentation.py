@@ -2,9 +2,8 @@
 
 Small UperNets from scratch, without a download; the teacher is trained first, by the same script:
 
-DATA="--data camvid --num_classes 11"
-python examples/distill_semantic_segmentation.py $DATA --loss ce --student 32 --output_dir teacher
-python examples/distill_semantic_segmentation.py $DATA --teacher teacher --student 16 --output_dir student
+python examples/distill_semantic_segmentation.py --data camvid --num_classes 11 --loss ce --student 32 --output_dir teacher
+python examples/distill_semantic_segmentation.py --data camvid --num_classes 11 --teacher teacher --output_dir student
 
 `--data` is a folder of parquet files or of `images/` and `masks/`, or a Hub id; `--teacher` and `--student` also take
 folders and Hub ids of any `...ForSemanticSegmentation`. The flags of `TrainingArguments` work too.

@@ -227,7 +227,6 @@ def main():
             args.student, ignore_mismatched_sizes=True, num_labels=len(class_names), **labels
         )
     collator = DataCollatorWithPadding(tokenizer)
-    teacher = None
     if loss.needs_teacher:
         teacher = AutoModelForSequenceClassification.from_pretrained(args.teacher).eval().to(training_args.device)
 
@@ -236,13 +235,13 @@ def main():
             with torch.no_grad():
                 return {"teacher_logits": teacher(**inputs).logits.float().cpu().numpy()}
 
-        # No text is augmented: the teacher reads each one once, and the trainer finds its answer in the batch.
+        # No text is augmented: the teacher reads each one once, and the trainer finds its answer in the batch, so that
+        # it needs no teacher_model.
         data["train"] = data["train"].map(ask_teacher, batched=True, batch_size=training_args.eval_batch_size)
 
     trainer = DistillationTrainer(
         student,
-        teacher,
-        training_args,
+        args=training_args,
         distillation_loss=loss,
         train_dataset=data["train"],
         eval_dataset=data["eval"],

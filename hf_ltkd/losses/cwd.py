@@ -40,23 +40,27 @@ def channel_wise_loss(student_maps: Tensor, teacher_maps: Tensor, *, temperature
     return _divergences(*check_logits(*rows), image_ids, temperature).sum() / (batch * channels)
 
 
-def _divergences(student: Tensor, teacher: Tensor, image_ids: Tensor | None, temperature: Any) -> Tensor:
-    """The summands of `T² · KL` of each pixel, `[pixels]`, for logits `[pixels, channels]`: over all channels."""
-    student_log_probs = _log_softmax_over_images(student / temperature, image_ids)
-    teacher_log_probs = _log_softmax_over_images(teacher / temperature, image_ids)
+def _divergences(
+    student: Tensor, teacher: Tensor, image_ids: Tensor, temperature: Any, times: Tensor | None = None
+) -> Tensor:
+    """
+    The summands of `T² · KL` of each pixel, `[pixels]`, for logits `[pixels, channels]`: over all channels. A pixel is
+    in its image so many `times`, `[pixels]`; by default once.
+    """
+    student_log_probs = _log_softmax_over_images(student / temperature, image_ids, times)
+    teacher_log_probs = _log_softmax_over_images(teacher / temperature, image_ids, times)
     return temperature**2 * (teacher_log_probs.exp() * (teacher_log_probs - student_log_probs)).sum(1)
 
 
-def _log_softmax_over_images(logits: Tensor, image_ids: Tensor | None) -> Tensor:
+def _log_softmax_over_images(logits: Tensor, image_ids: Tensor, times: Tensor | None) -> Tensor:
     """The logarithm of the softmax of each channel over the pixels of each image, `[pixels, channels]`."""
-    if image_ids is None:
-        return logits.log_softmax(0)
     images = int(image_ids.max()) + 1
     shape = images, logits.shape[1]
     maxima = logits.new_full(shape, -torch.inf)
     maxima = maxima.scatter_reduce(0, image_ids[:, None].expand_as(logits), logits.detach(), "amax")
     logits = logits - maxima[image_ids]
-    return logits - logits.new_zeros(shape).index_add(0, image_ids, logits.exp()).log()[image_ids]
+    summands = logits.exp() if times is None else logits.exp() * times.to(logits)[:, None]
+    return logits - logits.new_zeros(shape).index_add(0, image_ids, summands).log()[image_ids]
 
 
 class CWDLoss(DistillationLoss):
@@ -85,18 +89,26 @@ class CWDLoss(DistillationLoss):
     def hyper_parameters(self) -> dict[str, Any]:
         return values_of(temperature=self.temperature, cwd_weight=self.cwd_weight, **super().hyper_parameters())
 
-    def batch_statistics(self, teacher_outputs, labels, image_ids=None) -> Tensor:
-        """How many images have a pixel that counts, and how many pixels: `[2]`. `image_ids=None`: all are of one."""
-        images = labels.new_ones(()) if image_ids is None else (image_ids.bincount() > 0).sum()
-        return torch.stack([images, labels.new_tensor(len(labels))]).float()
+    def batch_statistics(self, teacher_outputs, labels, sample_weights=None, image_ids=None) -> Tensor:
+        """
+        How many images have a pixel that counts, and how many pixels there are: `[2]`; an image counts as often as it
+        weighs. `image_ids=None`: all are of one.
+        """
+        image_ids = torch.zeros_like(labels) if image_ids is None else image_ids
+        weights = torch.ones_like(labels, dtype=torch.float32) if sample_weights is None else sample_weights
+        return torch.stack([(weights / image_ids.bincount()[image_ids]).sum(), weights.sum()])
 
     def distillation_terms(
-        self, student_outputs, teacher_outputs, labels, step_statistics, image_ids=None
+        self, student_outputs, teacher_outputs, labels, step_statistics, sample_weights=None, image_ids=None
     ) -> dict[str, Tensor]:
         if step_statistics is None:
-            step_statistics = self.batch_statistics(teacher_outputs, labels, image_ids)[None]
+            step_statistics = self.batch_statistics(teacher_outputs, labels, sample_weights, image_ids)[None]
         images, pixels = step_statistics.sum(0)
         student, teacher = check_logits(logits_of(student_outputs), logits_of(teacher_outputs))
-        divergences = _divergences(student, teacher, image_ids, self.temperature) / student.shape[1]
+        image_ids, times = torch.zeros_like(labels) if image_ids is None else image_ids, None
+        if sample_weights is not None:  # that of an image is the mean of its pixels'
+            sums = sample_weights.new_zeros(int(image_ids.max()) + 1).index_add(0, image_ids, sample_weights)
+            times = sample_weights / (sums / image_ids.bincount())[image_ids]
+        divergences = _divergences(student, teacher, image_ids, self.temperature, times) / student.shape[1]
         # A mean over pixels as every term is, whose sum over the step is that over images.
         return {"channel_wise": self.cwd_weight * pixels / images * divergences}

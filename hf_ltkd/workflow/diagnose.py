@@ -49,6 +49,9 @@ def diagnose(teacher: Model | list[Model], data: Any = None, **settings: Any) ->
     Raises:
         `ValueError`: if teacher or student are not for these classes, or a setting is not known.
     """
+    given = teacher if isinstance(teacher, list) else [teacher]
+    for model in given:
+        model_name(model)
     own, source, image_fields, trust = split_settings(
         {"teacher": teacher, "data": data, **settings},
         *(DiagnoseArguments, SourceArguments, DataArguments, ModelArguments),
@@ -56,7 +59,7 @@ def diagnose(teacher: Model | list[Model], data: Any = None, **settings: Any) ->
     args, where = DiagnoseArguments(**own), SourceArguments(**source)
     read = {"data": name_data(where, image_fields)[1].get("data_dir"), "teacher": teacher, "student": args.student}
     check_apart("picture", args.picture, read)
-    teachers = [load_classifier(model, **trust) for model in (teacher if isinstance(teacher, list) else [teacher])]
+    teachers = [load_classifier(model, **trust) for model in given]
     student = None if args.student is None else load_classifier(args.student, **trust)
     for model, role in (*((model, "teacher") for model in teachers), (student, "student")):
         if model is not None:

@@ -286,7 +286,7 @@ def test_initialisation(name):
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("vgg9", "no network 'vgg9': use resnet20, .*, vgg13, .*, mobilenet_v2, resnet50, resnet18, "),
+        ("vgg9", "no network 'vgg9': use resnet20, .*, vgg13, .*, mobilenet_v2, resnet50, .*resnet18, "),
         ("resnet", "no network 'resnet'"),
         ("resnet20x", "no network 'resnet20x'"),
         ("resnet19", "depth=19 is not valid: it must be 6n \\+ 2"),

@@ -170,7 +170,7 @@ def test_a_column_for_one_teacher_alone(tmp_path, removes, caplog):
     DistillationTrainer(network(5), teachers, args, distillation_loss=KDLoss(), train_dataset=data).train()
     assert torch.equal(asked[0], pixels) and torch.equal(asked[1], 2 * pixels)
     said = [record.message for record in caplog.records if "have no effect" in record.message]
-    assert said == ([] if removes else ["No network takes these columns of the batch, which have no effect: other."])
+    assert said == ([] if removes else ["Nobody takes these columns of the batch, which have no effect: other."])
 
 
 def named(names, seed=0):

@@ -26,7 +26,7 @@ OF_VERSION_0_1_0 = {
 def test_a_comparison_is_read_as_it_was_written(tmp_path):
     (tmp_path / "comparison.json").write_text(json.dumps(OF_VERSION_0_1_0))
     comparison = Comparison.from_pretrained(tmp_path)
-    now = {**OF_VERSION_0_1_0, "intervals": {}, "differences": {}, "caution": None}
+    now = {**OF_VERSION_0_1_0, "intervals": {}, "differences": {}, "caution": None, "scores": {}, "seeds": None}
     assert comparison.to_dict() == now and comparison.output_dir == tmp_path
     comparison.save_pretrained(tmp_path / "copy")
     assert json.loads((tmp_path / "copy" / "comparison.json").read_text()) == now
@@ -45,6 +45,7 @@ def test_what_the_card_is_told():
         "other_metrics": {},
         "verdict": None,
         "differences": {},
+        "seeds": None,
     }
 
 
