@@ -1,9 +1,11 @@
-"""Distils a segmentation model on long-tailed pixels: IoU per group and class, a card, and a picture to look at.
+r"""Distils a segmentation model on long-tailed pixels: IoU per group and class, a card, and a picture to look at.
 
 Small UperNets from scratch, without a download; the teacher is trained first, by the same script:
 
-python examples/distill_semantic_segmentation.py --data camvid --num_classes 11 --loss ce --student 32 --output_dir teacher
-python examples/distill_semantic_segmentation.py --data camvid --num_classes 11 --teacher teacher --output_dir student
+python examples/distill_semantic_segmentation.py --data camvid --num_classes 11 --loss ce --student 32 \
+    --output_dir teacher
+python examples/distill_semantic_segmentation.py --data camvid --num_classes 11 --teacher teacher \
+    --output_dir student
 
 `--data` is a folder of parquet files or of `images/` and `masks/`, or a Hub id; `--teacher` and `--student` also take
 folders and Hub ids of any `...ForSemanticSegmentation`. The flags of `TrainingArguments` work too.

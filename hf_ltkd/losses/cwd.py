@@ -41,7 +41,7 @@ def channel_wise_loss(student_maps: Tensor, teacher_maps: Tensor, *, temperature
 
 
 def _divergences(
-    student: Tensor, teacher: Tensor, image_ids: Tensor, temperature: Any, times: Tensor | None = None
+    student: Tensor, teacher: Tensor, image_ids: Tensor | None, temperature: Any, times: Tensor | None = None
 ) -> Tensor:
     """
     The summands of `T² · KL` of each pixel, `[pixels]`, for logits `[pixels, channels]`: over all channels. A pixel is
@@ -52,8 +52,10 @@ def _divergences(
     return temperature**2 * (teacher_log_probs.exp() * (teacher_log_probs - student_log_probs)).sum(1)
 
 
-def _log_softmax_over_images(logits: Tensor, image_ids: Tensor, times: Tensor | None) -> Tensor:
+def _log_softmax_over_images(logits: Tensor, image_ids: Tensor | None, times: Tensor | None) -> Tensor:
     """The logarithm of the softmax of each channel over the pixels of each image, `[pixels, channels]`."""
+    if image_ids is None:
+        return logits - (logits if times is None else logits + times.to(logits).log()[:, None]).logsumexp(0)
     images = int(image_ids.max()) + 1
     shape = images, logits.shape[1]
     maxima = logits.new_full(shape, -torch.inf)
@@ -94,9 +96,9 @@ class CWDLoss(DistillationLoss):
         How many images have a pixel that counts, and how many pixels there are: `[2]`; an image counts as often as it
         weighs. `image_ids=None`: all are of one.
         """
-        image_ids = torch.zeros_like(labels) if image_ids is None else image_ids
         weights = torch.ones_like(labels, dtype=torch.float32) if sample_weights is None else sample_weights
-        return torch.stack([(weights / image_ids.bincount()[image_ids]).sum(), weights.sum()])
+        images = weights.mean() if image_ids is None else (weights / image_ids.bincount()[image_ids]).sum()
+        return torch.stack([images, weights.sum()])
 
     def distillation_terms(
         self, student_outputs, teacher_outputs, labels, step_statistics, sample_weights=None, image_ids=None
@@ -105,10 +107,12 @@ class CWDLoss(DistillationLoss):
             step_statistics = self.batch_statistics(teacher_outputs, labels, sample_weights, image_ids)[None]
         images, pixels = step_statistics.sum(0)
         student, teacher = check_logits(logits_of(student_outputs), logits_of(teacher_outputs))
-        image_ids, times = torch.zeros_like(labels) if image_ids is None else image_ids, None
-        if sample_weights is not None:  # that of an image is the mean of its pixels'
-            sums = sample_weights.new_zeros(int(image_ids.max()) + 1).index_add(0, image_ids, sample_weights)
-            times = sample_weights / (sums / image_ids.bincount())[image_ids]
+        times = sample_weights
+        if times is not None and image_ids is not None:  # an image weighs the mean of its pixels' weights
+            counts = image_ids.bincount()
+            times = times / (times.new_zeros(len(counts)).index_add(0, image_ids, times) / counts)[image_ids]
+        elif times is not None:
+            times = times / times.mean()
         divergences = _divergences(student, teacher, image_ids, self.temperature, times) / student.shape[1]
         # A mean over pixels as every term is, whose sum over the step is that over images.
         return {"channel_wise": self.cwd_weight * pixels / images * divergences}
