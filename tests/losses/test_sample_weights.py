@@ -9,7 +9,7 @@ from losses.cases import CASES, COUNTS, GROUPS, Case
 from losses.test_every_loss import assert_same_terms, every_loss, total
 from losses.tolerance import assert_close, largest_log_prob
 
-from hf_ltkd import CrossEntropyLoss, DistillationLoss, DISTLoss, GKLLoss, KDLoss, LTKDLoss
+from hf_ltkd import CrossEntropyLoss, CWDLoss, DistillationLoss, DISTLoss, GKLLoss, KDLoss, LTKDLoss
 
 
 TIMES = [2, 1, 0, 3, 1, 1]
@@ -212,3 +212,16 @@ def test_the_counts_of_the_cross_entropies_weigh_too():
         loss = CrossEntropyLoss(ce=ce, class_counts=COUNTS)
         found = loss(STUDENT, None, LABELS, sample_weights=torch.tensor(TIMES))[ce]
         assert_close(found, loss(STUDENT[ROWS], None, LABELS[ROWS])[ce], 80, 10 * largest_log_prob(STUDENT))
+
+
+def test_an_image_that_weighs_twice_is_there_twice():
+    """Of pixels `[12]` of three images; a weight is that of the image, whose softmax it leaves alone."""
+    student, teacher = torch.randn(2, 12, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    labels, image_ids = torch.arange(12) % 5, torch.arange(3).repeat_interleave(4)
+    weights = torch.tensor([2.0, 1.0, 3.0], dtype=torch.float64)[image_ids]
+    pixels = torch.cat([torch.arange(4) + 4 * image for image in (0, 0, 1, 2, 2, 2)])
+    loss = CWDLoss()
+    found = loss(student, teacher, labels, image_ids=image_ids, sample_weights=weights)
+    copies = {"image_ids": torch.arange(6).repeat_interleave(4)}
+    expected = loss(student[pixels], teacher[pixels], labels[pixels], **copies)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)  # of float32 sums of weights
