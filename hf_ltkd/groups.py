@@ -176,7 +176,7 @@ class ClassGroups:
         of_seen = cls.from_counts([values[token] for token in seen], num_groups)
         group_of_class = torch.full((len(values),), num_groups - 1)
         group_of_class[seen] = of_seen.group_of_class
-        return cls(group_of_class, class_counts=[max(1, count) for count in values])
+        return cls(group_of_class, class_counts=tuple(max(1, count) for count in values))
 
     @classmethod
     def from_masks(

@@ -207,7 +207,8 @@ def plot_tuning(
         path (`str` or `os.PathLike`): Where the picture goes; the ending chooses the format.
     """
     figure = _figure(7.5, 6.6)
-    above, below = figure.subfigures(2, 1, height_ratios=[1.1, 1])
+    parts: Any = figure.subfigures(2, 1, height_ratios=[1.1, 1])
+    above, below = parts
     curves, panels = above.add_subplot(), below.subplots(1, len(space), sharey=True, squeeze=False)[0]
     whole = max((len(trial["curve"]) for trial in trials), default=0)
     for trial in sorted(trials, key=lambda trial: trial["number"] == chosen):  # the chosen one on top

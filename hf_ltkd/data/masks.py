@@ -59,9 +59,9 @@ class MaskReader:
 
     def _table(self, colors: Colors) -> dict[tuple[int, int, int], int]:
         pairs = colors.items() if isinstance(colors, Mapping) else [(c, i) for i, c in enumerate(_listed(colors))]
-        table = {}
+        table: dict[tuple[int, int, int], int] = {}
         for color, class_id in pairs:
-            rgb = tuple(_listed(color))
+            rgb: Any = tuple(_listed(color))
             if len(rgb) != 3 or any(type(part) is not int or not 0 <= part <= 255 for part in rgb):
                 raise ValueError(
                     f"colors holds {color!r}, which is no colour: give red, green and blue from 0 to 255 for each "

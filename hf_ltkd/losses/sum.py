@@ -35,7 +35,7 @@ class SumLoss(DistillationLoss):
 
     def __init__(self, losses: Sequence[DistillationLoss], weights: Sequence[Any] | None = None, **kwargs):
         super().__init__(**kwargs)
-        self.losses = nn.ModuleList()
+        self.losses: Any = nn.ModuleList()
         self.weights = [Schedule(w) if isinstance(w, Mapping) else w for w in weights or [1.0] * len(losses)]
         if len(losses) == 0 or len(losses) != len(self.weights):
             raise ValueError(
@@ -51,7 +51,7 @@ class SumLoss(DistillationLoss):
                     "cross-entropy: give them to SumLoss."
                 )
             self.losses.append(loss)
-        sizes = {loss.num_classes for loss in (self, *losses)} - {None}
+        sizes = {loss.num_classes for loss in (self, *losses) if loss.num_classes is not None}
         if len(sizes) > 1:
             raise ValueError(f"The losses are for {sorted(sizes)} classes: make them from the same groups and counts.")
         self.num_classes = sizes.pop() if sizes else None
