@@ -80,7 +80,7 @@ def class_table(classes: Sequence[Mapping[str, Any]]) -> list[str]:
 def _aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
     """Cells in columns, those of the first `left` flush left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    sides = [str.ljust] * left + [str.rjust] * (len(widths) - left)
+    sides: list[Any] = [str.ljust] * left + [str.rjust] * (len(widths) - left)
     return ["  ".join(side(*c) for side, *c in zip(sides, row, widths, strict=True)) for row in rows]
 
 

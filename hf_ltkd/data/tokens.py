@@ -44,8 +44,8 @@ def token_counts(
         beyond = np.unique(ids[ids >= vocab_size])
         if len(beyond):
             raise ValueError(
-                f"The column {column!r} holds the tokens {listed(beyond.tolist())}, beyond vocab_size={vocab_size}: give the "
-                "vocab_size of the model, and the tokenizer that it reads with."
+                f"The column {column!r} holds the tokens {listed(beyond.tolist())}, beyond vocab_size={vocab_size}: "
+                "give the vocab_size of the model, and the tokenizer that it reads with."
             )
         counts += np.bincount(ids[ids >= 0], minlength=vocab_size)
     counts[np.isin(np.arange(vocab_size), [*special_ids])] = 0

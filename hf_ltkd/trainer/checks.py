@@ -65,7 +65,8 @@ def _check_column(
     Raises:
         `ValueError`: if there are none, or they are no logits of the student's classes.
     """
-    name, example = type(distillation_loss).__name__, {}
+    example: Any = {}
+    name = type(distillation_loss).__name__
     if hasattr(train_dataset, "__len__"):
         example = train_dataset[0] if len(train_dataset) else {}
     elif train_dataset is not None:

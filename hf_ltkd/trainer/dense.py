@@ -30,7 +30,9 @@ IMAGE_IDS = "image_ids"  # the column that tells a loss which image a pixel is o
 
 def is_dense(model: nn.Module | None) -> bool:
     """Whether a model gives each pixel a class: its class ends with `ForSemanticSegmentation`, as in transformers."""
-    network: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]  # PEFT
+    network: Any = model
+    if hasattr(model, "get_base_model"):  # PEFT's wrapper
+        network = network.get_base_model()
     return type(network).__name__.endswith("ForSemanticSegmentation")
 
 
@@ -54,8 +56,8 @@ class PixelCalls(ModelCalls):
 
     @classmethod
     def of(cls, trainer: Trainer, networks: list[nn.Module]) -> "PixelCalls":
-        own_arguments = isinstance(trainer.args, DistillationTrainingArguments)
-        on_labels = own_arguments and trainer.args.logits_grid == "labels"
+        args: Any = trainer.args
+        on_labels = isinstance(args, DistillationTrainingArguments) and args.logits_grid == "labels"
         return cls(networks[0], on_labels, trainer.accelerator.autocast)
 
     def labels(self, labels: Tensor) -> Tensor:

@@ -249,9 +249,9 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The sum of the loss's terms in training; the student's cross-entropy in evaluation."""
-        context = inputs.get(STEP_CONTEXT)
+        context, student = inputs.get(STEP_CONTEXT), self._networks[0]
         with_features = model.training or self._evaluates_with_teacher
-        outputs = self.calls.ask(self.model, model, self._inputs_of(self.model, student_inputs(inputs), with_features))
+        outputs = self.calls.ask(student, model, self._inputs_of(student, student_inputs(inputs), with_features))
         self.distillation_loss.train(model.training)
         check_two_classes(self.calls.num_classes(outputs))
         if not model.training:

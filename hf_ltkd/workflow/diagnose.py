@@ -50,8 +50,8 @@ def diagnose(teacher: Model | list[Model], data: Any = None, **settings: Any) ->
         `ValueError`: if teacher or student are not for these classes, or a setting is not known.
     """
     given = teacher if isinstance(teacher, list) else [teacher]
-    for model in given:
-        model_name(model)
+    for one in given:
+        model_name(one)
     own, source, image_fields, trust = split_settings(
         {"teacher": teacher, "data": data, **settings},
         *(DiagnoseArguments, SourceArguments, DataArguments, ModelArguments),
@@ -59,14 +59,14 @@ def diagnose(teacher: Model | list[Model], data: Any = None, **settings: Any) ->
     args, where = DiagnoseArguments(**own), SourceArguments(**source)
     read = {"data": name_data(where, image_fields)[1].get("data_dir"), "teacher": teacher, "student": args.student}
     check_apart("picture", args.picture, read)
-    teachers = [load_classifier(model, **trust) for model in given]
+    teachers = [load_classifier(one, **trust) for one in given]
     student = None if args.student is None else load_classifier(args.student, **trust)
     for model, role in (*((model, "teacher") for model in teachers), (student, "student")):
         if model is not None:
             check_weights(model, role)
     how = {"num_groups": args.num_groups, "match_labels": args.match_labels, **trust}
     images = load_images(where, image_fields, teachers, student=student, **how)
-    network, _ = fit_teachers(teachers, images.data, args.match_labels)
+    network: Any = fit_teachers(teachers, images.data, args.match_labels)[0]
     if student is not None:
         student = fit_classes(student, images.data, args.match_labels, images.data.test.for_student())
     groups = images.groups

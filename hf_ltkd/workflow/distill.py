@@ -113,7 +113,7 @@ def _run(plan: DistillPlan) -> Comparison:
         return comparison
     students_without = {name: copy.deepcopy(plan.network) for name in plan.without_teacher}  # the same initial weights
     trainer = plan.trainer(plan.network, plan.loss, teacher)
-    ours = {OURS: {None: train_and_save(trainer, plan)}}
+    ours: Rows = {OURS: {None: train_and_save(trainer, plan)}}
     _draw_bias(plan)
     comparison = _compare(plan, found | ours, trainer.create_model_card)  # what follows may fail
     for name, student in students_without.items():
@@ -152,7 +152,7 @@ def _compare(
         intervals={model: scores[None][1].intervals(groups) for model, scores in found.items() if None in scores},
         differences={model: differences(ours, scores, groups) for model, scores in found.items() if model != OURS},
         caution=kept.describe("This model") if kept.at_chance else None,
-        seeds=students and students.describe(),
+        seeds=None if students is None else students.describe(),
         classes=kept.class_report(groups, images.data.class_names),
         output_dir=plan.output_dir,
     )

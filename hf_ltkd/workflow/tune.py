@@ -156,15 +156,14 @@ def tune(plan: DistillPlan, teacher: TeacherCache) -> Tuning:
         `ValueError`: if no trial came to its end.
     """
     import optuna  # here, because it is optional
+    from optuna.storages.journal import JournalFileBackend
 
     groups, steps, wanted = plan.images.groups, steps_of_trial(plan), plan.choices.tune or 0
     start = {name: plan.loss.hyper_parameters()[name] for name in plan.space}
     space = {name: [min(low, start[name]), max(high, start[name])] for name, (low, high) in plan.space.items()}
     study_of: dict[str, Any] = {
         "study_name": fingerprint(plan, teacher, space=space, steps=steps),
-        "storage": optuna.storages.JournalStorage(
-            optuna.storages.journal.JournalFileBackend(str(plan.output_dir / STORAGE_NAME))
-        ),
+        "storage": optuna.storages.JournalStorage(JournalFileBackend(str(plan.output_dir / STORAGE_NAME))),
         "load_if_exists": True,
     }
     study = optuna.create_study(direction="maximize", **study_of)
