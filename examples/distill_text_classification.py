@@ -13,7 +13,7 @@ import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from datasets import ClassLabel, DatasetDict, load_dataset
@@ -63,8 +63,12 @@ class DistillationArguments:
             "not asked and may be left out."
         },
     )
-    loss: Literal["ltkd", "kd", "dkd", "dist", "bkd", "gkl", "wttm", "ce"] = field(
-        default="ltkd", metadata={"help": "The method; ce is the cross-entropy without a teacher."}
+    loss: str = field(
+        default="ltkd",
+        metadata={
+            "help": "The method: ltkd, kd, dkd, dist, bkd, gkl, wttm, ce (the cross-entropy without a teacher), or a "
+            "loss of your own as package.module:Class or file.py:Class."
+        },
     )
     loss_args: list[str] = field(
         default_factory=list,

@@ -1,6 +1,5 @@
 """The methods of an experiment: what each may say, its loss, and grids and searches as many methods."""
 
-import importlib.util
 import inspect
 import itertools
 import sys
@@ -81,10 +80,7 @@ def find_loss(name: str, folder: Path = FOLDER) -> type[DistillationLoss]:
     source, _, class_name = name.rpartition(":")
     sys.path += [str(parent) for parent in (folder, Path.cwd()) if str(parent) not in sys.path]
     path = next((parent / source for parent in (folder, Path.cwd()) if (parent / source).is_file()), None)
-    if path is not None and name not in OF_FILES:
-        spec: Any = importlib.util.spec_from_file_location(str(path), path)
-        sys.modules[str(path)] = module = importlib.util.module_from_spec(spec)  # where create_loss finds it, too
-        spec.loader.exec_module(module)
+    if path is not None:
         OF_FILES[name] = f"{path}:{class_name}"
     return losses.find_loss(OF_FILES.get(name, name))
 

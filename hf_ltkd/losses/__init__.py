@@ -1,9 +1,13 @@
 """Every method in a file of its own: the pure function first, the module for the trainer below."""
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from inspect import signature
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 from ..groups import ClassGroups, check_groups
@@ -51,7 +55,8 @@ def create_loss(
     A loss by its name, for scripts.
 
     Args:
-        name (`str`): A key of `LOSSES`, which you may add to, or `"package.module:Class"` for a loss of your own.
+        name (`str`): A key of `LOSSES`, which you may add to, or `"package.module:Class"` or `"file.py:Class"` for a
+            loss of your own; modules are looked for in the working directory, too.
         groups ([`ClassGroups`]): With class counts, which the losses that correct for them read.
         pair (`tuple[str, str]`, *optional*):
             Names of teacher and student: takes their published hyper-parameters ([`DistillationLoss.for_pair`]).
@@ -106,16 +111,31 @@ def find_loss(name: str) -> type[DistillationLoss]:
     """The class of a loss by its name, as in [`create_loss`]; raises `ValueError` if there is none."""
     error: Exception | None = None
     try:
-        module, _, class_name = name.partition(":")
-        found = getattr(import_module(module), class_name) if class_name else LOSSES[name]
+        source, _, class_name = name.rpartition(":")
+        found = getattr(_module(source), class_name) if source else LOSSES[class_name]
         if isinstance(found, type) and issubclass(found, DistillationLoss):
             return found
-    except (KeyError, ImportError, AttributeError, ValueError) as caught:
+    except (KeyError, ImportError, AttributeError, ValueError, OSError) as caught:
         error = caught
     raise ValueError(
-        f"There is no loss {name!r}: use one of {', '.join(LOSSES)}, or package.module:Class for a DistillationLoss "
-        "of your own."
+        f"There is no loss {name!r}: use one of {', '.join(LOSSES)}, or package.module:Class or file.py:Class for a "
+        "DistillationLoss of your own."
     ) from error
+
+
+def _module(source: str) -> Any:
+    """A module by its name, from the working directory too, or by its file."""
+    if source.endswith(".py"):
+        path = str(Path(source).resolve())
+        if path not in sys.modules:
+            spec: Any = spec_from_file_location(path, path)
+            module = module_from_spec(spec)
+            spec.loader.exec_module(module)
+            sys.modules[path] = module
+        return sys.modules[path]
+    if os.getcwd() not in sys.path:  # a console script's own folder is there instead
+        sys.path.append(os.getcwd())
+    return import_module(source)
 
 
 def loss_arguments(loss_class: type[DistillationLoss]) -> dict[str, Any]:

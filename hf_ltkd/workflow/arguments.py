@@ -42,8 +42,12 @@ class DistillArguments:
         default=True,
         metadata={"help": "To compare, also train it without the teacher: plain, and by a balanced softmax."},
     )
-    loss: Literal["ltkd", "kd", "dkd", "dist", "reviewkd", "catkd", "bkd", "gkl", "wttm", "ce"] = field(
-        default="ltkd", metadata={"help": "The method; ce is the cross-entropy without a teacher."}
+    loss: str = field(
+        default="ltkd",
+        metadata={
+            "help": "The method: ltkd, kd, dkd, dist, reviewkd, catkd, bkd, gkl, wttm, ce (the cross-entropy without "
+            "a teacher), or a loss of your own as package.module:Class or file.py:Class."
+        },
     )
     loss_args: list[str] = field(
         default_factory=list,

@@ -72,3 +72,19 @@ def test_what_is_refused(name, arguments, message):
 
 def test_find_loss():
     assert find_loss("ltkd") is LTKDLoss and find_loss("hf_ltkd.losses.dkd:DKDLoss") is DKDLoss
+
+
+OWN = "from hf_ltkd import KDLoss\n\n\nclass Mine(KDLoss):\n    pass\n"
+
+
+def test_a_loss_of_a_file_or_of_a_module_beside_it(tmp_path, monkeypatch):
+    (tmp_path / "own_loss_beside.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(tmp_path))])
+    for name in ("own_loss_beside:Mine", "own_loss_beside.py:Mine", f"{tmp_path / 'own_loss_beside.py'}:Mine"):
+        loss = create_loss(name, GROUPS, temperature=2.0)
+        assert type(loss).__name__ == "Mine" and loss.temperature == 2.0
+    assert type(loss) is type(create_loss("own_loss_beside.py:Mine", GROUPS))  # read once
+    for name in ("nowhere.py:Mine", "own_loss_beside.py:Yours", ":Mine"):
+        with pytest.raises(ValueError, match=f"There is no loss '{name}'.* file.py:Class"):
+            create_loss(name, GROUPS)
