@@ -96,7 +96,7 @@ class CWDLoss(DistillationLoss):
         How many images have a pixel that counts, and how many pixels there are: `[2]`; an image counts as often as it
         weighs. `image_ids=None`: all are of one.
         """
-        weights = torch.ones_like(labels, dtype=torch.float32) if sample_weights is None else sample_weights
+        weights = torch.ones(len(labels), device=labels.device) if sample_weights is None else sample_weights
         images = weights.mean() if image_ids is None else (weights / image_ids.bincount()[image_ids]).sum()
         return torch.stack([images, weights.sum()])
 
