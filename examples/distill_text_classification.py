@@ -80,6 +80,10 @@ class DistillationArguments:
     )
 
     def __post_init__(self):
+        if self.loss in ("reviewkd", "catkd"):
+            raise ValueError(
+                f"--loss {self.loss} compares feature maps of images: choose a loss on logits, such as kd."
+            )
         if self.loss != "ce" and self.teacher is None:
             raise ValueError(
                 f"--loss {self.loss} needs --teacher: the Hub id or the folder of a trained text classifier. Train "

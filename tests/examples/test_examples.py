@@ -140,6 +140,7 @@ def yaml_of(folder, output_dir):
 
 
 @pytest.mark.distributed
+@pytest.mark.slow
 def test_the_command_on_two_ranks_from_yaml(folder, tmp_path):
     """Both train, one speaks and writes; the plain student and the timed steps run on both, too."""
     config = tmp_path / "config.yaml"
