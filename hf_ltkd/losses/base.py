@@ -67,8 +67,8 @@ class DistillationLoss(Scheduled):
         needs_labels (`bool`): Whether its terms read each example's class: no soft labels, none without a class.
         needs_hidden_states (`bool`): Whether both models have to return their `hidden_states`.
         needs_pixels (`bool`): Whether it is for models that give each pixel a class.
-        remembers_steps (`bool`): Whether [`~DistillationLoss.begin_step`] has to see every optimizer step. Otherwise
-            it is spared those that are a single batch, whose statistics `distillation_terms` takes by itself.
+        sums_itself (`bool`): Whether [`~DistillationLoss.batch_statistics`] and [`~DistillationLoss.begin_step`] are
+            spared a step that is a single batch without weights, over which `distillation_terms` sums by itself.
         num_classes (`int` or `None`): The number of classes the loss was made for, `None` if it fits any.
         columns (`frozenset[str]`): The columns of the batch that it reads: `sample_weights`, and what
             `distillation_terms` and `batch_statistics` name as further arguments.
@@ -83,12 +83,13 @@ class DistillationLoss(Scheduled):
     needs_labels: bool = False
     needs_hidden_states: bool = False
     needs_pixels: bool = False
-    remembers_steps: bool = False
+    sums_itself: bool = False
     num_classes: int | None = None
     columns: frozenset[str] = frozenset(["sample_weights"])
     source: str = ""
     _of_terms: dict[str, Any] = {}  # the columns that distillation_terms takes, with their defaults
     _of_statistics: dict[str, Any] = {}  # the same of batch_statistics
+    _has_statistics: bool = False
 
     def __init__(
         self,
@@ -154,6 +155,7 @@ class DistillationLoss(Scheduled):
                 stacklevel=2,
             )
             cls.batch_statistics = lambda self, outputs, labels=None: of_before(self, outputs)  # type: ignore
+        cls._has_statistics = cls.batch_statistics is not DistillationLoss.batch_statistics
         cls._of_terms = further_arguments(cls, "distillation_terms", 5)
         cls._of_statistics = further_arguments(cls, "batch_statistics", 3)
         cls.columns = frozenset(["sample_weights", *cls._of_terms, *cls._of_statistics])
@@ -300,7 +302,8 @@ class DistillationLoss(Scheduled):
         if self.training and epoch is not None:
             self.begin_epoch(epoch)
         weights = columns.get("sample_weights")
-        if step_statistics is None and (self.remembers_steps or weights is not None):  # this batch is the whole step
+        # This batch is the whole step.
+        if step_statistics is None and not (self.sums_itself and weights is None):
             statistics = self._statistics(teacher_outputs, labels, columns)
             step_statistics = None if statistics is None else self.begin_step(statistics[None])
         terms: dict[str, Tensor] = {}
@@ -338,6 +341,8 @@ class DistillationLoss(Scheduled):
         self, teacher_outputs: Any, labels: Tensor, *, epoch: float | None = None, **columns: Any
     ) -> Tensor | None:
         """[`~DistillationLoss.batch_statistics`] of a micro-batch as it comes; arguments as in `forward`."""
+        if not self._has_statistics:
+            return None
         labels, columns = self._checked_columns(labels, columns)
         labels, teacher_outputs, columns = select_valid(labels, teacher_outputs, columns)
         self.check_classes(labels)
@@ -345,8 +350,9 @@ class DistillationLoss(Scheduled):
             return self._statistics(teacher_outputs, labels, columns)
 
     def _statistics(self, teacher_outputs: Any, labels: Tensor, columns: dict[str, Any]) -> Tensor | None:
-        if type(self).batch_statistics is not DistillationLoss.batch_statistics:
-            check_is_weighed(type(self).__name__, self._of_statistics, columns)
+        if not self._has_statistics:
+            return None
+        check_is_weighed(type(self).__name__, self._of_statistics, columns)
         further = taken(type(self).__name__, self._of_statistics, columns)
         return self.batch_statistics(teacher_outputs, labels, **further)
 
@@ -390,7 +396,7 @@ class DistillationLoss(Scheduled):
     def begin_step(self, step_statistics: Tensor) -> Tensor:
         """
         Called once an optimizer step with the statistics of all its micro-batches, `[micro_batches, k]`; what it
-        returns is handed to `distillation_terms`. A loss with `remembers_steps` overrides it.
+        returns is handed to `distillation_terms`. A loss that remembers steps overrides it.
         """
         return step_statistics
 

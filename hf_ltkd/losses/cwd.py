@@ -103,8 +103,6 @@ class CWDLoss(DistillationLoss):
     def distillation_terms(
         self, student_outputs, teacher_outputs, labels, step_statistics, sample_weights=None, image_ids=None
     ) -> dict[str, Tensor]:
-        if step_statistics is None:
-            step_statistics = self.batch_statistics(teacher_outputs, labels, sample_weights, image_ids)[None]
         images, pixels = step_statistics.sum(0)
         student, teacher = check_logits(logits_of(student_outputs), logits_of(teacher_outputs))
         times = sample_weights

@@ -140,7 +140,7 @@ class GKLLoss(LogitLoss):
         self.num_classes = groups.num_classes
         self.alpha, self.beta, self.gamma = alpha, beta, gamma
         self.temperature, self.weight_temperature = temperature, weight_temperature
-        self.class_wise = self.remembers_steps = self.needs_labels = class_wise
+        self.class_wise = self.needs_labels = class_wise
         self._begun: int | None = None  # the epoch that was begun last, known without asking the device
         if class_wise:
             classes = groups.num_classes
@@ -217,12 +217,8 @@ class GKLLoss(LogitLoss):
     def distillation_terms(self, student_outputs, teacher_outputs, labels, step_statistics) -> dict[str, Tensor]:
         student, teacher = check_logits(*self.both(student_outputs, teacher_outputs))
         weights = self._weights(teacher, labels)
-        if step_statistics is None:
-            mean_square = weights.sum(1).square().mean()
-        else:
-            examples, squares = step_statistics.sum(0).to(weights)
-            mean_square = squares / examples
-        terms = squared_differences(student, teacher, weights, mean_square)
+        examples, squares = step_statistics.sum(0).to(weights)
+        terms = squared_differences(student, teacher, weights, squares / examples)
         return {
             "soft_cross_entropy": self.alpha * soft_cross_entropy(student, teacher, self.temperature),
             "squared_differences": self.beta * terms,

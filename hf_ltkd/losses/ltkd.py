@@ -218,7 +218,7 @@ class LTKDLoss(LogitLoss):
         check_number("group_mass_momentum", group_mass_momentum, 0, below=1)
         self.group_mass_momentum = group_mass_momentum
         self.mass_per_image = mass_per_image
-        self.remembers_steps = rebalance and (group_mass_momentum > 0 or mass_per_image)
+        self.sums_itself = not (group_mass_momentum or mass_per_image)  # the fused form does it faster
         if group_mass_momentum:
             # The logarithm of the running shares, up to a constant that cancels in Eq. 11; -inf: no step yet.
             self.register_buffer("log_group_mass", torch.full((groups.num_groups,), -torch.inf))

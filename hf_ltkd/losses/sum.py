@@ -55,8 +55,9 @@ class SumLoss(DistillationLoss):
         if len(sizes) > 1:
             raise ValueError(f"The losses are for {sorted(sizes)} classes: make them from the same groups and counts.")
         self.num_classes = sizes.pop() if sizes else None
-        for need in ("needs_teacher", "needs_labels", "needs_hidden_states", "remembers_steps"):
+        for need in ("needs_teacher", "needs_labels", "needs_hidden_states", "needs_pixels"):
             setattr(self, need, any(getattr(loss, need) for loss in losses))
+        self.sums_itself = all(loss.sums_itself for loss in losses if loss._has_statistics)
         self.columns = frozenset(name for loss in losses for name in loss.columns)
         self.source = "; ".join(loss.source for loss in losses if loss.source)
         self._sizes: list[int] = []  # of each loss's statistics

@@ -229,7 +229,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
             logger.warning("Nobody takes these columns of the batch, which have no effect: %s.", listed(unused))
         self._columns_are_looked_at = True
         # A step that is one batch sums over itself, in the loss.
-        needs_statistics = len(batches) * self.args.world_size > 1 or loss.remembers_steps
+        needs_statistics = len(batches) * self.args.world_size > 1 or not loss.sums_itself
         contexts, rows = [], []
         for batch in batches:
             context, columns = StepContext(self._ask_teacher(batch)), self._columns_of(batch)

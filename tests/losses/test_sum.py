@@ -9,6 +9,7 @@ from losses.test_base import OwnLoss
 
 from hf_ltkd import (
     CrossEntropyLoss,
+    CWDLoss,
     DKDLoss,
     GKLLoss,
     KDLoss,
@@ -56,8 +57,9 @@ def test_warm_ups_and_schedules_of_each_and_of_the_sum():
 
 
 def test_what_it_needs_is_what_they_need():
-    loss = SumLoss([KDLoss(), DKDLoss(), ReviewKDLoss(), LTKDLoss(GROUPS, group_mass_momentum=0.5)])
-    assert loss.needs_teacher and loss.needs_labels and loss.needs_hidden_states and loss.remembers_steps
+    loss = SumLoss([KDLoss(), DKDLoss(), ReviewKDLoss(), LTKDLoss(GROUPS, group_mass_momentum=0.5), CWDLoss()])
+    assert loss.needs_teacher and loss.needs_labels and loss.needs_hidden_states and loss.needs_pixels
+    assert not loss.sums_itself and SumLoss([KDLoss(), LTKDLoss(GROUPS)]).sums_itself
     assert loss.num_classes == 10 and "losses.3.log_group_mass" in loss.state_dict()
     assert not SumLoss([CrossEntropyLoss()]).needs_teacher and not SumLoss([KDLoss()]).needs_labels
     with pytest.raises(ValueError, match="DKDLoss needs the class of each example, and some have none"):
