@@ -3,17 +3,19 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import Trainer
 
-from ..losses.checks import logits_of
+from ..losses.base import DistillationLoss
+from ..losses.checks import is_example, is_labelled, logits_of
+from ..losses.columns import weigh
 from ..losses.cross_entropy import cross_entropy_of_each
 
 
 class ModelCalls:
     """Classifiers, one answer per example. Language models and segmentation override what is different for them."""
-
-    in_chunks = False  # whether a micro-batch may be several rows of the step's statistics
 
     @classmethod
     def of(cls, trainer: Trainer, networks: list[nn.Module]) -> "ModelCalls":
@@ -47,6 +49,35 @@ class ModelCalls:
         """What of a network's outputs the loss takes, with logits `[*batch, classes]`."""
         return outputs
 
+    def rows(
+        self, loss: DistillationLoss, outputs: Any, labels: Tensor, epoch: float | None, columns: dict[str, Any]
+    ) -> Tensor:
+        """
+        What a micro-batch is to its step, `[rows, 2 + k]`: the weight of its examples, of those with a class, and
+        `loss.batch_statistics` of the teacher's `outputs`, if they are given.
+        """
+        statistics = None if outputs is None else loss.statistics_of(outputs, labels, epoch=epoch, **columns)
+        sizes = sizes_of(labels, columns)
+        return (sizes if statistics is None else torch.cat([sizes, statistics]))[None]
+
+    def gather(self, accelerator: Accelerator, rows: Tensor) -> Tensor:
+        """The [`~ModelCalls.rows`] of all ranks."""
+        return accelerator.gather(rows)
+
+    def terms(
+        self,
+        loss: DistillationLoss,
+        outputs: Any,
+        teacher_outputs: Any,
+        labels: Tensor,
+        *,
+        epoch: float | None,
+        step_statistics: Any = None,
+        **columns: Any,
+    ) -> dict[str, Tensor]:
+        """The terms of the loss; arguments as there."""
+        return loss(outputs, teacher_outputs, labels, epoch=epoch, step_statistics=step_statistics, **columns)
+
     def num_classes(self, outputs: Any) -> int:
         """How many classes the logits of a network are of."""
         return logits_of(outputs).shape[-1]
@@ -62,3 +93,9 @@ class ModelCalls:
     def predictions(self, outputs: Any, losses: Tensor) -> Tensor:
         """What an evaluation keeps: logits, since anything else would be gathered over the whole set."""
         return logits_of(outputs)
+
+
+def sizes_of(labels: Tensor, columns: dict[str, Any]) -> Tensor:
+    """The weight of the examples, and of those with a class: `[2]`, in float32 or, if the weights are, float64."""
+    labels, weights = weigh(labels, columns.get("sample_weights"))
+    return torch.stack([(weights * is_example(labels)).sum(), (weights * is_labelled(labels)).sum()])

@@ -21,20 +21,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import Trainer
 
-from ..losses.base import DistillationLoss
-from ..losses.checks import IGNORED_LABEL, is_example, is_labelled, logits_of, select_valid
-from ..losses.columns import weigh
+from ..losses.checks import IGNORED_LABEL, is_example, logits_of, select_valid
 from ..losses.cross_entropy import cross_entropy_of_each
 from ..metrics import group_perplexity
 from ..teacher.columns import forward_names
 from ..teacher.language import LanguageModelKind, language_model_kind, network_of, num_classes_of
 from ..utils import placed_for
-from .calls import ModelCalls
+from .calls import ModelCalls, sizes_of
 
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS = ""  # among a loss's columns, the weights of the examples: no column has this name
 LOGITS_AT_ONCE = 2**25  # of one model: 128 MiB in float32, 667 tokens of a vocabulary of 50,257
 
 
@@ -72,8 +69,6 @@ class LanguageCalls(ModelCalls):
     Raises:
         `ValueError`: if the own loss of a model is another than the cross-entropy of the next (or masked) token.
     """
-
-    in_chunks = True
 
     def __init__(
         self,
@@ -146,6 +141,55 @@ class LanguageCalls(ModelCalls):
             columns["sample_weights"] = F.pad(weights[:, 1:], (0, 1))
         return columns
 
+    def compared(self, outputs: Any, batch: dict[str, Any]) -> TokenOutputs:
+        return outputs if isinstance(outputs, TokenOutputs) else as_token_outputs(outputs)  # logits of a column
+
+    def rows(self, loss, outputs, labels, epoch, columns) -> Tensor:
+        """A row for each chunk; one for all if the loss sums over no batch."""
+        whole = super().rows(loss, None, labels, epoch, columns)
+        if outputs is None:
+            return whole
+        rows: list[Tensor] = []
+        for some, of_some, states in chunks(labels, columns, outputs):
+            rows.append(super().rows(loss, outputs.head(states), some, epoch, of_some))
+            if rows[-1].shape == whole.shape:
+                return whole
+        return torch.cat(rows)
+
+    def gather(self, accelerator: Accelerator, rows: Tensor) -> Tensor:
+        """Ranks may differ in their numbers of chunks."""
+        if accelerator.num_processes == 1:
+            return rows
+        rows = accelerator.gather(accelerator.pad_across_processes(rows, pad_index=torch.nan))
+        return rows[~rows[:, 0].isnan()]
+
+    def terms(
+        self, loss, outputs, teacher_outputs, labels, *, epoch, step_statistics=None, **columns
+    ) -> dict[str, Tensor]:
+        """A chunk of tokens at a time."""
+        if teacher_outputs is not None and step_statistics is None:  # this batch is the whole step
+            rows = self.rows(loss, teacher_outputs, labels, epoch, columns)[:, 2:]
+            step_statistics = loss.begin_step(rows) if rows.shape[1] else None
+        both = [outputs] if teacher_outputs is None else [outputs, teacher_outputs]
+
+        def of_chunk(some: Tensor, of_some: dict[str, Any], *states: Tensor) -> dict[str, Tensor]:
+            logits = [o.head(s) for o, s in zip(both, states, strict=True)]
+            teacher = logits[1] if logits[1:] else None
+            return loss(logits[0], teacher, some, epoch=epoch, step_statistics=step_statistics, **of_some)
+
+        sizes = sizes_of(labels, columns)
+        sizes = sizes.where(sizes > 0, 1.0)  # all may be padding
+        todo = list(chunks(labels, columns, *both))
+        if len(todo) > 1:  # the logits of a chunk are made again for the gradient
+            of_chunk = partial(checkpoint, of_chunk, use_reentrant=False, preserve_rng_state=False)
+        total: dict[str, Tensor] = {}
+        for some, of_some, *states in todo:
+            own_sizes = sizes_of(some, of_some)
+            for name, term in of_chunk(some, of_some, *states).items():
+                i = int(name == loss.ce)  # which is a mean over those with a class
+                total[name] = total.get(name, 0.0) + term * own_sizes[i] / sizes[i]
+        return total
+
     def predictions(self, outputs: Any, losses: Tensor) -> Tensor:
         """
         What an evaluation keeps: logits, or for [`group_perplexity`] the loss of each label, `[batch, length]`, at the
@@ -161,7 +205,8 @@ class LanguageCalls(ModelCalls):
 
     def losses_of_each(self, outputs: TokenOutputs, labels: Tensor) -> Tensor:
         """`[batch, length]`, a chunk of tokens at a time."""
-        known = torch.cat([cross_entropy_of_each(logits, some) for some, _, logits in parts_of(labels, {}, outputs)])
+        parts = [cross_entropy_of_each(outputs.head(s), some) for some, _, s in chunks(labels, {}, outputs)]
+        known = torch.cat(parts)
         losses = known.new_full(labels.shape, torch.nan)
         losses[is_example(labels)] = known
         return losses
@@ -232,78 +277,3 @@ def chunks(labels: Tensor, columns: dict[str, Any], *outputs: TokenOutputs) -> I
         part = slice(start, start + size)
         some = {n: c[part] if isinstance(c, Tensor) and len(c) == tokens else c for n, c in columns.items()}
         yield labels[part], some, *(s[part] for s in states)
-
-
-def parts_of(labels: Tensor, columns: dict[str, Any], outputs: Any) -> Iterator[tuple[Any, ...]]:
-    """Labels, columns and logits of the examples that count: at once, or of a language model a chunk at a time."""
-    if isinstance(outputs, TokenOutputs):
-        return ((some, of_some, outputs.head(states)) for some, of_some, states in chunks(labels, columns, outputs))
-    return iter([select_valid(labels, columns, outputs)])
-
-
-def rows_of(
-    loss: DistillationLoss, labels: Tensor, outputs: Any, epoch: float | None, columns: dict[str, Any]
-) -> Tensor:
-    """
-    What a micro-batch is to its step, a row for each of [`parts_of`]: the weight of its examples, of those with a
-    class, and `loss.batch_statistics` if the teacher's `outputs` are given: `[parts, 2 + k]`.
-    """
-    labels, weights = weigh(labels, columns.get("sample_weights"))
-    rows = []
-    for some, of_some, logits in () if outputs is None else parts_of(labels, {**columns, WEIGHTS: weights}, outputs):
-        of_part = of_some.pop(WEIGHTS)
-        if (statistics := loss.statistics_of(logits, some, epoch=epoch, **of_some)) is None:
-            break
-        rows.append(torch.cat([_sizes(some, of_part), statistics]))  # in float32 or, if they are, float64
-    return torch.stack(rows or [_sizes(labels, weights)])
-
-
-def _sizes(labels: Tensor, weights: Tensor) -> Tensor:
-    return torch.stack([(weights * is_example(labels)).sum(), (weights * is_labelled(labels)).sum()])
-
-
-def terms_of(
-    loss: DistillationLoss,
-    outputs: Any,
-    teacher_outputs: Any,
-    labels: Tensor,
-    *,
-    epoch: float | None = None,
-    step_statistics: Any = None,
-    **columns: Any,
-) -> dict[str, Tensor]:
-    """`loss(outputs, teacher_outputs, labels, ...)`, of language models a chunk of tokens at a time."""
-    if not isinstance(outputs, TokenOutputs):
-        return loss(outputs, teacher_outputs, labels, epoch=epoch, step_statistics=step_statistics, **columns)
-    if teacher_outputs is not None and step_statistics is None:  # this batch is the whole step
-        rows = rows_of(loss, labels, teacher_outputs, epoch, columns)[:, 2:]
-        step_statistics = loss.begin_step(rows) if rows.shape[1] else None
-    both = [outputs] if teacher_outputs is None else [outputs, teacher_outputs]
-    both = [o if isinstance(o, TokenOutputs) else as_token_outputs(o) for o in both]  # a column of logits is none
-
-    def of_chunk(some: Tensor, of_some: dict[str, Any], *states: Tensor) -> dict[str, Tensor]:
-        logits = [o.head(s) for o, s in zip(both, states, strict=True)]
-        teacher = logits[1] if logits[1:] else None
-        return loss(logits[0], teacher, some, epoch=epoch, step_statistics=step_statistics, **of_some)
-
-    labels, weights = weigh(labels, columns.get("sample_weights"))
-    sizes = _sizes(labels, weights)
-    sizes = sizes.where(sizes > 0, 1.0)  # all may be padding
-    todo = list(chunks(labels, {**columns, WEIGHTS: weights}, *both))
-    if len(todo) > 1:  # the logits of a chunk are made again for the gradient
-        of_chunk = partial(checkpoint, of_chunk, use_reentrant=False, preserve_rng_state=False)
-    total: dict[str, Tensor] = {}
-    for some, of_some, *states in todo:
-        own_sizes = _sizes(some, of_some.pop(WEIGHTS))
-        for name, term in of_chunk(some, of_some, *states).items():
-            i = int(name == loss.ce)  # which is a mean over those with a class
-            total[name] = total.get(name, 0.0) + term * own_sizes[i] / sizes[i]
-    return total
-
-
-def gather_rows(accelerator: Accelerator, rows: Tensor, uneven: bool) -> Tensor:
-    """The rows `[n, k]` of all ranks; `uneven`: their `n` may differ, as numbers of chunks do."""
-    if not uneven or accelerator.num_processes == 1:
-        return accelerator.gather(rows)
-    rows = accelerator.gather(accelerator.pad_across_processes(rows, pad_index=torch.nan))
-    return rows[~rows[:, 0].isnan()]

@@ -41,7 +41,7 @@ from .checks import (
 from .columns import STEP_CONTEXT, StepContext, columns_of, labels_of, unused_columns
 from .dense import PixelCalls, confusions_for, is_dense
 from .engines import check_engine, make_shardable, mean_gradients
-from .language import LanguageCalls, gather_rows, rows_of, terms_of
+from .language import LanguageCalls
 from .mixing import make_mixer
 from .sampling import CLASS_SAMPLING, class_sampler
 from .student_files import StudentFilesMixin
@@ -235,9 +235,9 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
             context, columns = StepContext(self._ask_teacher(batch)), self._columns_of(batch)
             labels = self._labels_of(batch, context.teacher_outputs)
             asked = context.teacher_outputs if needs_statistics else None
-            rows.append(rows_of(loss, labels, asked, self.state.epoch, columns))
+            rows.append(self.calls.rows(loss, asked, labels, self.state.epoch, columns))
             contexts.append(context)
-        step = gather_rows(self.accelerator, torch.cat(rows), uneven=self.calls.in_chunks)
+        step = self.calls.gather(self.accelerator, torch.cat(rows))
         sizes = step[:, :2].sum(0) / (len(batches) * self.args.world_size)
         statistics = loss.begin_step(step[:, 2:]) if step.shape[1] > 2 else None
         for context, row in zip(contexts, rows, strict=True):
@@ -261,7 +261,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         if context is None:  # called outside the training loop: this batch is the whole step
             inputs = self.calls.on_grid(inputs)
             context = StepContext(self._ask_teacher(inputs))
-        terms = terms_of(
+        terms = self.calls.terms(
             self.distillation_loss,
             self.calls.compared(outputs, inputs),
             context.teacher_outputs,
@@ -318,7 +318,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
             columns = {name: v for name, v in self._columns_of(inputs).items() if name != "sample_weights"}
             asked, compared = self._ask_teacher(inputs), self.calls.compared(outputs, inputs)
             labels, epoch = inputs["labels"], self.state.epoch
-            terms = terms_of(self.distillation_loss, compared, asked, labels, epoch=epoch, **columns)
+            terms = self.calls.terms(self.distillation_loss, compared, asked, labels, epoch=epoch, **columns)
             for name in dict.fromkeys(gather_object(list(terms))):
                 if name != "cross_entropy":
                     term = terms.get(name, losses.new_full((), torch.nan)).detach()  # lacking without a valid label

@@ -6,8 +6,10 @@ from losses.cases import CASES
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from hf_ltkd.losses.base import DistillationLoss
 from hf_ltkd.losses.checks import select_valid
 from hf_ltkd.losses.cross_entropy import cross_entropy_of_each
+from hf_ltkd.trainer.calls import ModelCalls
 
 
 class CountedSyncs(TorchDispatchMode):
@@ -34,6 +36,17 @@ def test_a_batch_of_labelled_examples_waits_once(case):
     with CountedSyncs() as syncs:  # ... has one no class?, which are valid?, which are labelled?
         loss(*outputs, labels.where(labels > 3, -100))
     assert syncs.count == 1 + loss.needs_labels + 1 + bool(loss.ce_weight)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_a_micro_batch_of_a_step_waits_once_if_the_loss_sums_over_it(case):
+    loss, _, teacher_model = case.ready()
+    _, teacher, labels = case.batch()
+    outputs = teacher_model(teacher)
+    with CountedSyncs() as syncs:  # which are valid?, has one no class?
+        ModelCalls().rows(loss, outputs, labels, 0.0, {})
+    sums = type(loss).batch_statistics is not DistillationLoss.batch_statistics
+    assert syncs.count == (1 + loss.needs_labels if sums else 0)
 
 
 def test_a_look_at_tokens_and_at_evaluations():
