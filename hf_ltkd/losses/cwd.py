@@ -18,7 +18,7 @@ def channel_wise_loss(student_maps: Tensor, teacher_maps: Tensor, *, temperature
         student_maps, teacher_maps (`torch.Tensor` of shape `[batch, channels, height, width]`):
             Logits, or features of equally many channels. fp16 and bf16 are computed in float32. No gradient flows to
             the teacher.
-        temperature (`float`, *optional*, defaults to 4.0): `T`. The authors' for logits.
+        temperature (`float`, *optional*, defaults to 4.0): `T`, as in [`CWDLoss`].
 
     Returns:
         `torch.Tensor`: a scalar.
@@ -76,7 +76,8 @@ class CWDLoss(DistillationLoss):
     Args:
         temperature (`float`, *optional*, defaults to 4.0): `T`.
         cwd_weight (`float`, *optional*, defaults to 3.0):
-            Weight of the term. Both defaults are the authors' for logits.
+            Weight of the term. Both defaults are those of the authors' command for logits alone, `exp_cwd.sh channel
+            kl 3 4` in the README of irfanICMLL/TorchDistiller.
         kwargs: `ce_weight`, `ce`, `class_counts`, `warmup_epochs` and the rest of [`DistillationLoss`].
     """
 
