@@ -8,6 +8,8 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
+from .language import network_of
+
 
 def inputs_of(model: nn.Module, batch: dict[str, Any], of_loss: Collection[str] = ()) -> dict[str, Any]:
     """
@@ -21,8 +23,7 @@ def inputs_of(model: nn.Module, batch: dict[str, Any], of_loss: Collection[str] 
 
 def forward_names(model: nn.Module) -> frozenset[str] | None:
     """The arguments that the forward of a network names, `None` if it takes any."""
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]  # PEFT
-    return _forward_names(type(base))  # type: ignore[arg-type]
+    return _forward_names(type(network_of(model)))
 
 
 @functools.cache

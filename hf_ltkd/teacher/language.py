@@ -13,14 +13,14 @@ from transformers.models.auto.modeling_auto import (
 LanguageModelKind = Literal["causal", "masked"]
 
 
-def network_of(model: nn.Module) -> Any:
+def network_of(model: nn.Module | None) -> Any:
     """The model itself, without the wrapper of PEFT."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
 
 
 def language_model_kind(model: nn.Module | None) -> LanguageModelKind | None:
     """Whether a model of transformers gives logits over its vocabulary, for the next token or for the masked ones."""
-    network = network_of(model) if model is not None else None
+    network = network_of(model)
     if not isinstance(network, PreTrainedModel) or network.config.is_encoder_decoder:
         return None
     name = type(network).__name__

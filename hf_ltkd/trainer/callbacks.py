@@ -56,6 +56,8 @@ class CheckpointCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer.clock.start(self.trainer.resumed_from)
+        if self.trainer.model_init is not None:
+            self.trainer.make_calls()
         self.trainer.forget_terms()  # of an earlier training, or of batches that did not fit (auto_find_batch_size)
         if self.trainer.resumed_from is not None:
             load_loss(self.trainer.resumed_from, self.trainer.distillation_loss)

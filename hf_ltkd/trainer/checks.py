@@ -1,5 +1,6 @@
 """What [`DistillationTrainer`] checks: whether teacher, student, loss and data fit; and why a loss is not finite."""
 
+from collections.abc import Collection
 from typing import Any
 
 import datasets
@@ -44,16 +45,24 @@ def check_loss_and_teacher(
         )
     if distillation_loss.needs_teacher and teacher is None:
         _check_column(distillation_loss, student, train_dataset, args)
-    if teacher is not None and LOGITS_COLUMN in (getattr(train_dataset, "column_names", None) or ()):
-        raise ValueError(
-            f"train_dataset has a column {LOGITS_COLUMN!r}, which is taken for the teacher's answers, and there is a "
-            "teacher_model too: leave one of them out."
-        )
+    check_one_teacher(teacher, getattr(train_dataset, "column_names", None) or ())
     if isinstance(teacher, EMATeacher):
         teacher.check_follows(student)
     given = list(teacher.teachers) if isinstance(teacher, TeacherEnsemble) else teacher
     if student is not None and any(one is student for one in (given if isinstance(given, list) else [given])):
         raise ValueError("Teacher and student are the same object: load the model twice to distil it into itself.")
+
+
+def check_one_teacher(teacher: Any, columns: Collection[str]) -> None:
+    """
+    Raises:
+        `ValueError`: if there is a teacher, and its answers are among the columns of the data, too.
+    """
+    if teacher is not None and LOGITS_COLUMN in columns:
+        raise ValueError(
+            f"The data have a column {LOGITS_COLUMN!r}, which is taken for the teacher's answers, and there is a "
+            "teacher_model too: leave one of them out."
+        )
 
 
 def _check_column(
@@ -93,8 +102,8 @@ def _check_column(
 def check_model(student: nn.Module, teacher: nn.Module | None, distillation_loss: DistillationLoss) -> None:
     """
     Raises:
-        `ValueError`: if a model writes text or gives an example several classes, or the student's classes are not
-            those of the teacher or of the loss, or fewer than two.
+        `ValueError`: if a model writes text or gives an example several classes, several teachers are of tokens or
+            pixels, or the student's classes are not those of the teacher or of the loss, or fewer than two.
     """
     for name, model in (("student", student), ("teacher", teacher)):
         network = None if model is None else network_of(model)
@@ -105,6 +114,11 @@ def check_model(student: nn.Module, teacher: nn.Module | None, distillation_loss
             )
         if isinstance(network, PreTrainedModel) and network.config.problem_type == "multi_label_classification":
             raise ValueError(f"The {name}'s config says problem_type='multi_label_classification'. {MULTI_LABEL}")
+    if isinstance(teacher, TeacherEnsemble) and (language_model_kind(student) is not None or is_dense(student)):
+        raise ValueError(
+            f"Several teachers are classifiers with an answer per example, and the student is a "
+            f"{type(network_of(student)).__name__}: give one teacher."
+        )
     check_language_models(student, teacher, distillation_loss)
     check_dense(student, teacher, distillation_loss)
     if isinstance(student, PreTrainedModel):

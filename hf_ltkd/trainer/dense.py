@@ -20,6 +20,7 @@ from ..losses.checks import IGNORED_LABEL, at_least_float32, logits_of
 from ..losses.cross_entropy import cross_entropy_of_each
 from ..metrics import mean_iou
 from ..teacher.columns import inputs_of
+from ..teacher.language import network_of
 from ..utils import placed_for, student_inputs
 from .calls import ModelCalls
 from .training_args import DistillationTrainingArguments
@@ -30,10 +31,7 @@ IMAGE_IDS = "image_ids"  # the column that tells a loss which image a pixel is o
 
 def is_dense(model: nn.Module | None) -> bool:
     """Whether a model gives each pixel a class: its class ends with `ForSemanticSegmentation`, as in transformers."""
-    network: Any = model
-    if hasattr(model, "get_base_model"):  # PEFT's wrapper
-        network = network.get_base_model()
-    return type(network).__name__.endswith("ForSemanticSegmentation")
+    return type(network_of(model)).__name__.endswith("ForSemanticSegmentation")
 
 
 class PixelCalls(ModelCalls):

@@ -33,6 +33,7 @@ from .checks import (
     check_labels,
     check_loss_and_teacher,
     check_model,
+    check_one_teacher,
     check_optimizer,
     check_overlap,
     check_scores,
@@ -155,8 +156,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
             check_overlap(self.args.device, self.teacher_model)
             self.teacher_stream = torch.cuda.Stream(self.args.device)
             self.teacher_stream.wait_stream(torch.cuda.current_stream())  # the teacher is on its way to the GPU
-        kind = LanguageCalls if language_model_kind(self.model) else PixelCalls if is_dense(self.model) else ModelCalls
-        self.calls: ModelCalls = kind.of(self, self._networks)
+        self.make_calls()
         if model is not None:
             self._prepare_loss(self.model)  # type: ignore[arg-type]
         self.distillation_loss.to(self.args.device)
@@ -165,6 +165,11 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         self.forget_terms()
         self._columns_are_looked_at = False
         self._eval_terms: dict[str, list[Tensor]] = {}
+
+    def make_calls(self) -> None:
+        """How student and teacher are called; a student that `model_init` has made may be called otherwise."""
+        kind = LanguageCalls if language_model_kind(self.model) else PixelCalls if is_dense(self.model) else ModelCalls
+        self.calls: ModelCalls = kind.of(self, self._networks)
 
     # ---- What the loss makes for a student, and trains with it ----
 
@@ -341,6 +346,7 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         return asked and self.teacher_model is not None
 
     def _ask_teacher(self, inputs: dict) -> Any:
+        check_one_teacher(self.teacher_model, inputs)
         if LOGITS_COLUMN in inputs:
             return self.calls.compared(as_outputs(inputs[LOGITS_COLUMN]), inputs)
         if (teacher := self.teacher_model) is None:

@@ -62,6 +62,10 @@ def test_what_is_no_column_of_logits(tmp_path):
         (lambda: trainer_for(tmp_path, table(teacher_logits=None)), "needs a teacher: .* hold its 'teacher_logits'"),
         (lambda: trainer_for(tmp_path, narrow), r"shape \[5\], and the student has 6 classes"),
         (lambda: trainer_for(tmp_path, table(), network()), "leave one of them out"),
+        (
+            lambda: trainer_for(tmp_path, list(table().with_format("torch")), network()).train(),
+            "leave one of them out",
+        ),
         (lambda: trainer_for(tmp_path, table(), loss=ReviewKDLoss()), "a column of logits has none"),
         (lambda: trainer_for(tmp_path, table(), **mixed), "mixup_alpha"),
         (lambda: trainer_for(tmp_path, table(), **evaluated), "eval_with_teacher=True asks a teacher"),

@@ -112,7 +112,7 @@ def losses() -> dict:
     }
 
 
-def trainer_for(folder, student, teacher, loss, **arguments) -> DistillationTrainer:
+def trainer_for(folder, student, teacher, loss, model_init=None, **arguments) -> DistillationTrainer:
     settings = {"max_steps": 1, "per_device_train_batch_size": 8, "optim": "sgd", "learning_rate": 0.1}
     settings |= {"max_grad_norm": 0.0, "logging_steps": 1, "lr_scheduler_type": "constant"}
     settings |= {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True}
@@ -120,8 +120,9 @@ def trainer_for(folder, student, teacher, loss, **arguments) -> DistillationTrai
     data = scenes()
     metric = mean_iou(GROUPS)
     return DistillationTrainer(
-        student, teacher, args, distillation_loss=loss, train_dataset=data, eval_dataset=data, compute_metrics=metric
-    )
+        student, teacher, args, distillation_loss=loss, train_dataset=data, eval_dataset=data, compute_metrics=metric,
+        model_init=model_init,
+    )  # fmt: skip
 
 
 def one_step(folder: str, names: list[str], batch_size: int, accumulation: int, world_size: int) -> dict:

@@ -135,6 +135,14 @@ def test_asking_for_the_grid_leaves_no_trace(tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
 
 
+def test_a_student_that_is_made_for_the_training(tmp_path):
+    """`model_init` may make one of another stride than it made before."""
+    made = iter([segformer(1), FAMILIES["mobilenet"]()])
+    trainer = trainer_for(tmp_path, None, segformer(2), KDLoss(), model_init=lambda: next(made))
+    trainer.train()
+    assert trainer.calls.on_grid(batch_of(scenes()))["labels"].shape == (8, 4, 4)
+
+
 def test_channel_wise_loss_by_a_loop():
     torch.manual_seed(0)
     student, teacher = 5 * torch.randn(2, 2, 3, 4, 6, dtype=torch.float64)
@@ -200,6 +208,7 @@ class Classifier(nn.Module):
     [
         (segformer, segformer, ReviewKDLoss, {}, "ReviewKDLoss compares feature maps of classifiers"),
         (segformer, segformer, CATKDLoss, {}, "CATKDLoss compares feature maps of classifiers"),
+        (segformer, lambda: [segformer(), segformer()], KDLoss, {}, "Several teachers are classifiers .* a Segformer"),
         (segformer, Classifier, KDLoss, {}, "The teacher is a Classifier and the student a Segformer"),
         (Classifier, Classifier, CWDLoss, {}, "CWDLoss compares where in an image a class is, and a Classifier does"),
         (segformer, segformer, KDLoss, {"cutmix_alpha": 1.0}, "make soft labels of whole images, and masks have none"),

@@ -285,6 +285,7 @@ def test_logits_of_a_column(tmp_path):
         trainer.model.train()
         batch = padded(ROWS)
         if with_column:
+            trainer.teacher_model = None
             with torch.no_grad():
                 inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
                 batch["teacher_logits"] = teacher.eval()(**inputs).logits
@@ -362,6 +363,7 @@ def other_vocabulary():
         (KDLoss(), network, lambda: BertForTokenClassification(BertConfig(**BERT)), "teacher is a BertForToken"),
         (KDLoss(), lambda: nn.Linear(2, 40), network, "The teacher is a GPT2LMHeadModel and the student a Linear"),
         (KDLoss(), network, lambda: BertForMaskedLM(BertConfig(**BERT)), "teacher is a BertForMaskedLM"),
+        (KDLoss(), network, lambda: [network(), network()], "Several teachers are classifiers .* a GPT2LMHeadModel"),
         (KDLoss(), network, other_vocabulary, r"has 48 tokens, the student's 40: .*resize_token_embeddings\(40\)"),
         (ReviewKDLoss(), network, network, "ReviewKDLoss compares hidden states, and a GPT2LMHeadModel"),
         (LTKDLoss(ClassGroups.from_counts([3, 2, 1])), network, network, "are for 3 classes, the student has 40"),
