@@ -100,23 +100,8 @@ class DistillArguments:
     )
 
     def __post_init__(self):
-        if self.unlabelled is not None and self.loss in ("ce", "dkd"):
-            raise ValueError(
-                f"--unlabelled {self.unlabelled} does not go with --loss {self.loss}, which learns from the class of "
-                "each image: choose another loss, such as kd, or leave it out."
-            )
-        if len(self.teachers) > 1 and self.loss in ("reviewkd", "catkd"):
-            raise ValueError(
-                f"--loss {self.loss} compares hidden states, which {len(self.teachers)} teachers do not have in "
-                "common: give one teacher, or choose another loss, such as kd."
-            )
         if self.teacher_weights is not None and len(self.teachers) < 2:
             raise ValueError("--teacher_weights needs two teachers or more: --teacher A B --teacher_weights 2 1.")
-        if self.teacher is None and self.loss != "ce":
-            raise ValueError(
-                f"--teacher is missing, which --loss {self.loss} needs: give the Hub id or the folder of a "
-                "classifier, or train one first: hf-ltkd train-teacher --data FOLDER --output_dir teacher"
-            )
         _check_whole(self, "num_groups", "teacher_cache_views")
         _check_whole(self, "tune", "seeds", least=2)
         if (
@@ -129,8 +114,6 @@ class DistillArguments:
             raise ValueError(f"--pair {' '.join(self.pair)} must be two names, the teacher's and the student's.")
         if self.match_labels and self.teacher is None:
             raise ValueError("--match_labels needs a --teacher, whose classes are matched.")
-        if self.adjust_teacher and self.loss in ("reviewkd", "catkd", "ce"):
-            raise ValueError(f"--adjust_teacher goes with losses that compare logits, not with --loss {self.loss}.")
 
     @property
     def teachers(self) -> list[Any]:
@@ -364,8 +347,8 @@ def split_settings(settings: Mapping[str, Any], *classes: type) -> list[dict[str
     return [{f.name: given[f.name] for f in fields(c) if f.name in given} for c in classes]
 
 
-# What may be more than a command line can hold, or the name of a loss of one's own.
-IN_MEMORY = ("teacher", "teacher_weights", "student", "model", "data", "unlabelled", "augment", "loss", "loss_args")
+# What may be more than a command line can hold.
+IN_MEMORY = ("teacher", "teacher_weights", "student", "model", "data", "unlabelled", "augment", "loss_args")
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:

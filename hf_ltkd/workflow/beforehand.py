@@ -12,7 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
-from ..losses import DistillationLoss
+from ..losses import DistillationLoss, loss_arguments
 from ..models import create_model
 from ..trainer.checks import broken_tensors
 from ..utils import listed
@@ -63,6 +63,40 @@ def check_network(flag: str, model: Model, image_size: int | None, trust_remote_
             create_model(model, 2, image_size or 32)
     except ValueError as error:
         raise ValueError(f"--{flag} {model}: {error}") from error
+
+
+def check_loss(choices: DistillArguments, loss: DistillationLoss, given: Mapping[str, Any]) -> None:
+    """
+    Args:
+        choices ([`DistillArguments`]): What was asked for.
+        loss ([`DistillationLoss`]): The loss of that name, which may be the user's own.
+        given (`Mapping[str, Any]`): Its arguments that were set.
+
+    Raises:
+        `ValueError`: if the loss lacks a teacher, or something was asked for that does not go with it.
+    """
+    name, count = f"--loss {choices.loss}", len(choices.teachers)
+    if loss.needs_pixels:
+        raise ValueError(f"{name} is for models that give each pixel a class: choose another loss, such as kd.")
+    if loss.needs_teacher and not count:
+        raise ValueError(
+            f"--teacher is missing, which {name} needs: give the Hub id or the folder of a classifier, or train one "
+            "first: hf-ltkd train-teacher --data FOLDER --output_dir teacher"
+        )
+    if loss.needs_hidden_states and count > 1:
+        raise ValueError(
+            f"{name} compares hidden states, which {count} teachers do not have in common: give one teacher, or "
+            "choose another loss, such as kd."
+        )
+    if choices.unlabelled is not None and (loss.needs_labels or not loss.needs_teacher):
+        raise ValueError(
+            f"--unlabelled {choices.unlabelled} does not go with {name}, which learns from the class of each image: "
+            "choose another loss, such as kd, or leave it out."
+        )
+    if choices.adjust_teacher and "prior" not in loss_arguments(type(loss)):
+        raise ValueError(f"--adjust_teacher goes with losses that compare logits alone, not with {name}.")
+    if choices.adjust_teacher and given.get("prior", "teacher") != "teacher":
+        raise ValueError(f"--adjust_teacher and --loss_args prior={given['prior']} are two: give one of them.")
 
 
 def check_cached(loss: DistillationLoss, training: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ from ..data.arguments import DataArguments
 from ..data.augment import LabelledImages
 from ..data.holdout import HOLDOUT_NAME, Holdout
 from ..groups import ClassGroups
-from ..losses import CrossEntropyLoss, DistillationLoss, create_loss
+from ..losses import CATKDLoss, CrossEntropyLoss, DistillationLoss, LTKDLoss, create_loss
 from ..metrics import group_accuracy
 from ..teacher.live import place_teacher
 from ..trainer.mixing import make_mixer
@@ -44,6 +44,7 @@ from .beforehand import (
     check_cached,
     check_free,
     check_hub_id,
+    check_loss,
     check_network,
     check_search,
     check_training,
@@ -228,6 +229,7 @@ def make_plan(**settings: Any) -> DistillPlan:
     where = SourceArguments(**source)
     loss_args = _loss_arguments(choices.loss_args)
     first_loss = new_loss(choices, ClassGroups.from_counts([1, 1], 1), loss_args, image_fields.get("benchmark"))
+    check_loss(choices, first_loss, loss_args)
     read = {"data": name_data(where, image_fields)[1].get("data_dir"), "teacher": choices.teachers}
     prepare_folder(training, "student", {**read, "student": choices.student})
     space = check_search(choices, loss_args, training)
@@ -259,13 +261,15 @@ def make_plan(**settings: Any) -> DistillPlan:
         **trust,
     )
     teacher, matched = fit_teachers(teachers, images.data, choices.match_labels, choices.teacher_weights)
-    if matched and choices.loss == "catkd":
-        raise ValueError("--match_labels does not go with --loss catkd, which reads the teacher's head: use kd.")
+    if matched and isinstance(first_loss, CATKDLoss):
+        raise ValueError(
+            f"--match_labels does not go with --loss {choices.loss}, which reads the teacher's head: use kd."
+        )
     args, reason = _training(choices.student, images, training, recommend)
     student = new_classifier(choices.student, images.data, **trust)
 
     loss_reason = "the method's values where --loss_args says nothing"
-    if choices.loss == "ltkd" and choices.pair is None and recommend:
+    if type(first_loss) is LTKDLoss and choices.pair is None and recommend:
         counts, epochs = images.data.split.class_counts, epochs_of(args, len(images.data.train))
         weights = recommend_weights(counts, epochs, args.label_smoothing_factor)
         loss_args, loss_reason = {**weights.values, **loss_args}, weights.reason

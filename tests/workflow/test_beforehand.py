@@ -9,6 +9,7 @@ from transformers import AutoModelForImageClassification, ResNetConfig, ResNetMo
 
 import hf_ltkd
 from hf_ltkd.cli import main
+from hf_ltkd.workflow.plan import make_plan
 from hf_ltkd.workflow.push import push
 
 
@@ -159,3 +160,54 @@ def test_classes_are_compared_before_images_are_opened(home, tmp_path):
         (tmp_path / "photos" / name / "b.png").touch()
     with pytest.raises(ValueError, match="has 3 classes, the data 2"):
         hf_ltkd.evaluate(home.teacher, tmp_path / "photos", eval_fraction=0.5)
+
+
+OWN = """
+from hf_ltkd import DistillationLoss
+
+
+class Labelled(DistillationLoss):
+    needs_labels = True
+
+
+class Alone(DistillationLoss):
+    needs_teacher = False
+
+
+class Hidden(DistillationLoss):
+    needs_hidden_states = True
+
+
+class Pixels(DistillationLoss):
+    needs_pixels = True
+"""
+
+
+@pytest.mark.parametrize(
+    ("loss", "settings", "message"),
+    [
+        ("Labelled", {"teacher": None}, "--teacher is missing, which --loss own.py:Labelled needs"),
+        ("Labelled", {"unlabelled": "x"}, "--unlabelled x does not go with --loss own.py:Labelled, which learns from"),
+        ("Alone", {"unlabelled": "x", "teacher": None}, "--unlabelled x does not go with --loss own.py:Alone"),
+        ("Alone", {"teacher_cache": "cache"}, "--teacher_cache keeps a teacher's logits, which Alone does not"),
+        ("Hidden", {"teacher": ["a", "b"]}, "--loss own.py:Hidden compares hidden states, which 2 teachers"),
+        (
+            "Labelled",
+            {"adjust_teacher": True},
+            "--adjust_teacher goes with losses that compare logits alone, not with",
+        ),
+        ("Labelled", {"tune": 2}, "--tune has nothing to choose for --loss own.py:Labelled"),
+        ("Labelled", {"pair": ["vgg13", "vgg8"]}, "No hyper-parameters of Labelled are published for vgg13"),
+        ("Pixels", {}, "--loss own.py:Pixels is for models that give each pixel a class"),
+        ("kd", {"adjust_teacher": True, "loss_args": {"prior": "student"}}, "--loss_args prior=student are two"),
+        ("gkl", {"unlabelled": "x", "loss_args": {"class_wise": True}}, "--unlabelled x does not go with --loss gkl"),
+    ],
+)
+def test_what_goes_with_a_loss_is_known_by_what_it_needs(home, tmp_path, loss, settings, message):
+    """And not by its name: it may be the user's own."""
+    (tmp_path / "own.py").write_text(OWN)
+    given = {"teacher": home.teacher, "student": "resnet8", "data": home.photos, "output_dir": "student", **TRAINING}
+    with pytest.raises(ValueError) as error:
+        make_plan(**given | {"loss": loss if loss.islower() else f"own.py:{loss}"} | settings)
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "student").exists()
