@@ -6,6 +6,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers, datasets and evaluate read it
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and for processes that tests start
 
+import gc  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
@@ -16,6 +17,13 @@ from ranks import TwoRanks  # noqa: E402
 
 torch.set_num_threads(1)
 pytest_plugins = ["photos"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_trainings():
+    """Accelerate collects garbage when a training starts: it need not look at all that was ever imported."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ rank 1]`. After an error, or a job that hangs, the ranks are started again for t
 """
 
 import faulthandler
+import gc
 import importlib.util
 import os
 import pickle
@@ -152,8 +153,11 @@ def run_job(path: str, name: str, arguments: tuple) -> Any:
 
     environment, folder = dict(os.environ), os.getcwd()
     try:
+        function = getattr(module_at(path), name)
+        gc.collect()
+        gc.freeze()  # Accelerate collects garbage when a training starts: not all that was ever imported
         torch.manual_seed(0)
-        result = getattr(module_at(path), name)(*arguments)
+        result = function(*arguments)
         assert PartialState().num_processes == WORLD_SIZE, f"Accelerate knows {PartialState().num_processes} ranks"
         torch.distributed.barrier()
         return result

@@ -1,6 +1,5 @@
 """Tiny images of six colours, two trained teachers, and the runner in this process."""
 
-import gc
 import sys
 import warnings
 from pathlib import Path
@@ -23,12 +22,10 @@ from tiny import COLOURS, TINY, lines_of  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
-def quick_and_quiet():
-    """No look at all that was ever imported after each training; and the log level as it was."""
+def quiet():
+    """The log level as it was."""
     verbosity = transformers.logging.get_verbosity()
-    gc.freeze()
     yield
-    gc.unfreeze()
     transformers.logging.set_verbosity(verbosity)
     transformers.logging.enable_progress_bar()
 

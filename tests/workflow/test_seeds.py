@@ -1,6 +1,5 @@
 """Several students of each kind: means and deviations are compared, and the best on validation images is kept."""
 
-import gc
 import json
 import shutil
 from dataclasses import replace
@@ -38,7 +37,6 @@ def no_pictures(monkeypatch) -> None:
 
 @pytest.fixture(scope="module")
 def trained(home, tmp_path_factory) -> Comparison:
-    gc.freeze()
     return run(plan_in(home, tmp_path_factory.mktemp("seeds") / "s"))
 
 

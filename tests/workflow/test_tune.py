@@ -1,6 +1,5 @@
 """Short trainings choose the loss's weights on validation images."""
 
-import gc
 import json
 import shutil
 from dataclasses import replace
@@ -34,12 +33,9 @@ pytest.importorskip("optuna")
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Two evaluations a trial, no search of all the session's objects after each, no picture."""
-    gc.freeze()
+    """Two evaluations a trial, no picture."""
     monkeypatch.setattr(module, "EVALUATIONS", 2)
     monkeypatch.setattr(module, "plot_tuning", lambda *args: None)
-    yield
-    gc.unfreeze()
 
 
 def plan_in(home: Home, folder: Path, **settings) -> DistillPlan:
@@ -55,7 +51,6 @@ def cache_of(plan: DistillPlan) -> TeacherCache:
 @pytest.fixture(scope="module")
 def searched(home, tmp_path_factory):
     """A plan, its cache, and what three trials found; the images that were evaluated on."""
-    gc.freeze()
     plan, seen = plan_in(home, tmp_path_factory.mktemp("tune") / "s"), []
     cache = cache_of(plan)
     with pytest.MonkeyPatch.context() as patch:
