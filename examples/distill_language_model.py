@@ -69,10 +69,15 @@ class Arguments:
 
 def read_text(args: Arguments) -> dict[str, list[str]]:
     """Stretches of 100 lines: of ten one is for validation and one for the test."""
-    if args.text.endswith(".parquet"):
+    path = Path(args.text)
+    if not path.is_file():
+        raise SystemExit(
+            f"--text {args.text!r} is no file: give a text file, or a parquet file with a column of texts."
+        )
+    if path.suffix == ".parquet":
         lines = load_dataset("parquet", data_files=args.text, split="train")[args.text_column]
     else:
-        lines = Path(args.text).read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     parts: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
     for start in range(0, len(lines), 100):
         part = {8: "validation", 9: "test"}.get(start // 100 % 10, "train")

@@ -78,7 +78,13 @@ def load_data(args: SegmentationArguments) -> DatasetDict:
     folder = Path(args.data)
     if any((folder / name).is_dir() for name in ("images", "train")):
         return read_mask_folder(folder)
-    return load_dataset(args.data)
+    try:
+        return load_dataset(args.data)
+    except (OSError, ValueError) as error:
+        raise SystemExit(
+            f"--data {args.data!r} is no folder with images/ and masks/ or parquet files, and no dataset of the Hub "
+            f"that can be loaded ({error})."
+        ) from error
 
 
 def load_network(name: str, num_classes: int, class_names: list[str] | None = None) -> PreTrainedModel:

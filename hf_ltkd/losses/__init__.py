@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..groups import ClassGroups, check_groups
+from ..utils import one_line
 from .balanced_softmax import balanced_softmax_loss
 from .base import DistillationLoss
 from .bkd import BKDLoss, bkd_loss
@@ -115,11 +116,12 @@ def find_loss(name: str) -> type[DistillationLoss]:
         found = getattr(_module(source), class_name) if source else LOSSES[class_name]
         if isinstance(found, type) and issubclass(found, DistillationLoss):
             return found
-    except (KeyError, ImportError, AttributeError, ValueError, OSError) as caught:
+    except Exception as caught:  # a file of one's own may raise anything
         error = caught
+    reason = f" ({type(error).__name__}: {one_line(error)})" if error and ":" in str(name) else ""
     raise ValueError(
         f"There is no loss {name!r}: use one of {', '.join(LOSSES)}, or package.module:Class or file.py:Class for a "
-        "DistillationLoss of your own."
+        f"DistillationLoss of your own{reason}."
     ) from error
 
 

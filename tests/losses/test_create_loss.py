@@ -85,6 +85,15 @@ def test_a_loss_of_a_file_or_of_a_module_beside_it(tmp_path, monkeypatch):
         loss = create_loss(name, GROUPS, temperature=2.0)
         assert type(loss).__name__ == "Mine" and loss.temperature == 2.0
     assert type(loss) is type(create_loss("own_loss_beside.py:Mine", GROUPS))  # read once
-    for name in ("nowhere.py:Mine", "own_loss_beside.py:Yours", ":Mine"):
-        with pytest.raises(ValueError, match=f"There is no loss '{name}'.* file.py:Class"):
+    (tmp_path / "broken.py").write_text("class Mine(:\n")
+    (tmp_path / "lacking.py").write_text("import not_installed_anywhere\n")
+    for name, reason in {
+        "nowhere.py:Mine": "FileNotFoundError",
+        "own_loss_beside.py:Yours": "has no attribute 'Yours'",
+        "broken.py:Mine": "SyntaxError",
+        "lacking:Mine": "No module named 'not_installed_anywhere'",
+        "math:sqrt": "",
+        ":Mine": "",
+    }.items():
+        with pytest.raises(ValueError, match=f"There is no loss '{name}':.* file.py:Class.*{reason}"):
             create_loss(name, GROUPS)
