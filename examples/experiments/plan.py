@@ -143,7 +143,8 @@ def _run(experiment: Experiment, factor: float, model: str, seed: int, overrides
 
 def digest(run: Run, **changed: Any) -> str:
     """A name for the run's files: the same for lines and folders of before, whose training says `recipe: paper`."""
-    return hashlib.sha256(json.dumps(_as_before({**run, **changed}), sort_keys=True).encode()).hexdigest()[:16]
+    read_back = json.loads(json.dumps(_as_before({**run, **changed})))  # the epochs of a schedule are strings there
+    return hashlib.sha256(json.dumps(read_back, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _as_before(run: Run) -> Run:

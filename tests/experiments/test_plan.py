@@ -127,3 +127,9 @@ def test_a_student_alone_needs_no_teacher():
 def test_a_pair_must_be_two_networks(pair):
     with pytest.raises(ValueError, match="must be two networks, e.g. resnet32x4:resnet8x4"):
         plan(make_experiment({**TINY, "pairs": [pair]}, "own", FOLDER))
+
+
+def test_a_schedule_is_the_same_run_in_a_line_that_was_read_back():
+    """Its epochs are numbers in a YAML file and strings in a line, which sort otherwise."""
+    run = {"loss": "kd", "arguments": {"temperature": {0: 4.0, 5: 2.0, 10: 1.0}}}
+    assert digest(json.loads(json.dumps(run))) == digest(run)
