@@ -92,7 +92,7 @@ def one_step(
     for name in names:
         args = DistillationTrainingArguments(
             output_dir=folder, max_steps=1, per_device_train_batch_size=batch_size,
-            per_device_eval_batch_size=5, gradient_accumulation_steps=accumulation, learning_rate=0.1, optim="sgd",
+            per_device_eval_batch_size=12, gradient_accumulation_steps=accumulation, learning_rate=0.1, optim="sgd",
             max_grad_norm=0.0, use_cpu=True, logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True,
             dataloader_pin_memory=False, lr_milestones=[0.9], eval_with_teacher=True,
             train_sampling_strategy=sampling,
