@@ -135,7 +135,7 @@ def one_step(folder: str, names: list[str], batch_size: int, accumulation: int, 
             segformer(2, confidence=300.0),
             losses()[name],
             per_device_train_batch_size=batch_size,
-            per_device_eval_batch_size=3,
+            per_device_eval_batch_size=5,
             gradient_accumulation_steps=accumulation,
         )
         assert trainer.accelerator.num_processes == world_size
