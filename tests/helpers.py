@@ -13,6 +13,10 @@ import torch
 from PIL import Image
 
 
+# A step of plain SGD, by which gradients show in the weights; nothing is written.
+ONE_STEP = {"max_steps": 1, "logging_steps": 1, "learning_rate": 0.1, "optim": "sgd", "max_grad_norm": 0.0}
+ONE_STEP |= {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True}
+ONE_STEP |= {"dataloader_pin_memory": False}
 EXAMPLES = Path(__file__).parents[1] / "examples"
 # A fork starts in a moment, where another process would import torch for seconds.
 trains_in_a_fork = pytest.mark.skipif(

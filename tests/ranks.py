@@ -33,7 +33,7 @@ from helpers import user_environment
 
 TESTS = Path(__file__).parent
 WORLD_SIZE = 2
-START_SECONDS = 180  # until both ranks have imported all they need and have talked to each other
+START_SECONDS = 300  # until both ranks have imported all they need and have talked to each other
 GRACE_SECONDS = 10  # for the other rank when one has failed; for traces when a job is out of time
 
 
