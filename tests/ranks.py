@@ -20,7 +20,6 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from functools import cache
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -114,12 +113,9 @@ class TwoRanks:
     def stop(self) -> None:
         """Ends both ranks; the next job starts new ones."""
         for connection in self.connections:
-            connection.close()  # on which a rank that waits for a job ends by itself
+            connection.close()
         self.connections = []
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(GRACE_SECONDS)
-        with suppress(ProcessLookupError):  # both have ended
-            os.killpg(self.process.pid, signal.SIGKILL)
+        os.killpg(self.process.pid, signal.SIGKILL)  # to end by themselves takes them a second or two
         self.process.wait()
         self.folder.cleanup()
 
@@ -165,8 +161,7 @@ def main(folder: str) -> None:
     import hf_ltkd.trainer  # noqa: F401  # what every job needs
 
     gc.freeze()
-    child = os.fork()
-    rank = int(child == 0)
+    rank = int(os.fork() == 0)
     os.environ.update(RANK=f"{rank}", LOCAL_RANK=f"{rank}", WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
     os.environ.update(MASTER_ADDR="localhost", MASTER_PORT="29500")  # which nobody uses: they meet by a file
     with socket.socket(socket.AF_UNIX) as client:
@@ -191,9 +186,6 @@ def main(folder: str) -> None:
             answer(True, run_job(*job))
         except BaseException:
             answer(False, traceback.format_exc())
-    torch.distributed.destroy_process_group()
-    if child:
-        os.waitpid(child, 0)
 
 
 if __name__ == "__main__":
