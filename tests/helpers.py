@@ -13,6 +13,10 @@ import torch
 from PIL import Image
 
 
+# A step of plain SGD, by which gradients show in the weights; nothing is written.
+ONE_STEP = {"max_steps": 1, "logging_steps": 1, "learning_rate": 0.1, "optim": "sgd", "max_grad_norm": 0.0}
+ONE_STEP |= {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True}
+ONE_STEP |= {"dataloader_pin_memory": False}
 EXAMPLES = Path(__file__).parents[1] / "examples"
 # A fork starts in a moment, where another process would import torch for seconds.
 trains_in_a_fork = pytest.mark.skipif(
@@ -47,6 +51,11 @@ def write_image(path: Path, seed: int, width: int = 64, height: int = 64, mode: 
     path.parent.mkdir(parents=True, exist_ok=True)
     shape = (height, width) if mode == "L" else (height, width, 3)
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)).save(path, "JPEG")
+
+
+def black(dataset, *args, **kwargs) -> list[torch.Tensor]:
+    """In place of `hf_ltkd.data.images._decode`, which takes seconds for a benchmark: as many images of one pixel."""
+    return [torch.zeros(len(dataset), 3, 1, 1, dtype=torch.uint8)]
 
 
 def touch(root: Path, *paths: str) -> None:

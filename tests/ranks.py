@@ -1,9 +1,10 @@
 """
-Two ranks that `torchrun` starts once for a session and that run one job after another: a function of a test file.
+Two ranks that are started once for a session and run one job after another: a function of a test file.
 
 A test takes the fixture `two_ranks` and calls `two_ranks(function, *arguments)`. Both ranks call the function, each
-with Accelerate's state and the environment as `torchrun` left them; what they return comes back as `[of rank 0, of
-rank 1]`. After an error, or a job that hangs, the ranks are started again for the next job.
+with Accelerate's state and the environment as they were at the start, with the variables that `torchrun` sets; what
+they return comes back as `[of rank 0, of rank 1]`. After an error, or a job that hangs, the ranks are started again
+for the next job. Rank 1 is a fork of rank 0, so both import torch and transformers once.
 """
 
 import faulthandler
@@ -31,7 +32,7 @@ from helpers import user_environment
 
 TESTS = Path(__file__).parent
 WORLD_SIZE = 2
-START_SECONDS = 180  # until both ranks have imported all they need and have talked to each other
+START_SECONDS = 300  # until both ranks have imported all they need and have talked to each other
 GRACE_SECONDS = 10  # for the other rank when one has failed; for traces when a job is out of time
 
 
@@ -65,30 +66,24 @@ class TwoRanks:
         return self.answers(timeout + GRACE_SECONDS)
 
     def start(self) -> None:
-        """Starts both ranks and waits until they have talked to each other; a second time if that failed."""
-        for attempt in (1, 2):  # a port that another process took in the meantime, for instance
-            self.folder = tempfile.TemporaryDirectory(prefix="ranks")  # a short path: a socket's name has a limit
-            self.log = Path(self.folder.name, "log.txt")
-            with socket.socket(socket.AF_UNIX) as server, open(self.log, "w") as log:
-                server.bind(f"{self.folder.name}/socket")
-                server.listen()
-                server.settimeout(START_SECONDS)
-                command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-                command += ["--nproc_per_node", str(WORLD_SIZE), __file__, server.getsockname()]
-                environment = user_environment() | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-                environment["CUDA_VISIBLE_DEVICES"] = ""  # fewer GPUs than ranks would be no error of the package's
-                self.process = subprocess.Popen(
-                    command, env=environment, stdout=log, stderr=log, start_new_session=True
-                )
-                try:
-                    self.connections = [Connection(server.accept()[0].detach()) for _ in range(WORLD_SIZE)]
-                    self.answers(START_SECONDS)
-                    return
-                except (TimeoutError, RanksFailed) as error:
-                    text = self.log.read_text(errors="replace")[-6000:] if self.log.exists() else ""
-                    self.stop()
-                    if attempt == 2:
-                        raise RanksFailed(f"The two ranks did not start: {error}\n{text}") from error
+        """Starts both ranks and waits until they have talked to each other."""
+        self.folder = tempfile.TemporaryDirectory(prefix="ranks")  # a short path: a socket's name has a limit
+        self.log = Path(self.folder.name, "log.txt")
+        with socket.socket(socket.AF_UNIX) as server, open(self.log, "w") as log:
+            server.bind(f"{self.folder.name}/socket")
+            server.listen()
+            server.settimeout(START_SECONDS)
+            environment = user_environment() | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+            environment["CUDA_VISIBLE_DEVICES"] = ""  # fewer GPUs than ranks would be no error of the package's
+            command = [sys.executable, __file__, self.folder.name]
+            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+            try:
+                self.connections = [Connection(server.accept()[0].detach()) for _ in range(WORLD_SIZE)]
+            except TimeoutError as error:
+                text = self.log.read_text(errors="replace")[-6000:]
+                self.stop()
+                raise RanksFailed(f"The two ranks did not start: {text}") from error
+        self.answers(START_SECONDS)
 
     def answers(self, timeout: float) -> list[Any]:
         """What each rank has to say, rank 0 first."""
@@ -116,20 +111,12 @@ class TwoRanks:
         raise RanksFailed("\n".join(report))
 
     def stop(self) -> None:
-        """Ends the launcher and both ranks; the next job starts new ones."""
+        """Ends both ranks; the next job starts new ones."""
         for connection in self.connections:
-            connection.close()  # on which a rank that waits for a job ends by itself
+            connection.close()
         self.connections = []
-        try:
-            self.process.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            # A rank has a session of its own, in which torchrun alone can reach it: ask before killing.
-            self.process.terminate()
-            try:
-                self.process.wait(4 * GRACE_SECONDS)
-            except subprocess.TimeoutExpired:
-                os.killpg(self.process.pid, signal.SIGKILL)
-                self.process.wait()
+        os.killpg(self.process.pid, signal.SIGKILL)  # to end by themselves takes them a second or two
+        self.process.wait()
         self.folder.cleanup()
 
 
@@ -169,22 +156,24 @@ def run_job(path: str, name: str, arguments: tuple) -> Any:
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def main(address: str) -> None:
+def main(folder: str) -> None:
+    torch.set_num_threads(1)
+    import hf_ltkd.trainer  # noqa: F401  # what every job needs
+
+    gc.freeze()
+    rank = int(os.fork() == 0)
+    os.environ.update(RANK=f"{rank}", LOCAL_RANK=f"{rank}", WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+    os.environ.update(MASTER_ADDR="localhost", MASTER_PORT="29500")  # which nobody uses: they meet by a file
     with socket.socket(socket.AF_UNIX) as client:
-        client.connect(address)
+        client.connect(f"{folder}/socket")
         connection = Connection(client.detach())
-    rank = int(os.environ["RANK"])
 
     def answer(succeeded: bool, value: Any) -> None:
         connection.send_bytes(pickle.dumps((rank, succeeded, value)))
 
     faulthandler.dump_traceback_later(START_SECONDS, exit=True)
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo")
-    assert torch.distributed.get_world_size() == WORLD_SIZE
+    torch.distributed.init_process_group("gloo", f"file://{folder}/store", world_size=WORLD_SIZE, rank=rank)
     torch.distributed.barrier()
-    import hf_ltkd.trainer  # noqa: F401  # what every job needs
-
     answer(True, None)
     while True:
         faulthandler.cancel_dump_traceback_later()
@@ -197,7 +186,6 @@ def main(address: str) -> None:
             answer(True, run_job(*job))
         except BaseException:
             answer(False, traceback.format_exc())
-    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

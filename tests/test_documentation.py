@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
+from helpers import black
 from PIL import Image as PILImage
 
 import hf_ltkd
@@ -99,6 +100,8 @@ def stand_ins(small_cifar100, photos, tmp_path, monkeypatch):
     for job in ("distill", "train_teacher"):
         monkeypatch.setattr(hf_ltkd, job, functools.partial(getattr(hf_ltkd, job), **short))
     monkeypatch.setattr(datasets, "load_dataset", lambda name: splits)
+    build = hf_ltkd.TeacherCache.build
+    monkeypatch.setattr(hf_ltkd.TeacherCache, "build", lambda *args, views, **kwargs: build(*args, views=2, **kwargs))
     data = cifar100_lt(100)
     data.__class__ = Data
     teacher = hf_ltkd.create_model("resnet8", 100, image_size=8, id2label=dict(enumerate(NAMES)))
@@ -152,6 +155,7 @@ def test_examples_in_docstrings(name, request, monkeypatch):
             folder = request.getfixturevalue("data_dir") / "cifar100"
             cifar100_lt = functools.partial(hf_ltkd.cifar100_lt, data_dir=str(folder), progress=False)
             monkeypatch.setattr(hf_ltkd, "cifar100_lt", cifar100_lt)
+            monkeypatch.setattr("hf_ltkd.data.images._decode", black)
         example.globs |= {public: getattr(hf_ltkd, public) for public in hf_ltkd.__all__}
         said: list[str] = []
         outcome = doctest.DocTestRunner().run(example, out=said.append)

@@ -18,8 +18,9 @@ from hf_ltkd.data.pixels import to_rgb
 from hf_ltkd.hub.push import add_code
 
 
-pytest.importorskip("gradio", reason="pip install gradio for the demo page")
-
+# Not imported when tests are collected, which takes seconds.
+without_gradio = importlib.util.find_spec("gradio") is None
+pytestmark = pytest.mark.skipif(without_gradio, reason="pip install gradio for the demo page")
 SCRIPT = Path(__file__).parents[2] / "examples" / "app.py"
 NAMES = ["<img src=x onerror=alert(1)>", "a & b", "${c}", "{{d}}", '"e"', "f", "g"]
 GROUPS = ClassGroups([0, 0, 1, 1, 1, 2, 2], class_counts=[9000, 80, 50, 40, 30, 3, 2])

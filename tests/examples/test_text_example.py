@@ -46,11 +46,14 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("texts")
     write(folder, "train_imbalanced", [20, 12, 0, 5])
     write(folder, "test", [4, 4, 0, 4])
-    teacher = ["--data_dir", folder, *COMMON, "--loss", "ce", "--student", "2x64", "--output_dir", folder / "teacher"]
-    command = [sys.executable, EXAMPLES / "distill_text_classification.py", *teacher]
+    distil("--data_dir", folder, *COMMON, "--loss", "ce", "--student", "2x64", "--output_dir", folder / "teacher")
+    return folder
+
+
+def distil_in_another_process(*arguments):
+    command = [sys.executable, EXAMPLES / "distill_text_classification.py", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
-    return folder
 
 
 def test_teacher_folder(folder):
@@ -64,8 +67,9 @@ def test_teacher_folder(folder):
     assert set(json.loads((folder / "teacher" / "eval_results.json").read_text())) >= GROUP_METRICS
 
 
-def test_same_seed_gives_the_same_teacher(folder, tmp_path):
-    """In another process, too: tokenizer trainers exist that give other tokens each time."""
+@pytest.mark.parametrize("distil", [distil, pytest.param(distil_in_another_process, marks=pytest.mark.slow)])
+def test_same_seed_gives_the_same_teacher(folder, tmp_path, distil):
+    """Tokenizer trainers exist that give other tokens each time, or in another process."""
     distil("--data_dir", folder, *COMMON, "--loss", "ce", "--student", "2x64", "--output_dir", tmp_path)
     assert (tmp_path / "tokenizer.json").read_bytes() == (folder / "teacher" / "tokenizer.json").read_bytes()
     here, there = (load_file(path / "model.safetensors") for path in (tmp_path, folder / "teacher"))

@@ -130,23 +130,11 @@ KERNEL_SIZES = [*SIZES.values(), [3000, 10]]
 
 def test_triton_kernels_in_the_interpreter():
     """Triton's interpreter runs the kernels on a CPU, in a process of its own: it has to be chosen before import."""
-    pytest.importorskip("triton")
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-m",
-        "",
-        "-k",
-        "check_triton",
-        __file__,
-        "-p",
-        "no:cacheprovider",
-    ]
+    pytest.importorskip("triton", reason="pip install triton")
+    command = [sys.executable, *"-m pytest -q -m= -k check_triton -p no:cacheprovider".split(), __file__]
     run = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     if "only 0-dimensional arrays can be converted" in run.stdout:
-        pytest.skip("the interpreter of this Triton does not know this NumPy")
+        pytest.skip("the interpreter of this Triton needs an older NumPy: pip install 'numpy<2.4'")
     assert run.returncode == 0 and "skipped" not in run.stdout, run.stdout + run.stderr
 
 

@@ -385,11 +385,6 @@ def test_tokens_with_padding(example):
     )
 
 
-def test_padding_alone_is_nan():
-    result = group_accuracy(ClassGroups([0, 1]))(EvalPrediction(np.zeros((2, 3, 2)), np.full((2, 3), -100)))
-    assert [*result] == ["accuracy"] and math.isnan(result["accuracy"])
-
-
 def test_labels_that_do_not_fit_the_logits(example):
     logits, labels = example
     with pytest.raises(ValueError, match=r"Predictions of shape \(200, 7\) and labels of shape \(200, 1\) do not fit"):

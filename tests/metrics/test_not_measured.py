@@ -88,3 +88,8 @@ def test_no_best_checkpoint_by_it(metric, tmp_path):
         ValueError, match=f"metric_for_best_model='{metric}' cannot be measured.*no test image of .*'tail'"
     ):
         trainer([0, 1, 1])
+
+
+def test_padding_alone_is_nan():
+    result = group_accuracy_of(ClassGroups([0, 1]))(EvalPrediction(np.zeros((2, 3, 2)), np.full((2, 3), -100)))
+    assert [*result] == ["accuracy"] and math.isnan(result["accuracy"])

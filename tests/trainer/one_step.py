@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import ONE_STEP
 from transformers import ViTConfig, ViTForImageClassification, set_seed
 
 from hf_ltkd import (
@@ -91,11 +92,9 @@ def one_step(
     results = {}
     for name in names:
         args = DistillationTrainingArguments(
-            output_dir=folder, max_steps=1, per_device_train_batch_size=batch_size,
-            per_device_eval_batch_size=5, gradient_accumulation_steps=accumulation, learning_rate=0.1, optim="sgd",
-            max_grad_norm=0.0, use_cpu=True, logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True,
-            dataloader_pin_memory=False, lr_milestones=[0.9], eval_with_teacher=True,
-            train_sampling_strategy=sampling,
+            folder, per_device_train_batch_size=batch_size, per_device_eval_batch_size=12,
+            gradient_accumulation_steps=accumulation, lr_milestones=[0.9], eval_with_teacher=True,
+            train_sampling_strategy=sampling, **ONE_STEP,
         )  # fmt: skip
         loss = losses(groups)[name]
         trainer = DistillationTrainer(

@@ -1,6 +1,7 @@
 """Tiny segmentation models of every family, and one optimizer step over the same 8 images, however they are split."""
 
 import torch
+from helpers import ONE_STEP
 from torch import nn
 from transformers import (
     BeitConfig,
@@ -113,10 +114,8 @@ def losses() -> dict:
 
 
 def trainer_for(folder, student, teacher, loss, model_init=None, **arguments) -> DistillationTrainer:
-    settings = {"max_steps": 1, "per_device_train_batch_size": 8, "optim": "sgd", "learning_rate": 0.1}
-    settings |= {"max_grad_norm": 0.0, "logging_steps": 1, "lr_scheduler_type": "constant"}
-    settings |= {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True}
-    args = DistillationTrainingArguments(str(folder), **{**settings, **arguments})
+    settings = {"per_device_train_batch_size": 8, "lr_scheduler_type": "constant", **ONE_STEP, **arguments}
+    args = DistillationTrainingArguments(str(folder), **settings)
     data = scenes()
     metric = mean_iou(GROUPS)
     return DistillationTrainer(
@@ -135,7 +134,7 @@ def one_step(folder: str, names: list[str], batch_size: int, accumulation: int, 
             segformer(2, confidence=300.0),
             losses()[name],
             per_device_train_batch_size=batch_size,
-            per_device_eval_batch_size=3,
+            per_device_eval_batch_size=5,
             gradient_accumulation_steps=accumulation,
         )
         assert trainer.accelerator.num_processes == world_size

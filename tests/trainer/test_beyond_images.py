@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
+from helpers import ONE_STEP
 from transformers import (
     ASTConfig,
     ASTForAudioClassification,
@@ -109,16 +110,11 @@ def sounds(*shape):
 
 
 def trainer_for(tmp_path, student, teacher, loss, data, collator, **arguments):
-    arguments = {
-        "output_dir": str(tmp_path), "max_steps": 1, "per_device_train_batch_size": 16, "logging_steps": 1,
-        "per_device_eval_batch_size": 16, "learning_rate": 0.05, "optim": "sgd", "max_grad_norm": 0.0,
-        "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True,
-        "dataloader_pin_memory": False,
-    } | arguments  # fmt: skip
+    arguments = {"per_device_train_batch_size": 16, "per_device_eval_batch_size": 16, **ONE_STEP, **arguments}
     return DistillationTrainer(
         student,
         teacher,
-        DistillationTrainingArguments(**arguments),
+        DistillationTrainingArguments(str(tmp_path), **arguments),
         distillation_loss=loss,
         train_dataset=data,
         eval_dataset=data,

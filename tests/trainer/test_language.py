@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
+from helpers import ONE_STEP
 from torch import nn
 from transformers import (
     BertConfig,
@@ -109,16 +110,11 @@ LOSSES = {
 
 
 def trainer_for(folder, loss, student=None, teacher=None, rows=ROWS, collator=padded, **arguments):
-    arguments = {
-        "output_dir": str(folder), "max_steps": 1, "per_device_train_batch_size": 32, "logging_steps": 1,
-        "per_device_eval_batch_size": 5, "learning_rate": 0.1, "optim": "sgd", "max_grad_norm": 0.0,
-        "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True,
-        "dataloader_pin_memory": False,
-    } | arguments  # fmt: skip
+    arguments = {"per_device_train_batch_size": 32, "per_device_eval_batch_size": 5, **ONE_STEP, **arguments}
     return DistillationTrainer(
         student or network(),
         (teacher or network(layers=2, seed=2)) if loss.needs_teacher else None,
-        DistillationTrainingArguments(**arguments),
+        DistillationTrainingArguments(str(folder), **arguments),
         distillation_loss=loss,
         train_dataset=rows,
         eval_dataset=rows,

@@ -8,14 +8,13 @@ from test_trainer import GROUPS, images, trainer_for
 from hf_ltkd import CrossEntropyLoss, DISTLoss, ImageDataset, KDLoss, LTKDLoss, TeacherCache
 
 
-LOSSES = ["ltkd", "ltkd_momentum", "dkd", "gkl", "sum"]
+LOSSES = ["ltkd_momentum", "dkd", "sum"]  # the sum is of GKL, LTKD and KD
 
 
 def test_a_step_is_that_of_the_examples_as_often_as_they_weigh(tmp_path, two_ranks):
     folder = str(tmp_path)
     repeated = one_step(folder, LOSSES, sum(map(int, WEIGHTS)), 1, 1, "repeated")
     for name, others in {
-        "whole": [one_step(folder, LOSSES, 32, 1, 1, "weighted")],
         "accumulated": [one_step(folder, LOSSES, 8, 4, 1, "weighted")],
         "ranks": two_ranks(one_step, folder, LOSSES, 16, 1, 2, "weighted"),
     }.items():

@@ -299,14 +299,12 @@ def test_batches_without_labels_are_refused(tmp_path):
 
 
 def test_one_optimizer_step_is_one_batch(tmp_path, two_ranks):
-    """The same 32 examples as 1 × 32, 4 × 8 accumulated, 2 ranks × 16 and 2 ranks × 4 × 4 move the student equally."""
+    """The same 32 examples at once, as 12 + 12 + 8, and as 4 × 4 on each of two ranks move the student equally."""
     losses = ["ltkd", "ltkd_momentum", "kd", "dkd", "bkd", "gkl", "gkl_of_examples", "sum"]
     whole = one_step(str(tmp_path), losses, 32, 1, 1)
     for name, others in {
-        "accumulated": [one_step(str(tmp_path), losses, 8, 4, 1)],
-        "ranks": two_ranks(one_step, str(tmp_path), losses, 16, 1, 2),
-        "both": two_ranks(one_step, str(tmp_path), losses, 4, 4, 2),
-        "uneven": [one_step(str(tmp_path), losses, 12, 3, 1)],
+        "accumulated": [one_step(str(tmp_path), losses, 12, 3, 1)],
+        "ranks": two_ranks(one_step, str(tmp_path), losses, 4, 4, 2),
     }.items():
         for loss in losses:
             assert_same_step(f"{name} {loss}", whole[loss], others[0][loss])
