@@ -179,7 +179,7 @@ def test_a_plan_says_it_all_and_writes_nothing(streets, tmp_path, monkeypatch, c
         "of the pixels: road, building", "Groups by pixels: 33, 34 and 33 %", "validation: 3 images to choose",
         "21 images of the data's own split", "of its probability for", "Its mean IoU over all classes is",
         "Student upernet_16:", "ltkd: alpha 1.0, beta 1.0, temperature 1.0", "ce balanced_softmax",
-        "2 steps in batches of 4", "Time about", "Memory about", "A real run writes to 'student' and pushes it to me/small",
+        "2 steps in batches of 4", "Time about", "Memory about", "writes to 'student' and pushes it to me/small",
     ):  # fmt: skip
         assert words in out, words
 
@@ -352,7 +352,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "crop": (["--crop_size", "48", "32"], "--crop_size 48, 32 is larger than --size 24, 32"),
     "scale": (["--scale", "2", "1"], "give the smallest and the largest factor"),
     "colour": (["--colors", "red"], "must be a colour as R,G,B"),
-    "colours of ids": (["--colors", "0,0,0", "1,1,1"], "leave colors out"),
+    "colours of ids": (["--colors", "0,0,0", "1,1,1"], "which colors does not hold"),
     "fraction": (["--eval_fraction", "2"], "eval_fraction=2"),
     "num_groups": (["--num_groups", "9"], "num_groups=9"),
     "output": (["--output_dir", "{s.data}"], "the folder of --data"),
