@@ -26,6 +26,7 @@ from ..data.segmentation import SegmentationDataset
 from ..groups import ClassGroups
 from ..losses.checks import at_least_float32, logits_of
 from ..metrics import mean_iou
+from ..metrics.pixel_answers import FEWEST_IMAGES as FEWEST_IMAGES
 from ..teacher.loading import load_config
 from ..utils import listed, placed_for
 from .arguments import SourceArguments
