@@ -39,6 +39,7 @@ IMAGE_COLUMNS = ("image", "images", "img", "pixel_values")
 MASK_COLUMNS = ("mask", "masks", "annotation", "annotations", "segmentation_mask", "label", "labels")
 LONGEST_SIDE = 512  # of images that no model says a size of
 SMALLEST_CROP = 32
+PIXEL_BATCH = 16  # images that a model is asked for at once
 MANY_IMAGES = 1000  # from which on several processes read masks
 
 

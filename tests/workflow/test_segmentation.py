@@ -279,6 +279,14 @@ def test_it_goes_on_from_the_last_checkpoint(streets, tmp_path):
         pass
 
 
+def test_a_last_batch_of_one_image(streets, tmp_path):
+    """UperNet's pooled pixel of one image has no variance: refused before, not at the end of an epoch."""
+    how = {"data": DatasetDict(train=scenes(11, 0)), "task": TASK[1], "model": "upernet_4", "eval_fraction": 0.2}
+    with pytest.raises(ValueError, match="last of the batches of 9 images is one image, which a UperNet"):
+        plan_teacher(output_dir=tmp_path / "x", **{**how, **SHORT})
+    assert plan_teacher(output_dir=tmp_path / "x", **CPU, **how).args.train_batch_size == 7
+
+
 def test_a_checkpoint_is_chosen_on_validation_images(streets, tmp_path):
     best = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"}
     best |= {"metric_for_best_model": "tail_iou", "loss": "ce", "plain_student": False, "student": "upernet_4"}
