@@ -196,6 +196,8 @@ def load_scenes(
     if pixels is None:
         processor = SegformerImageProcessorPil(size={"height": height, "width": width}, do_reduce_labels=reduces)
         pixels = pixels_of(processor)
+    if masks.size is not None:
+        pixels, teacher = (p and resized(p, (height, width)) for p in (pixels, teacher))
     if any(part > whole for part, whole in zip(crop, size, strict=True)):
         raise ValueError(
             f"--crop_size {listed(crop)} is larger than --size {listed(size)}: a training view is a part of the image "
@@ -203,18 +205,14 @@ def load_scenes(
         )
 
     def made(split: str, wanted: Sequence[int], **settings: Any) -> SegmentationDataset:
-        part = [wanted[axis] / size[axis] for axis in (0, 1)]
-
-        def in_size(p: Pixels | None) -> Pixels | None:  # of the teacher's own size the same part
-            if p is None or (p is teacher and masks.size is None):
-                return p and resized(p, (round(part[0] * p.size[0]), round(part[1] * p.size[1])))
-            return resized(p, (wanted[0], wanted[1]))
+        def in_size(p: Pixels | None) -> Any:  # a teacher may have a size of its own, of which it sees the same part
+            return p and resized(p, (round(p.size[0] * wanted[0] / height), round(p.size[1] * wanted[1] / width)))
 
         return SegmentationDataset(
             splits[split],
             *columns,
             num_classes=num_classes,
-            processor=in_size(pixels),  # type: ignore[arg-type]
+            processor=in_size(pixels),
             teacher_processor=in_size(teacher),
             ignore_index=masks.ignore_index,
             colors=_colors(masks),
