@@ -186,6 +186,12 @@ def load_scenes(
         )
     trained = counts["train"].sum(0)
     if groups is None:
+        unseen = np.flatnonzero(trained == 0)
+        if len(unseen):
+            raise ValueError(
+                f"{len(unseen)} of {num_classes} classes have no pixel in the training masks (class "
+                f"{listed(unseen)}): say with --num_classes and --ignore_index what the masks hold, or add images."
+            )
         groups = ClassGroups.from_counts(trained, num_groups or min(3, num_classes))
     class_names, named = _names(masks, num_classes, model, trust_remote_code=trust_remote_code)
 
