@@ -149,6 +149,8 @@ def test_files(streets):
         cells = [f"{100 * scores[metric]:.1f}" for metric in ("head_iou", "medium_iou", "tail_iou", "mean_iou")]
         assert f"| {name} | {' | '.join(cells)} |" in card
     assert re.search(rf"\| bicycle \| tail \| \d+ \| [\d.]+ \| {100 * iou[4]:.1f} \|", card)
+    ends = [report["iou"][f"{group}_iou"]["interval"] for group in ("head", "medium", "tail", "mean")]
+    assert "| 95 % interval | " + " | ".join(f"{100 * low:.0f}–{100 * high:.0f}" for low, high in ends) + " |" in card
     assert "type: mean_iou" in card and "![Images, their masks" in card and "on 21 test examples" in card
     assert str(streets.folder) not in card
     with Image.open(student / "examples.png") as picture:
