@@ -198,7 +198,10 @@ def load_scenes(
     pixels, teacher = choose_pixels(own, own_student) if student is not None else (own, None)
     size = masks.size or (pixels.size if pixels is not None else _usual_size(splits["train"], columns[0]))
     height, width = size
-    crop = masks.crop_size or ((height, width) if pixels is not None else [_half(side) for side in size])
+    # Trained weights know whole images; position embeddings take no other size.
+    is_trained = (own_student if student is not None else own) is not None
+    is_fixed = isinstance(model, PreTrainedModel) and hasattr(model.config, "image_size")
+    crop = masks.crop_size or ((height, width) if is_trained or is_fixed else [_half(side) for side in size])
     if pixels is None:
         processor = SegformerImageProcessorPil(size={"height": height, "width": width}, do_reduce_labels=reduces)
         pixels = pixels_of(processor)

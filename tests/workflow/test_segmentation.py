@@ -25,6 +25,7 @@ from hf_ltkd.workflow.evaluate import evaluate
 from hf_ltkd.workflow.outputs import Comparison
 from hf_ltkd.workflow.plan import make_plan, plan_teacher
 from hf_ltkd.workflow.push import push
+from hf_ltkd.workflow.scenes import _half
 
 
 NAMES = ["road", "building", "car", "person", "bicycle"]
@@ -204,6 +205,7 @@ def test_images_and_masks_in_folders_without_a_test_split(streets, tmp_path):
     assert images.data.class_counts == np.delete(counts, held_out, axis=0).sum(0).tolist()
     assert images.holdout == Holdout((counts[held_out] > 0).sum(0).tolist(), 0.3, 0, (counts > 0).sum(0).tolist())
     assert images.data.train[0]["labels"].shape == (16, 16) and images.data.test[0]["labels"].shape == (16, 24)
+    assert [_half(side) for side in (180, 240, 24)] == [96, 120, 24]  # views of a network from scratch
     assert images.data.train.scale == (0.75, 3.0)  # 1 is the size of the evaluation, 24 / 16 of a view
     hf_ltkd.train_teacher(output_dir=tmp_path / "x", eval_fraction=0.3, **how)
     assert Holdout.from_pretrained(tmp_path / "x").seed == 0
