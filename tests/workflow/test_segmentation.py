@@ -388,7 +388,7 @@ def wrong(streets) -> Streets:
     create_model("resnet8", 5, 32).save_pretrained(streets.folder / "classifier")
     create_model("upernet_4", 4).save_pretrained(streets.folder / "four")
     for name in ("lacking", "sizes", "damaged", "blank"):
-        for row, example in enumerate(scenes(4, 1)):
+        for row, example in enumerate(scenes(6, 1)):
             for kind in ("image", "mask"):
                 (streets.folder / name / f"{kind}s").mkdir(parents=True, exist_ok=True)
                 example[kind].save(streets.folder / name / f"{kind}s" / f"{row}.png")
