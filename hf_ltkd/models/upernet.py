@@ -4,6 +4,8 @@ Xiao et al., Unified Perceptual Parsing for Scene Understanding (ECCV 2018), htt
 backbone is a ResNet of four stages with one basic block each. The name and the sizes are ours.
 """
 
+from typing import Any
+
 import transformers
 
 
@@ -15,8 +17,12 @@ def create_upernet(width: int, **config_kwargs) -> "transformers.PreTrainedModel
         width (`int`): Channels of the first stage; the others have 2, 4 and 8 times as many, the head twice as many.
         config_kwargs: Fields of the config, for instance `num_labels=19`.
     """
-    sizes = {"embedding_size": width, "hidden_sizes": [width, 2 * width, 4 * width, 8 * width], "depths": [1] * 4}
-    stages = [f"stage{stage}" for stage in (1, 2, 3, 4)]
-    backbone = transformers.ResNetConfig(layer_type="basic", out_features=stages, **sizes)
-    own = {"backbone_config": backbone, "hidden_size": 2 * width, "use_auxiliary_head": False}
+    sizes: dict[str, Any] = {
+        "embedding_size": width,
+        "hidden_sizes": [width, 2 * width, 4 * width, 8 * width],
+        "depths": [1] * 4,
+    }
+    sizes["out_features"] = [f"stage{stage}" for stage in (1, 2, 3, 4)]
+    backbone = transformers.ResNetConfig(layer_type="basic", **sizes)
+    own: dict[str, Any] = {"backbone_config": backbone, "hidden_size": 2 * width, "use_auxiliary_head": False}
     return transformers.UperNetForSemanticSegmentation(transformers.UperNetConfig(**own, **config_kwargs))

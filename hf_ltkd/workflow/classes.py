@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ..data.augment import LabelledImages
 from ..data.image_files import class_name
+from ..data.views import SeededViews
 from ..losses.checks import logits_of
 from ..teacher.columns import inputs_of
 from ..teacher.live import ask_teacher
@@ -64,14 +64,14 @@ def with_classes(model: PreTrainedModel, order: Sequence[int], names: Sequence[s
     return matched
 
 
-def check_answer(name: str, model: PreTrainedModel, images: LabelledImages) -> None:
+def check_answer(name: str, model: PreTrainedModel, images: SeededViews) -> None:
     """
     Asks a model for one image, before work starts.
 
     Args:
         name (`str`): The model's.
         model (`PreTrainedModel`): Its mode is left in eval.
-        images ([`LabelledImages`]): What it will see as `pixel_values`.
+        images ([`ImageDataset`] or the like): What it will see as `pixel_values`.
 
     Raises:
         `ValueError`: if it takes no such pixels, or gives no logits of its classes.

@@ -107,11 +107,11 @@ def _run(plan: DistillPlan) -> Comparison:
         plan = replace(plan, loss=with_arguments(plan, **tuning.chosen))
     found: Rows = {}
     if plan.bias is not None:
-        found["teacher"] = {None: (plan.bias.accuracy, plan.bias.answers)}  # type: ignore[dict-item]
+        found["teacher"] = {None: (plan.bias.accuracy, plan.bias.answers)}
     if plan.teacher is not None and is_skewed(images.class_counts):
         with adjusted(plan.teacher, images.class_counts):
             report = images.report(plan.teacher, plan.args.per_device_eval_batch_size)
-        found["adjusted teacher"] = {None: (report.accuracy, report.answers)}  # type: ignore[dict-item]
+        found["adjusted teacher"] = {None: (report.accuracy, report.answers)}
     if choices.seeds is not None:
         students = train_seeds(plan, teacher)
         _draw(plan)
@@ -148,11 +148,11 @@ def _draw(plan: DistillPlan, plain: PreTrainedModel | None = None, found: Rows |
     if isinstance(plan.images, Scenes):
         if plan.args.fsdp or plan.args.deepspeed:
             return  # one process alone cannot ask a student that is shared out
-        networks = {"teacher": plan.teacher, "this student": plan.network, PLAIN: plain}
+        networks: Any = {"teacher": plan.teacher, OURS: plan.network, PLAIN: plain}
         gain = None
         if plain is not None and found is not None:
             tail = (plan.images.groups.group_of_class == plan.images.groups.num_groups - 1).numpy()
-            ours, theirs = (found[name][None][1].counts[:, 0, tail].sum(1) for name in (OURS, PLAIN))  # type: ignore
+            ours, theirs = (found[name][None][1].counts[:, 0, tail].sum(1) for name in (OURS, PLAIN))
             gain = ours - theirs
         networks = {name: network for name, network in networks.items() if network is not None}
         draw_scenes(plan.images, networks, plan.output_dir / EXAMPLES_PICTURE, gain)

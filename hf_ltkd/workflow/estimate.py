@@ -6,7 +6,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import PrinterCallback, TrainerCallback
@@ -131,9 +131,9 @@ class TimedTrainer(DistillationTrainer):
     @property
     def memory(self) -> int:
         """What the first step kept at once, weights and the optimizer's state among it."""
-        student = [p for p in self.model.parameters() if p.requires_grad]
-        weights = [*self.model.parameters(), *(p for network in self._networks[1:] for p in network.parameters())]
-        state = [t for of_one in self.optimizer.state.values() for t in of_one.values() if isinstance(t, torch.Tensor)]
+        weights = [p for network in self._networks for p in network.parameters()]
+        student, optimizer = [p for p in weights if p.requires_grad], cast(torch.optim.Optimizer, self.optimizer)
+        state = [t for of_one in optimizer.state.values() for t in of_one.values() if isinstance(t, torch.Tensor)]
         places = self.kept | {w.untyped_storage().data_ptr(): w.nbytes for w in weights}
         return sum(places.values()) + sum(t.nbytes for t in [*student, *state])  # a gradient is as large as its weight
 

@@ -21,7 +21,6 @@ from ..groups import ClassGroups
 from ..hub.names import COMPARISON_NAME
 from ..losses.checks import logits_of
 from ..metrics.answers import Answers, is_settled
-from ..metrics.pixel_answers import PixelAnswers
 from ..trainer.trainer import DistillationTrainer
 from ..utils import load_json, placed_for, write_json
 from .adapters import merge_adapters
@@ -35,7 +34,7 @@ from .scenes import Scenes
 from .tune import Tuning
 
 
-Scores = tuple[dict[str, float | None], Answers | PixelAnswers]  # accuracies and answers
+Scores = tuple[dict[str, float | None], Any]  # accuracies, and Answers or PixelAnswers
 # How to make each student without a teacher.
 INSTEAD = {
     PLAIN: "hf-ltkd train-teacher --model STUDENT --ce cross_entropy",
@@ -186,7 +185,7 @@ class Comparison:
             )
 
 
-def train_and_save(trainer: DistillationTrainer, plan: TrainingPlan) -> tuple[dict[str, float | None], Answers]:
+def train_and_save(trainer: DistillationTrainer, plan: TrainingPlan) -> Scores:
     """Trains, writes the model, its split, its metrics and its report, and returns its accuracies and its answers."""
     result = trainer.train(resume_from_checkpoint=plan.args.resume_from_checkpoint)
     merge_adapters(trainer)
@@ -213,9 +212,7 @@ def train_without_teacher(plan: DistillPlan, name: str, student: PreTrainedModel
     return found
 
 
-def evaluate_trained(
-    trainer: DistillationTrainer, images: Images, save: bool = False
-) -> tuple[dict[str, float | None], Answers]:
+def evaluate_trained(trainer: DistillationTrainer, images: Images, save: bool = False) -> Scores:
     """The accuracies and the answers of a network as it is in its trainer now."""
     metrics = trainer.evaluate(images.data.test)
     if save:

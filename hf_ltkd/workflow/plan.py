@@ -272,7 +272,7 @@ def make_plan(**settings: Any) -> DistillPlan:
         teachers = [load_classifier(model, **trust) for model in choices.teachers]
         for model in teachers:
             check_weights(model, "teacher")
-        more = {"unlabelled": choices.unlabelled, "match_labels": choices.match_labels}
+        more: dict[str, Any] = {"unlabelled": choices.unlabelled, "match_labels": choices.match_labels}
         images = load_images(
             where, image_fields, teachers, validation=bool(choices.tune or choices.seeds), **how, **more
         )

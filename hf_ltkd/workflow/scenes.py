@@ -111,7 +111,8 @@ class Scenes(Images):
                     f"The {type(model).__name__} gives logits of NaN or Inf, which are of no class: it is broken, or "
                     "its inputs are; train it again, or take another checkpoint."
                 )
-            metric(EvalPrediction(metric.confusions(logits, labels), labels), compute_result=number == len(loader))
+            counted: Any = metric.confusions(logits, labels)
+            metric(EvalPrediction(counted, labels), compute_result=number == len(loader))  # type: ignore[arg-type]
             for one, mask in zip(logits, labels, strict=True):
                 one = nn.functional.interpolate(one[None], mask.shape, mode="bilinear", align_corners=False)[0]
                 probabilities = one.softmax(0)[:, (mask != self.data.masks.ignore_index) & (mask != -100)]
@@ -190,7 +191,7 @@ def load_scenes(
         if len(unseen):
             raise ValueError(
                 f"{len(unseen)} of {num_classes} classes have no pixel in the training masks (class "
-                f"{listed(unseen)}): say with --num_classes and --ignore_index what the masks hold, or add images."
+                f"{listed([*unseen])}): say with --num_classes and --ignore_index what the masks hold, or add images."
             )
         groups = ClassGroups.from_counts(trained, num_groups or min(3, num_classes))
     class_names, named = _names(masks, num_classes, model, trust_remote_code=trust_remote_code)
@@ -314,7 +315,7 @@ def _names(masks: MaskArguments, num_classes: int, model: Model | None, **trust:
     """The names of the classes, and whether the user gave them; else a model's, if it has as many classes."""
     if masks.class_names is not None:
         return [*masks.class_names], True
-    names: dict[int, str] = {}
+    names: Any = {}
     if model is not None and is_pretrained(model):
         config = model.config if isinstance(model, PreTrainedModel) else load_config(model_name(model), **trust)
         names = (config.id2label or {}) if config.num_labels == num_classes else {}

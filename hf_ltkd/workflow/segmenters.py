@@ -141,7 +141,7 @@ def new_segmenter(model: Model, scenes: Scenes, trust_remote_code: bool = False)
         `ValueError`: if it cannot be loaded, is of another kind, or not for these images.
     """
     data, name = scenes.data, model_name(model)
-    labels = {
+    labels: dict[str, Any] = {
         "id2label": dict(enumerate(data.class_names)),
         "label2id": {n: c for c, n in enumerate(data.class_names)},
     }
