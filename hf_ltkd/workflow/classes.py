@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ..data.augment import LabelledImages
 from ..data.image_files import class_name
+from ..data.views import SeededViews
 from ..losses.checks import logits_of
 from ..teacher.columns import inputs_of
 from ..teacher.live import ask_teacher
 from ..teacher.loading import class_names_of
+from ..trainer.dense import is_dense
 from ..utils import listed
 
 
@@ -63,14 +64,14 @@ def with_classes(model: PreTrainedModel, order: Sequence[int], names: Sequence[s
     return matched
 
 
-def check_answer(name: str, model: PreTrainedModel, images: LabelledImages) -> None:
+def check_answer(name: str, model: PreTrainedModel, images: SeededViews) -> None:
     """
     Asks a model for one image, before work starts.
 
     Args:
         name (`str`): The model's.
         model (`PreTrainedModel`): Its mode is left in eval.
-        images ([`LabelledImages`]): What it will see as `pixel_values`.
+        images ([`ImageDataset`] or the like): What it will see as `pixel_values`.
 
     Raises:
         `ValueError`: if it takes no such pixels, or gives no logits of its classes.
@@ -82,8 +83,9 @@ def check_answer(name: str, model: PreTrainedModel, images: LabelledImages) -> N
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         shape = list(batch["pixel_values"].shape)
         raise ValueError(f"The model {name!r} cannot be asked for pixel_values of shape {shape}: {reason}") from error
-    if logits.shape != (1, model.config.num_labels):
+    if logits.shape[:2] != (1, model.config.num_labels) or logits.ndim != (4 if is_dense(model) else 2):
         raise ValueError(
             f"The model {name!r} gives logits of shape {list(logits.shape)} for one image, where its config says "
-            f"{model.config.num_labels} classes: choose a classifier of whole images."
+            f"{model.config.num_labels} classes: choose a classifier of whole images, or one of pixels with --task "
+            "semantic-segmentation."
         )

@@ -98,7 +98,10 @@ def test_none_is_what_was_not_set(plan_of):
         ({"eval_fraction": 0.01}, "too few to hold out 1% of it for evaluation"),
         ({"data": "nowhere"}, "--data 'nowhere' is no folder here"),
         ({"pair": ["vgg13"]}, "must be two names"),
-        ({"adjust_teacher": True, "loss": "catkd"}, "goes with losses that compare logits, not with --loss catkd"),
+        (
+            {"adjust_teacher": True, "loss": "catkd"},
+            "goes with losses that compare logits alone, not with --loss catkd",
+        ),
         ({"loss_args": ["alpha"]}, "must have the form name=value"),
         ({"lr_decay": 2}, "lr_decay=2 is not valid"),
         ({"loss": "mine"}, "There is no loss 'mine'"),
@@ -111,7 +114,7 @@ def test_errors_are_one_sentence(plan_of, settings, message):
 
 
 def test_a_push_needs_a_login(plan_of, monkeypatch):
-    monkeypatch.setattr("hf_ltkd.workflow.plan.get_token", lambda: None)
+    monkeypatch.setattr("hf_ltkd.workflow.beforehand.get_token", lambda: None)
     with pytest.raises(ValueError, match="needs a login: run `hf auth login`"):
         plan_of(push="me/small")
     assert plan_of(push="me/small", hub_token="x").args.hub_model_id == "me/small"
