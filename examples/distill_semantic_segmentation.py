@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import DatasetDict, load_dataset
+from datasets import DatasetDict
 from PIL import Image
 from transformers import (
     AutoModelForSemanticSegmentation,
@@ -37,7 +37,7 @@ from hf_ltkd import (
     SegmentationDataset,
     create_loss,
     mean_iou,
-    read_mask_folder,
+    read_masks,
 )
 from hf_ltkd.utils import parse_values
 
@@ -72,19 +72,6 @@ class SegmentationArguments:
     scale: list[float] = field(
         default_factory=lambda: [0.5, 1.5], metadata={"help": "By how much training views are scaled, at random."}
     )
-
-
-def load_data(args: SegmentationArguments) -> DatasetDict:
-    folder = Path(args.data)
-    if any((folder / name).is_dir() for name in ("images", "train")):
-        return read_mask_folder(folder)
-    try:
-        return load_dataset(args.data)
-    except (OSError, ValueError) as error:
-        raise SystemExit(
-            f"--data {args.data!r} is no folder with images/ and masks/ or parquet files, and no dataset of the Hub "
-            f"that can be loaded ({error})."
-        ) from error
 
 
 def load_network(name: str, num_classes: int, class_names: list[str] | None = None) -> PreTrainedModel:
@@ -139,7 +126,10 @@ def main():
     parser = HfArgumentParser((SegmentationArguments, DistillationTrainingArguments))
     args, training = parser.parse_args_into_dataclasses()
     set_seed(training.seed)
-    data = load_data(args)
+    try:
+        data = read_masks(args.data)
+    except ValueError as error:
+        raise SystemExit(f"--data: {error}") from error
     known = {"num_classes": args.num_classes, "ignore_index": args.ignore_index}
     groups = ClassGroups.from_masks(data["train"], args.mask_column, **known)
     print("Groups by pixels:", {name: groups.group_of_class.tolist().count(g) for g, name in enumerate(groups.names)})

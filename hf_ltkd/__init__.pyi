@@ -69,6 +69,9 @@ from .data import (
     read_mask_folder as read_mask_folder,
 )
 from .data import (
+    read_masks as read_masks,
+)
+from .data import (
     tiny_imagenet_lt as tiny_imagenet_lt,
 )
 from .data import (

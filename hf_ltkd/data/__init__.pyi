@@ -19,5 +19,6 @@ from .long_tail import class_counts as class_counts
 from .long_tail import long_tailed_counts as long_tailed_counts
 from .long_tail import make_long_tailed as make_long_tailed
 from .mask_files import read_mask_folder as read_mask_folder
+from .mask_files import read_masks as read_masks
 from .segmentation import SegmentationDataset as SegmentationDataset
 from .tokens import token_counts as token_counts

@@ -1,18 +1,50 @@
-"""Folders of images and masks of the same names as datasets of paths; nothing is opened or decoded."""
+"""Images and their masks: of parquet files, of folders by the names of the files, of the Hub; nothing is decoded."""
 
 import os
 from pathlib import Path
 
 import pyarrow as pa
-from datasets import DatasetDict, Image
+from datasets import DatasetDict, Image, load_dataset
+from datasets.exceptions import DatasetGenerationError
 
-from ..utils import listed
+from ..utils import listed, one_line
 from .image_files import file_dataset, files_below, is_image, visible
 from .names import split_of
 
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages")
 MASK_FOLDERS = ("masks", "mask", "annotations", "annotation", "labels", "label", "segmentationclass")
+
+
+def read_masks(data: str | os.PathLike) -> DatasetDict:
+    """
+    The splits of a dataset with a column of images and one of masks.
+
+    Args:
+        data (`str` or `os.PathLike`): A folder of parquet files (`train.parquet`, `test-00000-of-00002.parquet`, also
+            in `data/` or in a folder for each split), one as [`read_mask_folder`] takes it, or a dataset's Hub id.
+
+    Returns:
+        `datasets.DatasetDict`: `"train"`, and `"validation"` and `"test"` where there are any, whatever they are
+        called there; splits of other names keep theirs.
+
+    Raises:
+        `ValueError`: if it cannot be loaded or has no training split; as [`read_mask_folder`] for such a folder.
+    """
+    folder = Path(data).expanduser()
+    if folder.is_dir() and not any(path.endswith(".parquet") for path in files_below(str(folder))):
+        return read_mask_folder(folder)
+    try:
+        loaded = load_dataset(str(folder if folder.is_dir() else data))
+    except (DatasetGenerationError, OSError, ValueError) as error:
+        raise ValueError(
+            f"{str(data)!r} is no folder here of parquet files or of images/ and masks/, and no dataset of the Hub "
+            f"that can be loaded: {one_line(error)}"
+        ) from error
+    splits = DatasetDict({split_of(name, is_folder=True) or name: split for name, split in loaded.items()})
+    if "train" not in splits:
+        raise ValueError(f"{str(data)!r} has the splits {listed([*splits])}, but none to train on: call one 'train'.")
+    return splits
 
 
 def read_mask_folder(folder: str | os.PathLike) -> DatasetDict:
