@@ -74,6 +74,13 @@ class SegmentationArguments:
     )
 
 
+def load_data(args: SegmentationArguments) -> DatasetDict:
+    try:
+        return read_masks(args.data)
+    except ValueError as error:
+        raise SystemExit(f"--data {error}") from error
+
+
 def load_network(name: str, num_classes: int, class_names: list[str] | None = None) -> PreTrainedModel:
     """A UperNet on a ResNet of so many channels, or what a folder or the Hub holds."""
     names = class_names or [f"class {c}" for c in range(num_classes)]
@@ -126,10 +133,7 @@ def main():
     parser = HfArgumentParser((SegmentationArguments, DistillationTrainingArguments))
     args, training = parser.parse_args_into_dataclasses()
     set_seed(training.seed)
-    try:
-        data = read_masks(args.data)
-    except ValueError as error:
-        raise SystemExit(f"--data: {error}") from error
+    data = load_data(args)
     known = {"num_classes": args.num_classes, "ignore_index": args.ignore_index}
     groups = ClassGroups.from_masks(data["train"], args.mask_column, **known)
     print("Groups by pixels:", {name: groups.group_of_class.tolist().count(g) for g, name in enumerate(groups.names)})
