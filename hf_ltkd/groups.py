@@ -213,7 +213,7 @@ class ClassGroups:
                 What the colours of masks mean: a list by class id, or the id of each colour.
             reduce_labels (`bool`, *optional*, defaults to `False`):
                 Whether 0 is no class in masks, and class 0 has the id 1 (ADE20K).
-            image_column (`str`, *optional*): Images whose sizes are compared with those of their masks.
+            image_column (`str`, *optional*): Images, which are decoded and compared in size with their masks.
             num_proc (`int`, *optional*): Processes that count.
 
         Raises:

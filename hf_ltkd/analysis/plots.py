@@ -81,7 +81,12 @@ def _draw_shares(axes: Axes, loss_shares: Mapping[str, Sequence[float]], groups:
 
 
 def plot_group_accuracy(
-    results: Mapping[str, Mapping[str, Sequence[float]]], groups: ClassGroups, path: str | os.PathLike
+    results: Mapping[str, Mapping[str, Sequence[float]]],
+    groups: ClassGroups,
+    path: str | os.PathLike,
+    *,
+    metrics: Sequence[str] | None = None,
+    what: str = "accuracy",
 ) -> None:
     """
     Accuracy per group and over all classes, one bar a model, with the deviation over the seeds if there are several.
@@ -90,8 +95,10 @@ def plot_group_accuracy(
         results (`Mapping`): Model name to metric name (`accuracy`, `tail_accuracy`, ...) to one fraction per seed.
         groups ([`ClassGroups`]): Their names and order.
         path (`str` or `os.PathLike`): Where the picture goes; the ending chooses the format.
+        metrics (`Sequence[str]`, *optional*): Names of other metrics, one a group and one over all classes.
+        what (`str`, *optional*, defaults to `"accuracy"`): What they measure.
     """
-    metrics = [f"{name}_accuracy" for name in groups.names] + ["accuracy"]
+    metrics = metrics or [f"{name}_accuracy" for name in groups.names] + ["accuracy"]
     figure = _figure(7.5, 4.2)
     axes = figure.add_subplot()
     width = 0.8 / len(results)
@@ -111,7 +118,7 @@ def plot_group_accuracy(
         )
         axes.bar_label(bars, fmt="%.0f", fontsize=8 if len(results) < 6 else 7, padding=2)
     axes.set_xticks(positions, [*map(_plain, groups.names), "all classes"])
-    axes.set_ylabel("test accuracy (%)")
+    axes.set_ylabel(f"test {what} (%)")
     axes.set_ylim(0, 105)
     _legend_below(figure, results)
     axes.spines[["top", "right"]].set_visible(False)
@@ -119,7 +126,11 @@ def plot_group_accuracy(
 
 
 def plot_class_accuracy(
-    results: Mapping[str, Sequence[float | None]], groups: ClassGroups, path: str | os.PathLike
+    results: Mapping[str, Sequence[float | None]],
+    groups: ClassGroups,
+    path: str | os.PathLike,
+    *,
+    what: str = "accuracy",
 ) -> None:
     """
     Accuracy of each class over its rank by training count, and its running mean; lines part the groups.
@@ -128,6 +139,7 @@ def plot_class_accuracy(
         results (`Mapping`): Model name to one fraction per class id, `None` for a class without a test example.
         groups ([`ClassGroups`]): With `class_counts` the classes are ranked by them within each group.
         path (`str` or `os.PathLike`): Where the picture goes; the ending chooses the format.
+        what (`str`, *optional*, defaults to `"accuracy"`): What the fractions measure.
 
     Raises:
         `ValueError`: if a model has another number of classes than the groups.
@@ -158,14 +170,16 @@ def plot_class_accuracy(
         middle = ranks[group_of_class[ranking] == group].mean()
         axes.text(middle, 104, _plain(name), ha="center", color="0.4", fontsize=9)
     axes.set_xlabel("class, most frequent first" if groups.class_counts else "class, by group")
-    axes.set_ylabel("test accuracy (%)")
+    axes.set_ylabel(f"test {what} (%)")
     axes.set_ylim(-3, 112)
     _legend_below(figure, results)
     axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
 
 
-def plot_confusion(confusion: np.ndarray, names: Sequence[str], path: str | os.PathLike) -> None:
+def plot_confusion(
+    confusion: np.ndarray, names: Sequence[str], path: str | os.PathLike, *, of: str = "images"
+) -> None:
     """
     Which classes (rows) are taken for which (columns): of each class's images the part, and up to 20 classes their
     number, too.
@@ -174,6 +188,7 @@ def plot_confusion(confusion: np.ndarray, names: Sequence[str], path: str | os.P
         confusion (`np.ndarray` of shape `[classes, classes]`): Images of a class (row) that are taken for another.
         names (`Sequence[str]`): By class id.
         path (`str` or `os.PathLike`): Where the picture goes; the ending chooses the format.
+        of (`str`, *optional*, defaults to `"images"`): What the numbers count.
     """
     size = max(4.0, 0.22 * len(names) + 2.5)
     figure = _figure(size, size)
@@ -188,7 +203,7 @@ def plot_confusion(confusion: np.ndarray, names: Sequence[str], path: str | os.P
     labels = [_plain(name if len(name) <= 24 else f"{name[:23]}…") for name in names]
     axes.set_xticks(range(len(names)), labels, rotation=90, fontsize=8)
     axes.set_yticks(range(len(names)), labels, fontsize=8)
-    axes.set_xlabel("is taken for (the darker, the more of the class's images)")
+    axes.set_xlabel(f"is taken for (the darker, the more of the class's {of})")
     axes.set_ylabel("class")
     _save(figure, path)
 

@@ -15,6 +15,7 @@ from ..workflow.arguments import (
     DistillArguments,
     EvaluateArguments,
     ExportArguments,
+    MaskArguments,
     ModelArguments,
     PushArguments,
     SourceArguments,
@@ -44,17 +45,18 @@ class Command:
 
 
 IMAGES = (SourceArguments, DataArguments)
+SCENES = (*IMAGES, MaskArguments)
 COMMANDS = {
     "distill": Command(
         "Distils a teacher into a student, compares it with the teacher and with a student that had none.",
         "hf-ltkd distill --teacher me/big-vit --student microsoft/resnet-18 --data ./photos --push me/small",
-        (DistillArguments, ModelArguments, DryRunArguments, *IMAGES, TrainingChoices),
+        (DistillArguments, ModelArguments, DryRunArguments, *SCENES, TrainingChoices),
         trains=True,
     ),
     "train-teacher": Command(
         "Trains a classifier by cross-entropy.",
         "hf-ltkd train-teacher --model resnet32x4 --data ./photos --image_size 64 --output_dir teacher",
-        (TrainTeacherArguments, ModelArguments, DryRunArguments, *IMAGES, TrainingChoices),
+        (TrainTeacherArguments, ModelArguments, DryRunArguments, *SCENES, TrainingChoices),
         trains=True,
     ),
     "diagnose": Command(
@@ -68,9 +70,9 @@ COMMANDS = {
         IMAGES,
     ),
     "evaluate": Command(
-        "Accuracy of a saved model for head, medium and tail.",
+        "Accuracy of a saved model for head, medium and tail; of one for pixels its IoU.",
         "hf-ltkd evaluate --model student --data ./photos",
-        (EvaluateArguments, ModelArguments, *IMAGES),
+        (EvaluateArguments, ModelArguments, *SCENES),
     ),
     "adjust": Command(
         "Takes the class prior of the training data out of a trained model's logits, in the bias of its head.",

@@ -13,15 +13,19 @@ from transformers.training_args import OptimizerNames
 from ..groups import ClassGroups
 from ..utils import listed
 from ..workflow.estimate import Estimate
-from ..workflow.inputs import Images
+from ..workflow.images import Images
 from ..workflow.plan import DistillationLoss, DistillationTrainingArguments, DistillPlan, GroupReport, TrainingPlan
 from ..workflow.recommend import SKEWED, Recommendation
+from ..workflow.scenes import Scenes
 from ..workflow.tune import OBJECTIVE, Tuning, seconds_of_tuning, steps_of_trial
+from .scenes import describe_scene_evaluation, describe_scenes
 from .tables import duration, number, size
 
 
 def describe_images(images: Images) -> list[str]:
     """How many images and classes there are, and how long the tail is."""
+    if isinstance(images, Scenes):
+        return describe_scenes(images)
     groups, args = images.groups, images.data.args
     counts = np.array(images.data.split.class_counts)
     ratio = counts.max() / counts.min()
@@ -50,6 +54,8 @@ def describe_images(images: Images) -> list[str]:
 
 def describe_evaluation(images: Images) -> list[str]:
     """What is evaluated on, and how far its figures can be trusted."""
+    if isinstance(images, Scenes):
+        return describe_scene_evaluation(images)
     data, groups, holdout = images.data, images.groups, images.holdout
     counts = np.bincount(data.test.labels.numpy(), minlength=groups.num_classes)
     if holdout is None:
@@ -230,6 +236,13 @@ def describe_more_time(plan: DistillPlan, times: Estimate) -> list[str]:
         whole = plan.choices.seeds * once + (0 if asked else times.asking_the_teacher)
         lines.append(f"and {duration(whole)} for all {plan.choices.seeds} seeds")
     return lines
+
+
+def describe_memory(plan: TrainingPlan, times: Estimate) -> list[str]:
+    """What a step takes."""
+    batch = number(plan.args.train_batch_size, "image")
+    what = "at its peak, as measured" if plan.args.device.type == "cuda" else "of weights, gradients and activations"
+    return [f"about {size(times.memory)} on the device for a step of {batch}, {what}"]
 
 
 def describe_batches(times: Estimate) -> str:

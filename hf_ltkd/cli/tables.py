@@ -25,8 +25,12 @@ def group_table(
     results: Mapping[str, Mapping[str, float | None]],
     intervals: Mapping[str, Mapping[str, Interval]] | None = None,
     deviations: Mapping[str, Mapping[str, float | None]] | None = None,
+    what: str = "accuracy",
 ) -> list[str]:
-    """Accuracy in percent, one model a row, with its deviation over seeds or its 95 % interval, where it is known."""
+    """
+    Accuracy, or what else is measured (`"IoU"`), in percent, one model a row, with its deviation over seeds or its
+    95 % interval, where it is known.
+    """
     columns = _columns(next(iter(results.values())))
     width = max(14, *(len(name) + 2 for name in results))
     intervals, deviations = intervals or {}, deviations or {}
@@ -38,7 +42,7 @@ def group_table(
         for name, metrics in results.items()
     }
     widths = [2 + max(map(len, column)) for column in zip(columns, *cells.values(), strict=True)]
-    title = "accuracy (%), and its 95 % interval" if intervals else "accuracy (%)"
+    title = f"{what} (%), and its 95 % interval" if intervals else f"{what} (%)"
     title += " or ± the sample deviation" if deviations else ""
     rows = [] if not intervals else [title]
     rows.append(f"{'' if intervals else title:<{width}}" + "".join(map(str.rjust, columns, widths)))
@@ -67,7 +71,14 @@ def score_table(
 
 
 def class_table(classes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Precision, recall and F1 in percent, and test images, one class a row."""
+    """Precision, recall and F1 in percent, and test images, one class a row; of pixels IoU, accuracy and precision."""
+    if "iou" in classes[0]:
+        table = [["class", "group", "training pixels", "test pixels", "IoU", "accuracy", "precision"]]
+        for row in classes:
+            pixels = (f"{row[name]:,}" if row[name] is not None else "" for name in ("training_pixels", "support"))
+            scores = ("not measured" if row[s] is None else _percent(row[s]) for s in ("iou", "accuracy", "precision"))
+            table.append([row["class"], row["group"], *pixels, *scores])
+        return _aligned(table, left=2)
     rows = [["class", "group", "train", "test", "precision", "recall", "F1"]]
     for row in classes:
         train = "" if row["training_images"] is None else f"{row['training_images']:,}"
@@ -104,7 +115,10 @@ def _percent(value: float | None, interval: Interval = None, deviation: float | 
 
 
 def _columns(metrics: Mapping[str, float | None]) -> dict[str, str]:
-    """The metric behind each column: the groups, then all classes."""
+    """The metric behind each column: the groups, then all classes; the IoU, where that was measured."""
+    if "mean_iou" in metrics:
+        groups = {name.removesuffix("_iou"): name for name in metrics if name.endswith("_iou") and name != "mean_iou"}
+        return {**groups, "all": "mean_iou"}
     groups = {name.removesuffix("_accuracy"): name for name in metrics if name.endswith("_accuracy")}
     return {**groups, "all": "accuracy"}
 

@@ -13,6 +13,7 @@ from ..workflow.inputs import data_name, is_main_process, model_name
 from ..workflow.outputs import COMPARISON_NAME, Comparison
 from ..workflow.plan import DistillPlan, TrainingPlan
 from ..workflow.report import CONFUSION_PICTURE, REPORT_NAME, Answers
+from ..workflow.scenes import Scenes
 from .describe import (
     describe_batches,
     describe_bias,
@@ -21,6 +22,7 @@ from .describe import (
     describe_images,
     describe_kept,
     describe_loss,
+    describe_memory,
     describe_more_time,
     describe_search,
     describe_seeds,
@@ -29,6 +31,7 @@ from .describe import (
     describe_tuning,
     describe_unseen,
 )
+from .scenes import describe_scene_bias
 from .tables import changes, class_table, duration, group_table, score_table, share_table
 
 
@@ -37,6 +40,7 @@ SAME_IMAGES = (
     *("dataset_config_name", "train_list", "test_list", "image_column", "label_column", "eval_split"),
     *("eval_fraction", "split_seed", "group_column", "min_class_images", "rare", "skip_damaged"),
     *("imbalance_factor", "split_rule", "group_rule"),
+    *("task", "mask_column", "num_classes", "class_names", "ignore_index", "colors", "reduce_labels", "size"),
 )
 
 
@@ -68,7 +72,8 @@ def say_classes(classes: Sequence[Mapping[str, Any]], everything: bool = False) 
     if everything or len(classes) <= 20:
         say("Classes", *class_table(classes))
     else:
-        hardest = sorted((row for row in classes if row["f1"] is not None), key=lambda row: row["f1"])[:10]
+        score = "iou" if "iou" in classes[0] else "f1"
+        hardest = sorted((row for row in classes if row[score] is not None), key=lambda row: row[score])[:10]
         say("Classes", *class_table(hardest), f"These are the hardest of {len(classes)}; {REPORT_NAME} has all.")
 
 
@@ -80,7 +85,8 @@ def print_plan(plan: DistillPlan, times: Estimate | None = None) -> None:
     part = ""
     if teacher is not None and plan.bias is not None:
         name, parameters = model_name(teacher), teacher.num_parameters()
-        say("Teacher", f"{name}: {parameters:,} parameters", *describe_bias(plan.bias, images.groups))
+        bias = describe_scene_bias if isinstance(images, Scenes) else describe_bias
+        say("Teacher", f"{name}: {parameters:,} parameters", *bias(plan.bias, images.groups))
         part = f", {student / parameters:.0%} of the teacher's"
     say("Student", f"{plan.name}: {student:,} parameters{part}")
     say("Method", f"{plan.choices.loss}: {describe_loss(plan.loss)}", plan.loss_reason)
@@ -90,6 +96,7 @@ def print_plan(plan: DistillPlan, times: Estimate | None = None) -> None:
     if times is not None:
         estimated = describe_estimate(times, [*plan.without_teacher], plan.cache_bytes, plan.cache_views)
         say("Time", *estimated, *describe_more_time(plan, times))
+        say("Memory", *describe_memory(plan, times))
 
 
 def print_teacher_plan(plan: TrainingPlan, times: Estimate | None = None) -> None:
@@ -102,6 +109,7 @@ def print_teacher_plan(plan: TrainingPlan, times: Estimate | None = None) -> Non
     say("Training", *describe_training(plan))
     if times is not None:
         say("Time", f"about {duration(times.training())} to train", describe_batches(times))
+        say("Memory", *describe_memory(plan, times))
 
 
 def print_dry_run(plan: TrainingPlan, then: str = "pushes nothing") -> None:
@@ -124,13 +132,19 @@ def print_comparison(comparison: Comparison) -> None:
     results, folder, seeds = comparison.accuracy, str(comparison.output_dir), comparison.seeds or {}
     if comparison.tuning is not None:
         say("Tuning", *describe_tuning(comparison.tuning))
-    say("Result", *group_table(results, comparison.intervals, seeds.get("deviation")))
+    ious = {name: _ious(scores) for name, scores in comparison.scores.items()} if comparison.of_pixels else {}
+    if ious:
+        say("Result", *group_table(ious, comparison.intervals, what="IoU"))
+        say("", *group_table(results, what="accuracy of pixels"))
+    else:
+        say("Result", *group_table(results, comparison.intervals, seeds.get("deviation")))
     if seeds:
         say("", *describe_kept(seeds))
     others: dict[str, list[str]] = {}  # by what is said of them
     few = "seeds and test images" if seeds else "test images"
     for name, differences in comparison.differences.items():
-        others.setdefault(changes(results["this student"], differences, few), []).append(f"the {name}")
+        words = changes((ious or results)["this student"], differences, few) or "too few test images for an interval"
+        others.setdefault(words, []).append(f"the {name}")
     for words, names in others.items():
         say("", f"against {', '.join(names)}: {words}")
     if comparison.caution is not None:
@@ -145,14 +159,22 @@ def print_comparison(comparison: Comparison) -> None:
     )
 
 
+def _ious(scores: Mapping[str, float | None]) -> dict[str, float | None]:
+    return {name: value for name, value in scores.items() if name.endswith("_iou")}
+
+
 def print_teacher(plan: TrainingPlan, trained: Evaluation, settings: Mapping[str, Any]) -> None:
     """How good a trained teacher is, and what to do with it, on the images that `settings` chose."""
     _print_result(plan.name, trained)
     say_classes(trained.classes)
     say("Files", f"the teacher is in {trained.model!r}")
     command = ["hf-ltkd", "distill", "--teacher", trained.model, "--data", data_name(plan.images.data.args)]
-    same = [part for name in SAME_IMAGES if name in settings for part in (f"--{name}", str(settings[name]))]
-    say_command("next", *command, *same, "--student", "resnet8x4", "--dry_run")
+    for name in SAME_IMAGES:
+        if name in settings:
+            value = settings[name]
+            command += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    student = "upernet_16" if isinstance(plan.images, Scenes) else "resnet8x4"
+    say_command("next", *command, "--student", student, "--dry_run")
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
@@ -167,7 +189,11 @@ def print_evaluation(evaluation: Evaluation) -> None:
 def _print_result(name: str, evaluation: Evaluation) -> None:
     """How right one model is, by every score."""
     intervals = evaluation.intervals
-    say("Result", *group_table({name: evaluation.accuracy}, {name: intervals}))
+    if ious := _ious(evaluation.scores):
+        say("Result", *group_table({name: ious}, {name: intervals}, what="IoU"))
+        say("", *group_table({name: evaluation.accuracy}, {name: intervals}, what="accuracy of pixels"))
+    else:
+        say("Result", *group_table({name: evaluation.accuracy}, {name: intervals}))
     say_chance(evaluation.answers)
     say("Scores", *score_table({name: evaluation.scores}, intervals))
 

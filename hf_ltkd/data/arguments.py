@@ -261,3 +261,91 @@ class DataArguments:
                 f"data_device={self.data_device!r} does not go with crop='resized', whose images are decoded on the "
                 "CPU: leave it out."
             )
+
+
+SEGMENTATION = "semantic-segmentation"
+
+
+@dataclass
+class MaskArguments:
+    """What a pixel's class is, for `--task semantic-segmentation`; free of torch."""
+
+    task: Literal["image-classification", "semantic-segmentation"] = field(
+        default="image-classification",
+        metadata={
+            "help": "semantic-segmentation: each pixel has a class, the data have masks; the next flags are for it."
+        },
+    )
+    mask_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of masks; found by its usual names if not given (mask, annotation, ...)."},
+    )
+    num_classes: int | None = field(
+        default=None, metadata={"help": "Ids in the masks run from 0 to one less; found in the masks if not given."}
+    )
+    class_names: list[str] | None = field(
+        default=None, metadata={"help": "Names by class id (default: the teacher's or the model's, else the ids)."}
+    )
+    ignore_index: int = field(default=255, metadata={"help": "Id of pixels in masks that count nowhere."})
+    colors: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Where masks hold colours: that of each class as R,G,B, or R,G,B=ID, e.g. 128,64,128 0,0,0=255."
+        },
+    )
+    reduce_labels: bool | None = field(
+        default=None,
+        metadata={"help": "0 in masks is no class and 1 is class 0, as in ADE20K (default: the model's)."},
+    )
+    size: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Height and width in which images are evaluated (default: the teacher's or model's, else theirs)."
+        },
+    )
+    crop_size: list[int] | None = field(
+        default=None,
+        metadata={"help": "Height and width of training views (default: all of it for a trained model, else half)."},
+    )
+    scale: list[float] = field(
+        default_factory=lambda: [0.5, 2.0],
+        metadata={"help": "By which factors training views are scaled, at random; 1 is the size of the evaluation."},
+    )
+
+    def __post_init__(self):
+        from ..utils import check_number  # here: it imports torch, which the help does without
+
+        if self.class_names is not None:
+            if len({*self.class_names}) != len(self.class_names):
+                raise ValueError(f"class_names={self.class_names} has a name twice: give each class one of its own.")
+            if self.num_classes not in (None, len(self.class_names)):
+                raise ValueError(
+                    f"num_classes={self.num_classes} and {len(self.class_names)} class_names do not fit: give a name "
+                    "for each class, or leave one of them out."
+                )
+            self.num_classes = len(self.class_names)
+        if self.num_classes is not None:
+            check_number("num_classes", self.num_classes, 2, whole=True)
+        for name in ("size", "crop_size", "scale"):
+            values = getattr(self, name)
+            if values is None:
+                continue
+            if not isinstance(values, list | tuple) or len(values) != 2:
+                raise ValueError(f"{name}={values!r} is not valid: give two numbers, such as {name} 180 240.")
+            for value in values:
+                check_number(name, value, above=0, whole=name != "scale", most=16 if name == "scale" else 4096)
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale={self.scale} is not valid: give the smallest and the largest factor.")
+        if self.colors is not None and all(isinstance(item, str) for item in self.colors):
+            self.colors = dict(map(_color, self.colors, range(len(self.colors))))  # type: ignore[assignment]
+
+
+def _color(item: str, class_id: int) -> tuple[tuple[int, ...], int]:
+    """`"128,64,128"` or `"0,0,0=255"` as a colour and its id."""
+    color, _, given = item.partition("=")
+    try:
+        return tuple(map(int, color.split(","))), int(given or class_id)
+    except ValueError as error:
+        raise ValueError(
+            f"--colors {item} must be a colour as R,G,B, or R,G,B=ID, e.g. 128,64,128 or 0,0,0=255."
+        ) from error

@@ -1,6 +1,5 @@
 """Masks: a class id for each pixel of an image, out of files or arrays; and how many pixels each class has."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -214,7 +213,7 @@ def count_masks(
         dataset (`datasets.Dataset`): One split.
         reader ([`MaskReader`]): How masks are read.
         mask_column (`str`, *optional*, defaults to `"mask"`): The column of masks.
-        image_column (`str`, *optional*): The column of images, whose sizes are compared with those of the masks.
+        image_column (`str`, *optional*): The column of images, which are decoded and compared in size with the masks.
         num_proc (`int`, *optional*): Processes that count.
 
     Returns:
@@ -222,7 +221,7 @@ def count_masks(
 
     Raises:
         `ValueError`: if a column is missing, or a mask is: it cannot be read, holds unknown ids or colours, or is of
-            another size than its image.
+            another size than its image; or an image cannot be read.
     """
     check_split(dataset, mask_column, "the masks as mask_column")
     if num_proc is not None:
@@ -249,19 +248,7 @@ def _count(example: dict[str, Any], row: int, columns: list[str], reader: MaskRe
     mask, *images = (example[column] for column in columns)
     ids = reader.read(mask, place_of(mask, row))
     for image in images:
-        check_size(ids.shape, _size(image, row), place_of(mask, row), place_of(image, row))
+        place = place_of(image, row)
+        width_height = open_image(image, "image", place).size if isinstance(image, dict) else np.shape(image)[1::-1]
+        check_size(ids.shape, width_height, place_of(mask, row), place)  # type: ignore[arg-type]
     return {"pixels": np.bincount(ids[ids != reader.ignore_index], minlength=reader.num_classes or 0)}
-
-
-def _size(image: Any, row: int) -> tuple[int, int]:
-    """Width and height of an image, out of its file's first bytes."""
-    if not isinstance(image, dict):
-        return np.shape(image)[1::-1]  # type: ignore[return-value]
-    try:
-        with PILImage.open(image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"])) as opened:
-            turned = opened.getexif().get(0x0112, 1) >= 5  # as `datasets` turns it when it decodes it
-            return opened.size[::-1] if turned else opened.size
-    except (OSError, AttributeError) as error:
-        raise ValueError(
-            f"The image {place_of(image, row)} cannot be read ({error}): repair it, or leave it out."
-        ) from error

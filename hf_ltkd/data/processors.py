@@ -101,30 +101,33 @@ def make_processor(
     return BitImageProcessor(size=before, crop_size={"height": height, "width": width}, **settings)
 
 
-def resized(pixels: Pixels, image_size: int) -> Pixels:
+def resized(pixels: Pixels, size: int | tuple[int, int]) -> Pixels:
     """
-    What the same image processor makes with another size of `pixel_values`, `image_size` × `image_size`.
+    What the same image processor makes with another size of `pixel_values`, a height and a width, or one for both.
 
     Raises:
         `ValueError`: if its size cannot be set.
     """
-    if pixels.size == (image_size, image_size):
+    height, width = (size, size) if isinstance(size, int) else size
+    if pixels.size == (height, width):
         return pixels
     processor = copy.deepcopy(pixels.processor)
+    then = {"height": height, "width": width}
     for name in ("size", "crop_size", "pad_size"):
         sizes = getattr(processor, name, None)
         if sizes:
             now = {"height": pixels.size[0], "width": pixels.size[1]}
             scaled = {
-                edge: round(value * image_size / now.get(edge, min(pixels.size)))
+                edge: round(value * then.get(edge, min(height, width)) / now.get(edge, min(pixels.size)))
                 for edge, value in dict(sizes).items()
             }
             setattr(processor, name, type(sizes)(**scaled))
     changed = pixels_of(processor)
-    if changed.size != (image_size, image_size):
+    if changed.size != (height, width):
         raise ValueError(
             f"{type(processor).__name__} makes {changed.size[0]} × {changed.size[1]} pixels, which cannot be set to "
-            f"{image_size}: leave out --image_size."
+            f"{height if height == width else f'{height} × {width}'}: leave out "
+            f"{'--image_size' if isinstance(size, int) else '--size and --crop_size'}."
         )
     return changed
 

@@ -17,6 +17,11 @@ def metric_names(groups: ClassGroups | None) -> list[str]:
     return [*(f"{name}_accuracy" for name in (groups.names if groups else ())), "accuracy"]
 
 
+def iou_names(groups: ClassGroups | None) -> list[str]:
+    """The IoU of each group, then that over all classes."""
+    return [*(f"{name}_iou" for name in (groups.names if groups else ())), "mean_iou"]
+
+
 def example_counts(groups: ClassGroups | None, class_examples: Sequence[int] | None) -> dict[str, int]:
     """How many test examples each accuracy is of; empty where nobody knows."""
     if groups is None or not class_examples:
@@ -41,9 +46,8 @@ def accuracy_rows(
 
 def iou_rows(groups: ClassGroups | None, results: Results) -> dict[str, list[str]]:
     """By model a cell a group and one over all classes: the mean IoU in percent, where it was measured."""
-    names = [*(f"{name}_iou" for name in (groups.names if groups else ())), "mean_iou"]
     return {
-        model: [f"{100 * metrics[name]:.1f}" if name in metrics else "" for name in names]
+        model: [f"{100 * metrics[name]:.1f}" if name in metrics else "" for name in iou_names(groups)]
         for model, metrics in results.items()
         if "mean_iou" in metrics
     }
@@ -94,7 +98,8 @@ def sentences_on_changes(
     seeds: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """
-    How the accuracy of the last model differs from that of the others, where the 95 % interval leaves 0 out.
+    How the accuracy of the last model, or its IoU, where that was measured, differs from that of the others, where the
+    95 % interval leaves 0 out.
 
     Args:
         differences (`Mapping`): By other model and metric `[difference, low, high]` on the same images. Without them
@@ -102,11 +107,14 @@ def sentences_on_changes(
         seeds (`Mapping`, *optional*): Where the differences are of means over seeds.
     """
     sentences = []
-    name_of = {name: name.removesuffix("_accuracy") for name in metric_names(groups)} | {"accuracy": "all"}
     *others, ours = results.items() if results else [("", {})]
+    names, what, why = metric_names(groups), "accuracy", "nobody has noted how many test examples a group has"
+    if "mean_iou" in ours[1]:
+        names, what, why = iou_names(groups), "IoU", "no interval was measured, as on fewer than 20 images"
+    name_of = {name: name.rpartition("_")[0] for name in names} | {names[-1]: "all"}
     for other, metrics in others:
         found: dict[str, Sequence[float]] = {}
-        for name in metric_names(groups):
+        for name in names:
             own, other_one = ours[1].get(name), metrics.get(name)
             if own is None or other_one is None:
                 continue
@@ -122,9 +130,7 @@ def sentences_on_changes(
         ]
         open_ = [name_of[name] for name in found if not is_settled(found[name])]
         if settled:
-            sentences.append(
-                f"Against the {other}, accuracy changes by {', '.join(settled)} classes (95 % intervals)."
-            )
+            sentences.append(f"Against the {other}, {what} changes by {', '.join(settled)} classes (95 % intervals).")
         if open_:
             sentences.append(
                 f"Against the {other}, on {', '.join(open_)} classes "
@@ -132,8 +138,5 @@ def sentences_on_changes(
                 + " to tell a difference."
             )
         if not found:
-            sentences.append(
-                f"Whether it differs from the {other} by more than chance is not known: nobody has noted how many "
-                "test examples a group has."
-            )
+            sentences.append(f"Whether it differs from the {other} by more than chance is not known: {why}.")
     return sentences

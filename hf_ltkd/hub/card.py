@@ -14,16 +14,27 @@ from ..data.long_tail import LongTailSplit
 from ..groups import ClassGroups
 from ..metrics import without_prefix
 from ..utils import one_line, read_json
-from .accuracy import accuracy_rows, example_counts, iou_rows, metric_names, score_rows, sentences_on_changes
+from .accuracy import (
+    accuracy_rows,
+    example_counts,
+    iou_names,
+    iou_rows,
+    metric_names,
+    score_rows,
+    sentences_on_changes,
+)
 from .describe import is_hub_id, onnx_measurements
 from .names import (
     ARGUMENTS_NAME,
     CARD_NAME,
     CLASS_GROUPS_NAME,
+    CLASS_IOU_PICTURE,
     CLASS_PICTURE,
     CONFUSION_PICTURE,
     EMISSIONS_NAME,
     EVALUATION_NAME,
+    EXAMPLES_PICTURE,
+    GROUP_IOU_PICTURE,
     GROUP_PICTURE,
     ONNX_FILES,
     PICTURES,
@@ -40,6 +51,9 @@ TEMPLATE = Path(__file__).parent / "templates" / "student_card.md"
 CAPTIONS = {
     GROUP_PICTURE: "Accuracy by group of classes",
     CLASS_PICTURE: "Accuracy of each class, the most frequent first",
+    GROUP_IOU_PICTURE: "IoU by group of classes",
+    CLASS_IOU_PICTURE: "IoU of each class, the most frequent first",
+    EXAMPLES_PICTURE: "Images, their masks, and what the networks see in them",
     CONFUSION_PICTURE: "Which classes are taken for which",
 }
 # The last words of a model's class name, and the Hub's name of the task.
@@ -123,7 +137,7 @@ def write_model_card(
         cut = None  # nothing was cut
     # The run's own evaluation is of the very weights; the file is what a script wrote after saving them.
     student = without_prefix(run.get("metrics") or read_json(folder / EVALUATION_NAME))
-    student["class_accuracy"] = run.get("class_accuracy")
+    student |= {name: run.get(name) for name in ("class_accuracy", "class_iou")}
     is_distilled = not run or bool(run.get("teacher") or teacher_name or teacher_metrics or plain_student_metrics)
     ours = "this student" if is_distilled else "this model"
     results = {
@@ -150,7 +164,9 @@ def write_model_card(
         split_args |= {"split_rule": cut.rule} if cut.rule != "paper" else {}
     if "seed" in arguments:
         split_args["training_seed"] = arguments["seed"]
-    *of_groups, over_all = metric_names(groups)
+    measured = []
+    for kind_of, (*of_groups, over_all) in (("mean_iou", iou_names(groups)), ("accuracy", metric_names(groups))):
+        measured += [(kind_of, metric) for metric in (over_all, *of_groups) if kept.get(metric) is not None]
     eval_results = [
         EvalResult(
             task_type=task or "other",
@@ -159,12 +175,12 @@ def write_model_card(
             dataset_config=", ".join(map(one_line, _as_list(dataset_args))) or None,
             dataset_split=one_line(dataset_split),
             dataset_args=split_args or None,
-            metric_type="accuracy",
-            metric_name=one_line(metric.replace("_", " ").capitalize()),
+            metric_type=kind_of,
+            metric_name=one_line(metric.replace("_", " ").capitalize().replace("iou", "IoU")),
             metric_value=kept[metric],
         )
-        for metric in (over_all, *of_groups)
-        if datasets and metric in kept
+        for kind_of, metric in measured
+        if datasets
     ]
     emissions = _emissions(folder)
     data = ModelCardData(
@@ -172,7 +188,7 @@ def write_model_card(
         pipeline_tag=task,
         tags=["hf_ltkd", *["knowledge-distillation"] * is_distilled, "long-tailed"],
         datasets=[name for name in map(one_line, _as_list(dataset_tags) or datasets) if is_hub_id(name)] or None,
-        metrics=["accuracy"] if kept.get("accuracy") is not None else None,
+        metrics=[*dict.fromkeys(kind_of for kind_of, _ in measured)] or None,
         model_name=name,
         eval_results=eval_results or None,
         co2_eq_emissions=emissions and {"emissions": emissions["grams"], "source": "codecarbon"},
@@ -218,7 +234,7 @@ def write_model_card(
         cut=cut,
         class_rows=_class_rows(labels, groups, student.get("class_accuracy"), run.get("class_iou")),
         ious=iou_rows(groups, results),
-        pictures=[picture for picture in (*PICTURES, CONFUSION_PICTURE) if (folder / picture).is_file()],
+        pictures=[p for p in (*PICTURES, CONFUSION_PICTURE, EXAMPLES_PICTURE) if (folder / p).is_file()],
         captions=CAPTIONS,
         verdict=verdict and escape(verdict),
         changes=[escape(s) for s in sentences_on_changes(groups, results, examples, differences or {}, seeds)],
@@ -298,14 +314,18 @@ def _draw(
         (folder / picture).unlink(missing_ok=True)
     if groups is None:
         return
-    names, ours = metric_names(groups), [*results][-1:]
+    ours, names, pictures = [*results][-1:], metric_names(groups), (GROUP_PICTURE, CLASS_PICTURE)
+    of_class, what = "class_accuracy", "accuracy"
+    if ours and "mean_iou" in results[ours[0]]:
+        names, pictures = iou_names(groups), (GROUP_IOU_PICTURE, CLASS_IOU_PICTURE)
+        of_class, what = "class_iou", "IoU"
     bars = {
         m: {n: [accuracy[n] for accuracy in of_seeds.get(m, {"": v}).values()] for n in names}
         for m, v in results.items()
         if all(n in v for n in names)
     }
     if {*ours} & {*bars}:
-        plot_group_accuracy(bars, groups, folder / GROUP_PICTURE)
-    classes = {m: v["class_accuracy"] for m, v in results.items() if len(v.get("class_accuracy") or []) > 1}
+        plot_group_accuracy(bars, groups, folder / pictures[0], metrics=names, what=what)
+    classes = {m: v[of_class] for m, v in results.items() if len(v.get(of_class) or []) > 1}
     if {*ours} & {*classes}:
-        plot_class_accuracy(classes, groups, folder / CLASS_PICTURE)
+        plot_class_accuracy(classes, groups, folder / pictures[1], what=what)

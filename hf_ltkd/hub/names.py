@@ -15,7 +15,11 @@ BIAS_PICTURE = "teacher_bias.png"
 CONFUSION_PICTURE = "confusion.png"
 REPORT_NAME = "class_report.json"
 TUNING_NAME, TUNING_PICTURE = "tuning.json", "tuning.png"
-GROUP_PICTURE, CLASS_PICTURE = PICTURES = ("group_accuracy.png", "class_accuracy.png")
+GROUP_PICTURE, CLASS_PICTURE, GROUP_IOU_PICTURE, CLASS_IOU_PICTURE = PICTURES = (
+    *("group_accuracy.png", "class_accuracy.png"),
+    *("group_iou.png", "class_iou.png"),  # where each pixel has a class
+)
+EXAMPLES_PICTURE = "examples.png"
 # The second file holds the weights of a network above 1.5 GB; the measurements are written last.
 ONNX_FILES = ("onnx/model.onnx", "onnx/model.onnx.data", "onnx/measurements.json")
 # Nothing else of a folder goes to the Hub, whatever lies in it; beside these the code files that config.json names,
@@ -26,5 +30,5 @@ PUBLISHED = (
     *("tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.*"),
     *("merges.txt", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja"),
     *(CLASS_GROUPS_NAME, SPLIT_NAME, HOLDOUT_NAME, ARGUMENTS_NAME, RUN_NAME, EVALUATION_NAME, CARD_NAME),
-    *(BIAS_PICTURE, REPORT_NAME, CONFUSION_PICTURE, TUNING_NAME, TUNING_PICTURE, *PICTURES),
+    *(BIAS_PICTURE, EXAMPLES_PICTURE, REPORT_NAME, CONFUSION_PICTURE, TUNING_NAME, TUNING_PICTURE, *PICTURES),
 )

@@ -12,6 +12,7 @@ from transformers import EvalPrediction
 from ..groups import ClassGroups, check_groups
 from ..utils import check_number, listed
 from .group_mean_iou.group_mean_iou import GroupMeanIoU, confusion_matrix, iou_scores
+from .pixel_answers import PixelAnswers, counts_of
 
 
 class mean_iou:  # noqa: N801  # used like a function: compute_metrics=mean_iou(groups)
@@ -30,7 +31,8 @@ class mean_iou:  # noqa: N801  # used like a function: compute_metrics=mean_iou(
 
     It takes logits or class ids as well, a batch at a time or all at once, but the Trainer then holds those of a
     batch, or of all images. Afterwards `confusion` (int64 `[classes, classes]`: pixels of each class, and what they
-    are taken for) is that of the last evaluation, from which `scores()` makes everything, per class too.
+    are taken for) is that of the last evaluation, from which `scores()` makes everything, per class too, and `answers`
+    ([`PixelAnswers`]) has it with the counts of each image, for intervals.
 
     Args:
         groups ([`ClassGroups`]): The groups of the classes.
@@ -75,6 +77,7 @@ class mean_iou:  # noqa: N801  # used like a function: compute_metrics=mean_iou(
                 "id or, with class_names, by name."
             )
         self.confusion = self._nothing()
+        self.answers: PixelAnswers | None = None
         self.reset()
 
     def _nothing(self) -> np.ndarray:
@@ -83,6 +86,7 @@ class mean_iou:  # noqa: N801  # used like a function: compute_metrics=mean_iou(
     def reset(self) -> None:
         """Forgets the batches of an evaluation that did not end."""
         self._sum = self._nothing()
+        self._images: list[np.ndarray] = []
 
     @property
     def names(self) -> list[str]:
@@ -151,13 +155,15 @@ class mean_iou:  # noqa: N801  # used like a function: compute_metrics=mean_iou(
                 first = _tensor(predictions[0] if isinstance(predictions, tuple) else predictions)
                 is_counted = first.shape[1:] == (self._sum.size,)
                 counts = first if is_counted else self.confusions(first, _tensor(references))
-                self._sum += counts.sum(0).cpu().numpy().reshape(self._sum.shape)
+                of_images = counts.cpu().numpy().reshape(-1, *self._sum.shape)
+                self._sum += of_images.sum(0)
+                self._images.append(counts_of(of_images))
         except (ValueError, FloatingPointError):
             self.reset()
             raise
         if not compute_result:
             return {}
-        self.confusion = self._sum
+        self.confusion, self.answers = self._sum, PixelAnswers(self._sum, np.concatenate(self._images))
         self.reset()
         scores = self.scores()
         for score in ("iou", "accuracy"):

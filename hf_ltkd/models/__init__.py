@@ -11,6 +11,7 @@ from .cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification
 from .imagenet import IMAGENET_NETWORKS, create_imagenet_model
 from .mobilenet_v2 import CifarMobileNetV2Config, CifarMobileNetV2ForImageClassification
 from .shufflenet_v1 import CifarShuffleNetV1Config, CifarShuffleNetV1ForImageClassification
+from .upernet import create_upernet
 from .vgg import CifarVGGConfig, CifarVGGForImageClassification
 from .wide_resnet import CifarWideResNetConfig, CifarWideResNetForImageClassification
 
@@ -42,7 +43,7 @@ NETWORKS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
 
 def create_model(name: str, num_labels: int, image_size: int = 32, **config_kwargs) -> PreTrainedModel:
     """
-    A network of the paper with fresh weights.
+    A network of the paper, or one for pixels, with fresh weights.
 
     Args:
         name (`str`):
@@ -56,6 +57,9 @@ def create_model(name: str, num_labels: int, image_size: int = 32, **config_kwar
 
             For ImageNet, with Transformers' classes: `resnet18`, `resnet34`, `mobilenet_v1`, and `resnet50` for an
             `image_size` above 64.
+
+            For a class of each pixel, of images of any size: `upernet_{width}`, such as `upernet_16`, a UperNet on a
+            ResNet of four stages whose first has so many channels; the name and the sizes are ours.
         num_labels (`int`): Number of classes.
         image_size (`int`, *optional*, defaults to 32): Side of the training images, kept in the config.
         config_kwargs: Further fields of the config, for instance `num_channels=1` or `id2label={0: "cat", ...}`.
@@ -70,6 +74,9 @@ def create_model(name: str, num_labels: int, image_size: int = 32, **config_kwar
     fields = {"num_labels": num_labels, "image_size": image_size, **config_kwargs}
     if name in IMAGENET_NETWORKS and (name not in NETWORKS or image_size > 64):
         return create_imagenet_model(name, **fields)
+    if match := re.fullmatch(r"upernet_([1-9]\d*)", str(name)):
+        del fields["image_size"]
+        return create_upernet(int(match[1]), **fields)
     config: PreTrainedConfig
     if name in NETWORKS:  # before the pattern: 50 is 6n + 2 too
         config_class, network_fields = NETWORKS[name]
@@ -91,7 +98,7 @@ def create_model(name: str, num_labels: int, image_size: int = 32, **config_kwar
         others = ", ".join(dict.fromkeys([*NETWORKS, *IMAGENET_NETWORKS]))
         raise ValueError(
             f"There is no network {name!r}: use resnet20, resnet8x4, or another depth 6n + 2 and width, wrn_40_2, or "
-            f"another depth 6n + 4 and width, or one of {others}."
+            f"another depth 6n + 4 and width, or one of {others}; for pixels upernet_16, or another width."
         )
     return MODEL_CLASSES[type(config)](config)
 

@@ -86,7 +86,8 @@ def load_model(
         `ValueError`: as [`load_config`], or if it is no classifier, lacks weights, or a file of it is damaged.
     """
     check_model_files(name)
-    what = "classifier" if auto_class is None else "image classifier"
+    kinds = {None: "classifier", transformers.AutoModelForSemanticSegmentation: "segmentation model"}
+    what = kinds.get(auto_class, "image classifier")
     with explained(name, what):
         base = base_of(name)
         config = _config(base or name, class_names, trust_remote_code)

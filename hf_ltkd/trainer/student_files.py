@@ -156,6 +156,7 @@ class StudentFilesMixin(Trainer):
 
     def remember_evaluation(self, output: EvalLoopOutput) -> None:
         """Keeps the metrics of `evaluate` and, where it sees them, the predictions."""
+        of_pixels = self.compute_metrics if isinstance(self.compute_metrics, mean_iou) else None
         evaluation = {
             "state": self.state,  # another object in each training
             "step": self.state.global_step,
@@ -163,8 +164,8 @@ class StudentFilesMixin(Trainer):
             "apart": self._evaluates_apart,
             "examples": output.num_samples,
             "metrics": dict(output.metrics or {}),
-            "answers": _answers(output, self.class_groups),
-            "pixels": self.compute_metrics.of_classes() if isinstance(self.compute_metrics, mean_iou) else None,
+            "answers": of_pixels.answers if of_pixels else _answers(output, self.class_groups),
+            "pixels": of_pixels and of_pixels.of_classes(),
         }
         best = [e for e in self._evaluations if e["state"] is self.state and e["step"] == self.state.best_global_step]
         self._evaluations = [*best[-1:], evaluation]

@@ -41,7 +41,7 @@ from .report import scores_beside, write_report
 
 
 # Of distillation.json: what a run measured of the weights that the adjustment changes.
-MEASURED = ("metrics", "class_accuracy", "class_examples", "test_examples")
+MEASURED = ("metrics", "class_accuracy", "class_iou", "class_examples", "test_examples")
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,11 @@ def adjusted(model: nn.Module, class_counts: Sequence[int], *, tau: float = 1.0)
     shift = tau * log_class_prior(class_counts)
 
     def take_out(module: Any, inputs: Any, outputs: Any) -> Any:
-        logits = logits_of(outputs) - shift.to(logits_of(outputs))
+        logits = logits_of(outputs)
+        of_class = shift.to(logits)
+        logits = logits - (
+            of_class[:, None, None] if logits.ndim == 4 else of_class
+        )  # [batch, classes, height, width]
         return logits if isinstance(outputs, Tensor) else replace(outputs, logits=logits)
 
     hook = model.register_forward_hook(take_out)
@@ -269,7 +273,8 @@ def _probe(model: PreTrainedModel) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _logits(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
-    return model.eval()(**inputs).logits.float()
+    logits = model.eval()(**inputs).logits.float()
+    return logits.movedim(1, -1) if logits.ndim == 4 else logits  # of pixels [batch, classes, height, width]
 
 
 def _equal(model: PreTrainedModel, logits: Tensor, expected: Tensor) -> bool:

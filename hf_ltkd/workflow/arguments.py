@@ -14,7 +14,9 @@ from numbers import Integral, Real
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from ..data.arguments import SEGMENTATION as SEGMENTATION
 from ..data.arguments import DataArguments as DataArguments
+from ..data.arguments import MaskArguments as MaskArguments
 
 
 @dataclass
@@ -348,7 +350,7 @@ def split_settings(settings: Mapping[str, Any], *classes: type) -> list[dict[str
 
 
 # What may be more than a command line can hold.
-IN_MEMORY = ("teacher", "teacher_weights", "student", "model", "data", "unlabelled", "augment", "loss_args")
+IN_MEMORY = ("teacher", "teacher_weights", "student", "model", "data", "unlabelled", "augment", "loss_args", "colors")
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:
@@ -359,7 +361,8 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
     if get_origin(hint) is Literal:
         fits, expected = value in get_args(hint), f"one of {', '.join(map(str, get_args(hint)))}"
     elif get_origin(hint) is list:
-        fits, expected = isinstance(value, list | tuple) and all(isinstance(v, str) for v in value), "a list of words"
+        kind, expected = (str, "a list of words") if hint == list[str] else (Real, "a list of numbers")
+        fits = isinstance(value, list | tuple) and all(isinstance(v, kind) for v in value)
     elif hint is str:
         fits, expected = isinstance(value, str | os.PathLike), "a word or a path"
     elif hint is bool:

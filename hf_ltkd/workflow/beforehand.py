@@ -1,22 +1,25 @@
 """What can be known to go wrong before an image is decoded or a teacher is asked."""
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
-from ..losses import DistillationLoss, loss_arguments
+from ..groups import ClassGroups
+from ..losses import DistillationLoss, create_loss, loss_arguments
 from ..models import create_model
 from ..trainer.checks import broken_tensors
-from ..utils import listed
-from .arguments import DistillArguments
+from ..utils import listed, parse_values
+from .arguments import SEGMENTATION, DistillArguments
 from .inputs import Model, is_pretrained, load_classifier, model_name
 from .recommend import SPACES, Recommendation, recommend_training, training_arguments
 
@@ -65,23 +68,49 @@ def check_network(flag: str, model: Model, image_size: int | None, trust_remote_
         raise ValueError(f"--{flag} {model}: {error}") from error
 
 
-def check_loss(choices: DistillArguments, loss: DistillationLoss, given: Mapping[str, Any]) -> None:
+def read_loss_args(given: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
+    """`{"alpha": 1}` as it is, `["alpha=1"]` of the command line, or `['{"alpha": 1}']` of a YAML file."""
+    if isinstance(given, Mapping):
+        return dict(given)
+    if not isinstance(given, list | tuple) or not all(isinstance(item, str) for item in given):
+        raise ValueError(f"loss_args={given!r} is not valid: give a dict such as {{'alpha': 1}}, or name=value items.")
+    if len(given) == 1 and given[0].startswith("{"):
+        return json.loads(given[0])
+    return parse_values("--loss_args", given)
+
+
+def new_loss(
+    choices: DistillArguments, groups: ClassGroups, loss_args: Mapping[str, Any], benchmark: str | None
+) -> DistillationLoss:
+    """The loss that was asked for."""
+    dataset = (benchmark or "cifar100_lt").removesuffix("_lt")
+    pair: Any = choices.pair and tuple(choices.pair)
+    return create_loss(choices.loss, groups, pair=pair, dataset=dataset, **loss_args)
+
+
+def check_loss(
+    choices: DistillArguments, loss: DistillationLoss, given: Mapping[str, Any], of_pixels: bool = False
+) -> None:
     """
     Args:
         choices ([`DistillArguments`]): What was asked for.
         loss ([`DistillationLoss`]): The loss of that name, which may be the user's own.
         given (`Mapping[str, Any]`): Its arguments that were set.
+        of_pixels (`bool`, *optional*, defaults to `False`): Whether each pixel has a class.
 
     Raises:
         `ValueError`: if the loss lacks a teacher, or something was asked for that does not go with it.
     """
     name, count = f"--loss {choices.loss}", len(choices.teachers)
-    if loss.needs_pixels:
+    if loss.needs_pixels and not of_pixels:
         raise ValueError(f"{name} is for models that give each pixel a class: choose another loss, such as kd.")
+    if loss.needs_hidden_states and of_pixels:
+        raise ValueError(f"{name} compares features of classifiers of whole images: choose another loss, such as kd.")
     if loss.needs_teacher and not count:
         raise ValueError(
             f"--teacher is missing, which {name} needs: give the Hub id or the folder of a classifier, or train one "
-            "first: hf-ltkd train-teacher --data FOLDER --output_dir teacher"
+            f"first: hf-ltkd train-teacher{f' --task {SEGMENTATION}' if of_pixels else ''} --data FOLDER --output_dir "
+            "teacher"
         )
     if loss.needs_hidden_states and count > 1:
         raise ValueError(
@@ -174,6 +203,16 @@ def check_hub_id(flag: str, name: Any) -> None:
             f"--{flag} {name!r} is no name of a repository on the Hub: expected owner/name, of letters, digits, '-', "
             "'_' and '.', at most 96 of them."
         ) from error
+
+
+def check_push(to: Any, training: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        `ValueError`: if no repository can have the name that is pushed to, or nobody is logged in.
+    """
+    check_hub_id("push", to)
+    if get_token() is None and training.get("hub_token") is None:
+        raise ValueError(f"--push {to} needs a login: run `hf auth login`, or set HF_TOKEN.")
 
 
 def check_apart(flag: str, path: str | os.PathLike, others: Mapping[str, Any]) -> None:

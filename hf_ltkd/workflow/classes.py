@@ -16,6 +16,7 @@ from ..losses.checks import logits_of
 from ..teacher.columns import inputs_of
 from ..teacher.live import ask_teacher
 from ..teacher.loading import class_names_of
+from ..trainer.dense import is_dense
 from ..utils import listed
 
 
@@ -82,8 +83,9 @@ def check_answer(name: str, model: PreTrainedModel, images: LabelledImages) -> N
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         shape = list(batch["pixel_values"].shape)
         raise ValueError(f"The model {name!r} cannot be asked for pixel_values of shape {shape}: {reason}") from error
-    if logits.shape != (1, model.config.num_labels):
+    if logits.shape[:2] != (1, model.config.num_labels) or logits.ndim != (4 if is_dense(model) else 2):
         raise ValueError(
             f"The model {name!r} gives logits of shape {list(logits.shape)} for one image, where its config says "
-            f"{model.config.num_labels} classes: choose a classifier of whole images."
+            f"{model.config.num_labels} classes: choose a classifier of whole images, or one of pixels with --task "
+            "semantic-segmentation."
         )

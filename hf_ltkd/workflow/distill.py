@@ -9,19 +9,27 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ..analysis.bias import group_report
 from ..hub.card import write_model_card
 from ..hub.describe import hub_id
-from ..hub.names import BIAS_PICTURE
+from ..hub.names import BIAS_PICTURE, EXAMPLES_PICTURE
 from ..teacher.cache import TeacherCache
 from ..teacher.live import networks_of
 from .adjust import adjusted
 from .inputs import Model
-from .outputs import Comparison, Scores, draw_bias, name_dataset, train_and_save, train_without_teacher
-from .plan import DistillPlan, make_plan
+from .outputs import (
+    Comparison,
+    Scores,
+    draw_bias,
+    draw_scenes,
+    name_dataset,
+    train_and_save,
+    train_without_teacher,
+)
+from .plan import PLAIN, DistillPlan, make_plan
 from .push import push
 from .recommend import is_skewed
 from .report import scores_beside
+from .scenes import Scenes
 from .seeds import OURS, Students, differences, mean_of, train_seeds
 from .tune import tune, with_arguments
 
@@ -31,7 +39,7 @@ Rows = dict[str, dict[int | None, Scores]]  # by model and seed; without several
 
 
 def distill(
-    teacher: Model | list[Model] | None = None, student: Model = "resnet8x4", data: Any = None, **settings: Any
+    teacher: Model | list[Model] | None = None, student: Model | None = None, data: Any = None, **settings: Any
 ) -> Comparison:
     """
     Looks at the images and the teacher, chooses what was not chosen, distils, compares, writes and perhaps pushes.
@@ -40,16 +48,18 @@ def distill(
         teacher (`str`, `os.PathLike`, `PreTrainedModel`, or a list of these, *optional*):
             A folder, a Hub id, or a model in memory; of several their mean, weighted by `teacher_weights`, or a
             [`TeacherEnsemble`]. `loss="ce"` needs none.
-        student (`str`, `os.PathLike` or `PreTrainedModel`, *optional*, defaults to `"resnet8x4"`):
-            A name of [`create_model`], or as `teacher`; one from a folder or the Hub gets a new head where needed.
+        student (`str`, `os.PathLike` or `PreTrainedModel`, *optional*):
+            A name of [`create_model`] (by default `"resnet8x4"`, for pixels `"upernet_16"`), or as `teacher`; one from
+            a folder or the Hub gets a new head where needed.
         data (`str`, `os.PathLike` or `datasets.DatasetDict`):
             A folder of images, a benchmark's name, a dataset of the Hub, or one in memory. Where there is no test
             split, one is held out.
         settings: Any field of `DistillArguments` (`loss`, `loss_args={"alpha": 1}`, `push`, `tune=20` trials that
             choose the loss's weights, `seeds=3` students, of which the best is kept, ...), `SourceArguments`
-            (`eval_fraction`), `ModelArguments` (`trust_remote_code`), `TrainingChoices` (`recommend`), `DataArguments`
-            and [`DistillationTrainingArguments`] (`output_dir`, `num_train_epochs`, ...). What is not set is
-            recommended.
+            (`eval_fraction`), `ModelArguments` (`trust_remote_code`), `TrainingChoices` (`recommend`),
+            `DataArguments`, `MaskArguments` (`task="semantic-segmentation"`, where each pixel has a class, and what
+            masks hold) and [`DistillationTrainingArguments`] (`output_dir`, `num_train_epochs`, ...). What is not set
+            is recommended.
 
     Returns:
         [`Comparison`]: what `comparison.json` in `output_dir` holds.
@@ -79,7 +89,7 @@ def run(plan: DistillPlan) -> Comparison:
 
 
 def _run(plan: DistillPlan) -> Comparison:
-    choices, images, groups = plan.choices, plan.images, plan.images.groups
+    choices, images = plan.choices, plan.images
     teacher: Any = plan.teacher
     if choices.teacher_cache is not None and plan.loss.needs_teacher:
         teacher = TeacherCache.build(
@@ -98,14 +108,13 @@ def _run(plan: DistillPlan) -> Comparison:
     found: Rows = {}
     if plan.bias is not None:
         found["teacher"] = {None: (plan.bias.accuracy, plan.bias.answers)}  # type: ignore[dict-item]
-    if plan.teacher is not None and is_skewed(images.data.split.class_counts):
-        with adjusted(plan.teacher, images.data.split.class_counts):
-            batch_size = plan.args.per_device_eval_batch_size
-            report = group_report(plan.teacher, images.data.test, groups, batch_size=batch_size)
+    if plan.teacher is not None and is_skewed(images.class_counts):
+        with adjusted(plan.teacher, images.class_counts):
+            report = images.report(plan.teacher, plan.args.per_device_eval_batch_size)
         found["adjusted teacher"] = {None: (report.accuracy, report.answers)}  # type: ignore[dict-item]
     if choices.seeds is not None:
         students = train_seeds(plan, teacher)
-        _draw_bias(plan)
+        _draw(plan)
         write_card = partial(write_model_card, plan.output_dir, repo_id=plan.args.hub_model_id)
         found |= {model: students.scores[model] for model in [*students.scores][1:] + [OURS]}  # this one is the last
         comparison = _compare(plan, found, write_card, students)
@@ -114,7 +123,7 @@ def _run(plan: DistillPlan) -> Comparison:
     students_without = {name: copy.deepcopy(plan.network) for name in plan.without_teacher}  # the same initial weights
     trainer = plan.trainer(plan.network, plan.loss, teacher)
     ours: Rows = {OURS: {None: train_and_save(trainer, plan)}}
-    _draw_bias(plan)
+    _draw(plan)
     comparison = _compare(plan, found | ours, trainer.create_model_card)  # what follows may fail
     for name, student in students_without.items():
         try:
@@ -125,13 +134,27 @@ def _run(plan: DistillPlan) -> Comparison:
                 raise  # the other processes wait for this one in a step that it has left
             logger.warning("The %s is left out of the comparison: %s", name, error)
     if students_without:
+        if isinstance(images, Scenes) and PLAIN in found:
+            _draw(plan, students_without[PLAIN], found | ours)
         comparison = _compare(plan, found | ours, trainer.create_model_card)
     comparison.tuning = tuning
     return comparison
 
 
-def _draw_bias(plan: DistillPlan) -> None:
-    if plan.args.process_index == 0 and plan.teacher is not None:
+def _draw(plan: DistillPlan, plain: PreTrainedModel | None = None, found: Rows | None = None) -> None:
+    """Whom the teacher favours; of pixels what the networks see in some images, a plain student among them."""
+    if plan.args.process_index != 0:
+        return
+    if isinstance(plan.images, Scenes):
+        networks = {"teacher": plan.teacher, "this student": plan.network, PLAIN: plain}
+        gain = None
+        if plain is not None and found is not None:
+            tail = (plan.images.groups.group_of_class == plan.images.groups.num_groups - 1).numpy()
+            ours, theirs = (found[name][None][1].counts[:, 0, tail].sum(1) for name in (OURS, PLAIN))  # type: ignore
+            gain = ours - theirs
+        networks = {name: network for name, network in networks.items() if network is not None}
+        draw_scenes(plan.images, networks, plan.output_dir / EXAMPLES_PICTURE, gain)
+    elif plan.teacher is not None:
         draw_bias(plan.teacher, plan.images, plan.output_dir / BIAS_PICTURE)
 
 

@@ -1,4 +1,4 @@
-"""How long a training will take, from a few of its real steps."""
+"""How long a training will take and how much memory, from a few of its real steps."""
 
 import copy
 import math
@@ -37,12 +37,14 @@ ALONE: dict[str, Any] = {
 @dataclass(frozen=True)
 class Estimate:
     """
-    Seconds, measured for one batch of one process, and what follows from them.
+    Seconds and bytes, measured for one batch of one process, and what follows from them.
 
     Attributes:
         images, teacher, student (`float`): To make a batch of images, to ask the teacher, and for a student's step.
         batches (`int`): Of the whole training, in one process.
         workers (`int`): Processes that make images beside the training.
+        memory (`int`): Bytes that a step takes on the device: at its peak on a GPU; on a CPU weights, gradients, the
+            optimizer's state, and what is kept for the backward pass.
     """
 
     images: float
@@ -50,6 +52,7 @@ class Estimate:
     student: float
     batches: int
     workers: int
+    memory: int = 0
 
     def training(self, with_teacher: bool = True) -> float:
         """Seconds to train one student."""
@@ -77,13 +80,18 @@ def estimate(plan: TrainingPlan, teacher: Any = None, *, steps: int = 5) -> Esti
     with tempfile.TemporaryDirectory() as folder:
         changes: dict[str, Any] = {**ALONE, "output_dir": folder, "max_steps": steps + 1}
         trainer: Any = plan.trainer(network, loss, teacher, TimedTrainer, **changes)
+        on_gpu = trainer.args.device.type == "cuda"
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(trainer.args.device)
         try:
             trainer.train()
         finally:
             images.set_epoch(view)
+        memory = torch.cuda.max_memory_allocated(trainer.args.device) if on_gpu else trainer.memory
     making, asking, training = (median(column) for column in zip(*trainer.seconds[1:], strict=True))
     per_epoch = math.ceil(len(images) / (args.train_batch_size * args.world_size))
-    return Estimate(making, asking, training, math.ceil(per_epoch * plan.epochs), args.dataloader_num_workers)
+    batches = math.ceil(per_epoch * plan.epochs)
+    return Estimate(making, asking, training, batches, args.dataloader_num_workers, memory)
 
 
 class TimedTrainer(DistillationTrainer):
@@ -92,6 +100,7 @@ class TimedTrainer(DistillationTrainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.seconds: list[list[float]] = []
+        self.kept: dict[int, int] = {}  # bytes by the place of a tensor that the backward pass needs
         self.remove_callback(PrinterCallback)
         self.add_callback(StepEnd(self))
 
@@ -107,6 +116,26 @@ class TimedTrainer(DistillationTrainer):
         answer = super()._ask_teacher(inputs)
         self.asked += self.now() - start if answer is not None else 0.0
         return answer
+
+    def compute_loss(self, *args, **kwargs):
+        if self.kept:
+            return super().compute_loss(*args, **kwargs)
+        with torch.autograd.graph.saved_tensors_hooks(self._note, lambda tensor: tensor):
+            return super().compute_loss(*args, **kwargs)
+
+    def _note(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        self.kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    @property
+    def memory(self) -> int:
+        """What the first step kept at once, weights and the optimizer's state among it."""
+        student = [p for p in self.model.parameters() if p.requires_grad]
+        weights = [*self.model.parameters(), *(p for network in self._networks[1:] for p in network.parameters())]
+        state = [t for of_one in self.optimizer.state.values() for t in of_one.values() if isinstance(t, torch.Tensor)]
+        places = self.kept | {w.untyped_storage().data_ptr(): w.nbytes for w in weights}
+        return sum(places.values()) + sum(t.nbytes for t in [*student, *state])  # a gradient is as large as its weight
 
     def now(self) -> float:
         if self.args.device.type == "cuda":

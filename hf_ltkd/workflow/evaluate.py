@@ -1,17 +1,20 @@
 """How right a saved model is about each group."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..analysis.bias import group_report
-from ..data.arguments import DataArguments
+from ..data.arguments import DataArguments, MaskArguments
 from ..groups import CLASS_GROUPS_NAME, ClassGroups
 from ..metrics.answers import Answers
-from .arguments import EvaluateArguments, ModelArguments, SourceArguments, split_settings
+from .arguments import SEGMENTATION, EvaluateArguments, ModelArguments, SourceArguments, split_settings
 from .beforehand import check_apart, check_weights
-from .inputs import Images, Model, fit_classes, load_classifier, load_images, model_name, name_data
+from .classes import check_answer
+from .images import Images
+from .inputs import Model, fit_classes, load_classifier, load_images, model_name, name_data
 from .report import scores_beside, write_report
+from .scenes import load_scenes
+from .segmenters import check_mask_classes, is_segmenter, load_segmenter, masks_of
 
 
 @dataclass(frozen=True)
@@ -56,26 +59,41 @@ def evaluate(model: Model, data: Any = None, **settings: Any) -> Evaluation:
         model (`str`, `os.PathLike` or `PreTrainedModel`): A folder, a Hub id, or a model in memory.
         data (`str`, `os.PathLike` or `datasets.DatasetDict`): As in [`distill`].
         settings: `batch_size` (128 by default), `match_labels`, `trust_remote_code`, `output_dir` (a folder for
-            `class_report.json` and `confusion.png`), `eval_fraction`, and any field of `DataArguments`.
+            `class_report.json` and `confusion.png`), `eval_fraction`, and any field of `DataArguments` and, for a
+            model that gives each pixel a class, `MaskArguments`.
 
     Raises:
         `ValueError`: if the model is not for these classes, or a setting is not known.
     """
     model_name(model)
-    own, source, image_fields, trust = split_settings(
-        {"model": model, "data": data, **settings}, EvaluateArguments, SourceArguments, DataArguments, ModelArguments
+    own, source, image_fields, mask_fields, trust = split_settings(
+        {"model": model, "data": data, **settings},
+        *(EvaluateArguments, SourceArguments, DataArguments, MaskArguments, ModelArguments),
     )
     args, where = EvaluateArguments(**own), SourceArguments(**source)
     named = name_data(where, image_fields)[1]
     if args.output_dir is not None:
         check_apart("output_dir", args.output_dir, {"data": named.get("data_dir")})
-    network = load_classifier(model, **trust)
-    check_weights(network, "model")
-    images = load_images(where, image_fields, network, match_labels=args.match_labels, **trust)
-    fitted = fit_classes(network, images.data, args.match_labels)
-    if fitted is network and (Path(model_name(model)) / CLASS_GROUPS_NAME).is_file():
-        images = Images(images.data, ClassGroups.from_pretrained(model_name(model)), images.holdout)
-    report = group_report(fitted, images.data.test, images.groups, batch_size=args.batch_size)
+    if is_segmenter(model, **trust):
+        mask_fields.setdefault("task", SEGMENTATION)
+    masks, has_groups = masks_of(mask_fields, settings), (Path(model_name(model)) / CLASS_GROUPS_NAME).is_file()
+    groups = ClassGroups.from_pretrained(model_name(model)) if has_groups else None
+    images: Images
+    if masks is not None:
+        network = load_segmenter(model, "model", **trust)
+        masks = replace(masks, num_classes=masks.num_classes or network.config.num_labels)
+        images = load_scenes(where, image_fields, masks, network, groups=groups, **trust)
+        check_mask_classes(network, images)
+        check_answer(model_name(model), network, images.data.test)
+    else:
+        network = load_classifier(model, **trust)
+        check_weights(network, "model")
+        images = load_images(where, image_fields, network, match_labels=args.match_labels, **trust)
+        fitted = fit_classes(network, images.data, args.match_labels)
+        if groups is not None and fitted is network:
+            images = replace(images, groups=groups)
+        network = fitted
+    report = images.report(network, args.batch_size)
     answers: Any = report.answers
     files = [] if args.output_dir is None else write_report(args.output_dir, answers, images)
     folder = Path(args.output_dir or "")

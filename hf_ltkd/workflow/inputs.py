@@ -4,7 +4,6 @@ import logging
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data.arguments import PRESETS, DataArguments
 from ..data.augment import LabelledImages
-from ..data.holdout import Holdout, load_or_hold_out
+from ..data.holdout import load_or_hold_out
 from ..data.image_files import class_name
 from ..data.images import ImageData
 from ..data.pixels import Pixels
@@ -28,27 +27,12 @@ from ..teacher.loading import base_of, class_names_of, explained, load_config, l
 from ..utils import check_model_files, read_json
 from .arguments import SourceArguments
 from .classes import check_answer, order_by_name, with_classes
+from .images import Images
 from .recommend import recommend_images
 
 
 logger = logging.getLogger(__name__)
 Model = str | os.PathLike | PreTrainedModel
-
-
-@dataclass(frozen=True)
-class Images:
-    """
-    What every job looks at.
-
-    Attributes:
-        data ([`ImageData`]): Training and evaluation images.
-        groups ([`ClassGroups`]): Groups of their classes.
-        holdout ([`Holdout`], *optional*): How the evaluation images were split off; `None` where the data has its own.
-    """
-
-    data: ImageData
-    groups: ClassGroups
-    holdout: Holdout | None
 
 
 def is_main_process() -> bool:
@@ -211,7 +195,7 @@ def load_images(
     config = models[0].config if models and isinstance(models[0], PreTrainedModel) else None
     if models and config is None and is_pretrained(models[0]):
         config = load_config(model_name(models[0]), trust_remote_code=trust_remote_code)
-    own, students = _pixels_of_all(models, trust_remote_code), _pixels_of(student, trust_remote_code)
+    own, students = _pixels_of_all(models, trust_remote_code), load_pixels(student, trust_remote_code)
     size, pixels, teacher_pixels = given.get("image_size"), own, None
     if student is not None:
         pixels, teacher_pixels = choose_pixels(own, students, size)
@@ -250,7 +234,7 @@ def load_images(
     return Images(images, make_groups(images, num_groups), holdout)
 
 
-def _pixels_of(model: Model | None, trust_remote_code: bool) -> Pixels | None:
+def load_pixels(model: Model | None, trust_remote_code: bool) -> Pixels | None:
     """What a trained model sees, where it was saved with an image processor."""
     if model is None or not is_pretrained(model):
         return None
@@ -266,7 +250,7 @@ def _pixels_of_all(models: list[Any], trust_remote_code: bool) -> Pixels | None:
         `ValueError`: if that differs: an item holds pixels of a student and of a teacher.
     """
     models = [one for model in models for one in (networks_of(model) if isinstance(model, nn.Module) else [model])]
-    seen = [_pixels_of(model, trust_remote_code) for model in models]
+    seen = [load_pixels(model, trust_remote_code) for model in models]
     kinds = [[p and p.description(augment) for augment in (True, False)] for p in seen]
     for model, kind in zip(models, kinds, strict=True):
         if kind != kinds[0]:

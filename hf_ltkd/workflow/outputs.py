@@ -7,34 +7,42 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from ..analysis.bias import teacher_group_mass
 from ..analysis.plots import plot_teacher_bias
+from ..analysis.scene_plots import plot_scenes
 from ..data.arguments import PRESETS
 from ..data.images import ImageData
 from ..groups import ClassGroups
 from ..hub.names import COMPARISON_NAME
+from ..losses.checks import logits_of
 from ..metrics.answers import Answers, is_settled
+from ..metrics.pixel_answers import PixelAnswers
 from ..trainer.trainer import DistillationTrainer
-from ..utils import load_json, write_json
+from ..utils import load_json, placed_for, write_json
 from .adapters import merge_adapters
 from .adjust import adjusted
-from .inputs import Images
+from .arguments import SEGMENTATION
+from .images import Images
 from .plan import BALANCED, PLAIN, DistillPlan, TrainingPlan
 from .recommend import is_skewed
 from .report import write_report
+from .scenes import Scenes
 from .tune import Tuning
 
 
-Scores = tuple[dict[str, float | None], Answers]  # accuracies and answers
+Scores = tuple[dict[str, float | None], Answers | PixelAnswers]  # accuracies and answers
 # How to make each student without a teacher.
 INSTEAD = {
     PLAIN: "hf-ltkd train-teacher --model STUDENT --ce cross_entropy",
     f"adjusted {PLAIN}": "hf-ltkd train-teacher --model STUDENT --ce cross_entropy, then hf-ltkd adjust",
     BALANCED: "hf-ltkd train-teacher --model STUDENT --ce balanced_softmax",
 }
+EXAMPLES = 4  # images in a picture of scenes
 
 
 @dataclass(kw_only=True)
@@ -52,7 +60,8 @@ class Comparison:
             `"adjusted plain student"`, `"balanced softmax student"`, `"this student"`) the fractions `accuracy` and
             `{group}_accuracy`, `None` for a group without an image. The adjusted and the balanced ones are there
             where the training counts are skewed.
-        scores (`dict`): By model the scores of [`group_accuracy`] beside these: `macro_f1`, `balanced_accuracy`, ...
+        scores (`dict`): By model the scores of [`group_accuracy`] beside these: `macro_f1`, `balanced_accuracy`, ...;
+            where each pixel has a class, `mean_iou` and `{group}_iou`, by which models are then compared.
         intervals (`dict`): By model the 95 % interval of each accuracy, of balanced accuracy and of macro-F1,
             `[low, high]`.
         differences (`dict`): By other model how far this student's accuracies are above its own, on the same images:
@@ -130,26 +139,38 @@ class Comparison:
         better = [name for name in others if all(a > b for a, b in zip(self._means(name), ours, strict=True))]
         return max(better, key=lambda name: self._means(name)[1], default=None)
 
+    @property
+    def of_pixels(self) -> bool:
+        """Whether it is pixels that have classes, so that the IoU is what counts."""
+        return "mean_iou" in self.scores.get("this student", {})
+
     def _means(self, model: str) -> tuple[float, float]:
-        """The accuracy over all images, and the mean of those groups that have one."""
-        values = {name: value for name, value in self.accuracy[model].items() if value is not None}
-        of_groups = [value for name, value in values.items() if name != "accuracy"] or [0.0]
-        return values.get("accuracy", 0.0), sum(of_groups) / len(of_groups)
+        """The accuracy over all images, or mean IoU, and the mean of those groups that have one."""
+        table, over_all = self.accuracy[model], "accuracy"
+        if self.of_pixels:
+            table, over_all = {n: v for n, v in self.scores[model].items() if n.endswith("_iou")}, "mean_iou"
+        values = {name: value for name, value in table.items() if value is not None}
+        of_groups = [value for name, value in values.items() if name != over_all] or [0.0]
+        return values.get(over_all, 0.0), sum(of_groups) / len(of_groups)
 
     def verdict(self) -> str | None:
         """In one sentence what to use instead of this student, where one without a teacher is better; else `None`."""
         better = self.better_without_teacher()
         if better is None:
             return None
-        settled = better not in self.differences or is_settled(self.differences[better]["accuracy"])
+        over_all = "mean_iou" if self.of_pixels else "accuracy"
+        settled = better not in self.differences or is_settled(self.differences[better][over_all])
         few = "images and seeds" if self.seeds else "images"
         unsettled = "" if settled else f", which so few {few} do not settle"
         (now, groups), (instead, their_groups) = self._means("this student"), self._means(better)
         what = "Distilling did not pay" if "teacher" in self.accuracy else "Another student does better"
+        told, ours, how = f"is right about {instead:.1%} of the images", f"about {now:.1%}", INSTEAD[better]
+        if self.of_pixels:
+            told, ours = f"has a mean IoU of {instead:.1%}", f"of {now:.1%}"
+            how = how.replace("train-teacher", f"train-teacher --task {SEGMENTATION}")
         return (
-            f"{what}: the {better}, without a teacher, is right about {instead:.1%} of the images and "
-            f"{their_groups:.1%} in the mean over the groups, this student about {now:.1%} and {groups:.1%}"
-            f"{unsettled}. Use that one: {INSTEAD[better]}."
+            f"{what}: the {better}, without a teacher, {told} and {their_groups:.1%} in the mean over the groups, "
+            f"this student {ours} and {groups:.1%}{unsettled}. Use that one: {how}."
         )
 
     def check_is_better(self) -> None:
@@ -171,9 +192,7 @@ def train_and_save(trainer: DistillationTrainer, plan: TrainingPlan) -> tuple[di
     merge_adapters(trainer)
     trainer.save_model()  # first of all
     if trainer.is_world_process_zero():
-        plan.images.data.split.save_pretrained(plan.output_dir)
-        if plan.images.holdout is not None:
-            plan.images.holdout.save_pretrained(plan.output_dir)
+        plan.images.save_pretrained(plan.output_dir)
     trainer.save_metrics("train", result.metrics)
     accuracy, answers = evaluate_trained(trainer, plan.images, save=True)
     if trainer.is_world_process_zero():
@@ -187,7 +206,7 @@ def train_without_teacher(plan: DistillPlan, name: str, student: PreTrainedModel
     nothing["early_stopping_patience"] = None  # it has no best checkpoint to go back to
     trainer = plan.trainer(student, plan.without_teacher[name], **nothing)
     trainer.train()
-    found, counts = {name: evaluate_trained(trainer, plan.images)}, plan.images.data.split.class_counts
+    found, counts = {name: evaluate_trained(trainer, plan.images)}, plan.images.class_counts
     if name == PLAIN and is_skewed(counts):
         with adjusted(trainer.model, counts):  # type: ignore[arg-type]
             found[f"adjusted {name}"] = evaluate_trained(trainer, plan.images)
@@ -226,6 +245,40 @@ def draw_bias(
         teacher_group_mass(teacher, part, groups, max_batches=30) for part in (data.test, data.train.labelled())
     )
     plot_teacher_bias(evaluation, training, groups, path, loss_shares=loss_shares)
+
+
+@torch.no_grad()
+def draw_scenes(
+    scenes: Scenes, networks: Mapping[str, nn.Module], path: str | os.PathLike, gain: np.ndarray | None = None
+) -> None:
+    """
+    Images to evaluate on, their masks, and what networks see in them.
+
+    Args:
+        scenes ([`Scenes`]): The images.
+        networks (`Mapping`): By what they are called; what is called `teacher` sees its own pixels.
+        path (`str` or `os.PathLike`): Where the picture goes.
+        gain (`np.ndarray` of shape `[images]`, *optional*): How many more pixels of the tail one network finds than
+            another: half of the images are those with the most.
+    """
+    data, tail = scenes.data.test, scenes.groups.names[-1]
+    gain = np.zeros(len(data), int) if gain is None else gain
+    best = [i for i in np.argsort(-gain, kind="stable")[: EXAMPLES // 2].tolist() if gain[i] > 0]
+    spread = [i for i in np.linspace(0, len(data) - 1, EXAMPLES).round().astype(int).tolist() if i not in best]
+    notes = {i: f"+{gain[i]:,} pixels of the {tail}" for i in best}
+    notes |= dict.fromkeys(spread[: EXAMPLES - len(best)], "")
+    rows = []
+    for index in notes:
+        (image, mask), item = data.example(index), data[index]
+        row = {"image": np.asarray(image.convert("RGB")), "truth": np.where(mask == data.ignore_index, -1, mask)}
+        for name, network in networks.items():
+            own = item.get("teacher_pixel_values") if name == "teacher" else None
+            pixels = placed_for(network, {"pixel_values": (item["pixel_values"] if own is None else own)[None]})
+            logits = logits_of(network.eval()(**pixels)).float()
+            logits = nn.functional.interpolate(logits, mask.shape, mode="bilinear", align_corners=False)
+            row[name] = logits[0].argmax(0).cpu().numpy()
+        rows.append(row)
+    plot_scenes(rows, scenes.groups, scenes.data.class_names, path, notes=[*notes.values()])
 
 
 def name_dataset(data: ImageData) -> str:

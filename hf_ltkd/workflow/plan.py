@@ -1,12 +1,11 @@
 """What a training will do, decided and checked before anything is trained or written."""
 
-import json
 import math
 import os
 import platform
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -15,24 +14,22 @@ from typing import Any
 
 import filelock
 import numpy as np
-from huggingface_hub import get_token
 from transformers import PreTrainedModel, set_seed
 
-from ..analysis.bias import GroupReport, group_report
+from ..analysis.bias import GroupReport
 from ..data.arguments import DataArguments
 from ..data.augment import LabelledImages
 from ..data.holdout import HOLDOUT_NAME, Holdout
 from ..groups import ClassGroups
 from ..losses import CATKDLoss, CrossEntropyLoss, DistillationLoss, LTKDLoss, create_loss
-from ..metrics import group_accuracy
 from ..teacher.live import place_teacher
 from ..trainer.mixing import make_mixer
 from ..trainer.trainer import DistillationTrainer
 from ..trainer.training_args import DistillationTrainingArguments
-from ..utils import parse_values
 from .adapters import add_lora
 from .arguments import (
     DistillArguments,
+    MaskArguments,
     ModelArguments,
     SourceArguments,
     TrainingChoices,
@@ -43,16 +40,19 @@ from .beforehand import (
     check_apart,
     check_cached,
     check_free,
-    check_hub_id,
     check_loss,
     check_network,
+    check_push,
     check_search,
     check_training,
     check_weights,
+    new_loss,
     prepare_folder,
+    read_loss_args,
 )
+from .classes import check_answer
+from .images import Images
 from .inputs import (
-    Images,
     Model,
     fit_teachers,
     is_pretrained,
@@ -67,9 +67,20 @@ from .recommend import (
     epochs_of,
     is_skewed,
     recommend_ce,
-    recommend_training,
     recommend_weights,
     training_arguments,
+)
+from .scenes import Scenes, load_scenes
+from .segmenters import (
+    FOR_PIXELS,
+    STUDENT,
+    TEACHER,
+    check_mask_classes,
+    check_segmenter,
+    has_weights,
+    load_segmenter,
+    masks_of,
+    new_segmenter,
 )
 
 
@@ -157,9 +168,9 @@ class TrainingPlan:
             teacher,
             replace(self.args, **changes) if changes else self.args,
             distillation_loss=loss,
-            train_dataset=self.images.data.train if loss.needs_teacher else self.images.data.train.labelled(),
+            train_dataset=self.images.training(with_teacher=loss.needs_teacher),
             eval_dataset=self.images.data.test if self.validation is None else self.validation,
-            compute_metrics=group_accuracy(self.images.groups),
+            compute_metrics=self.images.metric(),
             processing_class=self.images.data.image_processor,
         )
 
@@ -190,7 +201,7 @@ class DistillPlan(TrainingPlan):
         """The same student without a teacher, to compare with: by name what it is trained by."""
         if not self.choices.plain_student:
             return {}
-        losses, counts = {PLAIN: CrossEntropyLoss()}, self.images.data.split.class_counts
+        losses, counts = {PLAIN: CrossEntropyLoss()}, self.images.class_counts
         if is_skewed(counts) and not self.args.label_smoothing_factor:
             losses[BALANCED] = CrossEntropyLoss(ce="balanced_softmax", class_counts=counts)
         own = self.loss.ce if isinstance(self.loss, CrossEntropyLoss) else None
@@ -204,7 +215,8 @@ class DistillPlan(TrainingPlan):
     @property
     def cache_bytes(self) -> int | None:
         """What a cache would take, where one can be made and is not asked for."""
-        if not self.loss.needs_teacher or self.loss.needs_hidden_states or self.choices.teacher_cache is not None:
+        lacks_logits = not self.loss.needs_teacher or self.loss.needs_hidden_states or isinstance(self.images, Scenes)
+        if lacks_logits or self.choices.teacher_cache is not None:
             return None
         logits = len(self.images.data.train) * self.cache_views * self.images.groups.num_classes
         return logits * np.dtype(self.choices.teacher_cache_dtype).itemsize
@@ -220,16 +232,19 @@ def make_plan(**settings: Any) -> DistillPlan:
     Raises:
         `ValueError`: if teacher, student, images and settings do not fit each other.
     """
-    own, trust, source, image_fields, choice, training = split_settings(
+    own, trust, source, image_fields, mask_fields, choice, training = split_settings(
         settings,
-        *(DistillArguments, ModelArguments, SourceArguments, DataArguments, TrainingChoices),
+        *(DistillArguments, ModelArguments, SourceArguments, DataArguments, MaskArguments, TrainingChoices),
         DistillationTrainingArguments,
     )
+    masks = masks_of(mask_fields, settings)
+    if masks is not None:
+        own, training = {"student": STUDENT, **own}, {**FOR_PIXELS, **training}
     choices, recommend = DistillArguments(**own), TrainingChoices(**choice).recommend
     where = SourceArguments(**source)
-    loss_args = _loss_arguments(choices.loss_args)
+    loss_args = read_loss_args(choices.loss_args)
     first_loss = new_loss(choices, ClassGroups.from_counts([1, 1], 1), loss_args, image_fields.get("benchmark"))
-    check_loss(choices, first_loss, loss_args)
+    check_loss(choices, first_loss, loss_args, of_pixels=masks is not None)
     read = {"data": name_data(where, image_fields)[1].get("data_dir"), "teacher": choices.teachers}
     prepare_folder(training, "student", {**read, "student": choices.student})
     space = check_search(choices, loss_args, training)
@@ -239,39 +254,41 @@ def make_plan(**settings: Any) -> DistillPlan:
         check_apart("teacher_cache", choices.teacher_cache, read)
         check_cached(first_loss, training)
     if choices.push is not None:
-        check_hub_id("push", choices.push)
-        if get_token() is None and training.get("hub_token") is None:
-            raise ValueError(f"--push {choices.push} needs a login: run `hf auth login`, or set HF_TOKEN.")
+        check_push(choices.push, training)
         training["hub_model_id"] = choices.push
     check_training(training, choices.student, recommend)
-    check_network("student", choices.student, image_fields.get("image_size"), **trust)
-    teachers = [load_classifier(model, **trust) for model in choices.teachers]
-    for model in teachers:
-        check_weights(model, "teacher")
-    images = load_images(
-        where,
-        image_fields,
-        teachers,
-        student=choices.student,
-        seed=training.get("seed", 42),
-        num_groups=choices.num_groups,
-        unlabelled=choices.unlabelled,
-        match_labels=choices.match_labels,
-        validation=bool(choices.tune or choices.seeds),
-        **trust,
-    )
-    teacher, matched = fit_teachers(teachers, images.data, choices.match_labels, choices.teacher_weights)
-    if matched and isinstance(first_loss, CATKDLoss):
-        raise ValueError(
-            f"--match_labels does not go with --loss {choices.loss}, which reads the teacher's head: use kd."
+    how: dict[str, Any] = {"student": choices.student, "seed": training.get("seed", 42)}
+    how |= {"num_groups": choices.num_groups, **trust}
+    images: Images
+    if masks is not None:
+        check_segmenter("student", choices.student, **trust)
+        teachers = [load_segmenter(model, "teacher", **trust) for model in choices.teachers]
+        images = load_scenes(where, image_fields, masks, next(iter(teachers), None), **how)
+        teacher = next(iter(teachers), None)
+        if teacher is not None:
+            check_mask_classes(teacher, images)
+            check_answer(model_name(teacher), teacher, images.data.test.for_teacher())
+    else:
+        check_network("student", choices.student, image_fields.get("image_size"), **trust)
+        teachers = [load_classifier(model, **trust) for model in choices.teachers]
+        for model in teachers:
+            check_weights(model, "teacher")
+        more = {"unlabelled": choices.unlabelled, "match_labels": choices.match_labels}
+        images = load_images(
+            where, image_fields, teachers, validation=bool(choices.tune or choices.seeds), **how, **more
         )
-    args, reason = _training(choices.student, images, training, recommend)
-    student = new_classifier(choices.student, images.data, **trust)
+        teacher, matched = fit_teachers(teachers, images.data, choices.match_labels, choices.teacher_weights)
+        if matched and isinstance(first_loss, CATKDLoss):
+            raise ValueError(
+                f"--match_labels does not go with --loss {choices.loss}, which reads the teacher's head: use kd."
+            )
+    args, reason = _training(choices.student, images, training, recommend, **trust)
+    student = new_network(choices.student, images, **trust)
 
     loss_reason = "the method's values where --loss_args says nothing"
     if type(first_loss) is LTKDLoss and choices.pair is None and recommend:
-        counts, epochs = images.data.split.class_counts, epochs_of(args, len(images.data.train))
-        weights = recommend_weights(counts, epochs, args.label_smoothing_factor)
+        epochs, of_pixels = epochs_of(args, len(images.data.train)), masks is not None
+        weights = recommend_weights(images.class_counts, epochs, args.label_smoothing_factor, of_pixels)
         loss_args, loss_reason = {**weights.values, **loss_args}, weights.reason
     if choices.adjust_teacher:
         loss_args["prior"] = "teacher"
@@ -280,8 +297,7 @@ def make_plan(**settings: Any) -> DistillPlan:
     bias = None
     if teacher is not None:
         place_teacher(teacher, args.device)
-        batch_size = args.per_device_eval_batch_size
-        bias = group_report(teacher, images.data.test, images.groups, batch_size=batch_size)
+        bias = images.report(teacher, args.per_device_eval_batch_size)
         if bias.answers is not None and bias.answers.at_chance:
             warnings.warn(
                 f"The teacher {model_name(teacher)!r} may have nothing to teach. {bias.answers.describe()}",
@@ -314,27 +330,35 @@ def plan_teacher(**settings: Any) -> TrainingPlan:
     Raises:
         `ValueError`: if model, images and settings do not fit each other.
     """
-    own, trust, source, image_fields, choice, training = split_settings(
+    own, trust, source, image_fields, mask_fields, choice, training = split_settings(
         settings,
-        *(TrainTeacherArguments, ModelArguments, SourceArguments, DataArguments, TrainingChoices),
+        *(TrainTeacherArguments, ModelArguments, SourceArguments, DataArguments, MaskArguments, TrainingChoices),
         DistillationTrainingArguments,
     )
+    masks = masks_of(mask_fields, settings)
+    if masks is not None:
+        own, training = {"model": TEACHER, **own}, {**FOR_PIXELS, **training}
     chosen, recommend = TrainTeacherArguments(**own), TrainingChoices(**choice).recommend
     model, where = chosen.model, SourceArguments(**source)
-    loss_args, loss_reason = _loss_arguments(chosen.loss_args), ""
+    loss_args, loss_reason = read_loss_args(chosen.loss_args), ""
     if chosen.ce is not None and loss_args.setdefault("ce", chosen.ce) != chosen.ce:
         raise ValueError(f"--ce {chosen.ce} and --loss_args ce={loss_args['ce']} are two: give one of them.")
     create_loss("ce", ClassGroups.from_counts([1, 1], 1), **loss_args)
     prepare_folder(training, "teacher", {"data": name_data(where, image_fields)[1].get("data_dir"), "model": model})
     check_training(training, model, recommend)
-    check_network("model", model, image_fields.get("image_size"), **trust)
-    images = load_images(where, image_fields, model, seed=training.get("seed", 42), **trust)
-    args, reason = _training(model, images, training, recommend)
-    network: Any = new_classifier(model, images.data, **trust)
+    images: Images
+    if masks is not None:
+        check_segmenter("model", model, **trust)
+        images = load_scenes(where, image_fields, masks, model, seed=training.get("seed", 42), **trust)
+    else:
+        check_network("model", model, image_fields.get("image_size"), **trust)
+        images = load_images(where, image_fields, model, seed=training.get("seed", 42), **trust)
+    args, reason = _training(model, images, training, recommend, **trust)
+    network: Any = new_network(model, images, **trust)
     if chosen.peft is not None:
         network = add_lora(network, model_name(model))
     if recommend and "ce" not in loss_args:
-        recommended = recommend_ce(images.data.split.class_counts, args.label_smoothing_factor)
+        recommended = recommend_ce(images.class_counts, args.label_smoothing_factor, masks is not None)
         loss_args, loss_reason = {**recommended.values, **loss_args}, recommended.reason
     return TrainingPlan(
         name=model_name(model),
@@ -347,22 +371,21 @@ def plan_teacher(**settings: Any) -> TrainingPlan:
     )
 
 
-def new_loss(
-    choices: DistillArguments, groups: ClassGroups, loss_args: Mapping[str, Any], benchmark: str | None
-) -> DistillationLoss:
-    """The loss that was asked for."""
-    dataset = (benchmark or "cifar100_lt").removesuffix("_lt")
-    pair: Any = choices.pair and tuple(choices.pair)
-    return create_loss(choices.loss, groups, pair=pair, dataset=dataset, **loss_args)
+def new_network(model: Model, images: Images, trust_remote_code: bool = False) -> PreTrainedModel:
+    """A network to train on these images."""
+    if isinstance(images, Scenes):
+        return new_segmenter(model, images, trust_remote_code)
+    return new_classifier(model, images.data, trust_remote_code)
 
 
 def _training(
-    model: Model, images: Images, given: dict[str, Any], recommend: bool
+    model: Model, images: Images, given: dict[str, Any], recommend: bool, trust_remote_code: bool = False
 ) -> tuple[DistillationTrainingArguments, str]:
     """The training's arguments, and why these; the seed is set, as for the initial weights that come next."""
     data, recommended = images.data, Recommendation()
     if recommend:
-        recommended = recommend_training(len(data.train), model_name(model), is_pretrained(model))
+        trained = has_weights(model, trust_remote_code) if isinstance(images, Scenes) else is_pretrained(model)
+        recommended = images.recommend_training(model_name(model), trained)
     args = training_arguments(given, recommended, data.args.crop)
     if args.load_best_model_at_end and data.validation is None:
         warnings.warn(
@@ -372,17 +395,6 @@ def _training(
         )
     set_seed(args.seed)
     return args, recommended.reason
-
-
-def _loss_arguments(given: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
-    """`{"alpha": 1}` as it is, `["alpha=1"]` of the command line, or `['{"alpha": 1}']` of a YAML file."""
-    if isinstance(given, Mapping):
-        return dict(given)
-    if not isinstance(given, list | tuple) or not all(isinstance(item, str) for item in given):
-        raise ValueError(f"loss_args={given!r} is not valid: give a dict such as {{'alpha': 1}}, or name=value items.")
-    if len(given) == 1 and given[0].startswith("{"):
-        return json.loads(given[0])
-    return parse_values("--loss_args", given)
 
 
 def _is_split_of(teacher: str, holdout: Holdout | None) -> bool:

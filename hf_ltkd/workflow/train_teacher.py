@@ -8,16 +8,18 @@ from .outputs import name_dataset, train_and_save
 from .plan import TrainingPlan, plan_teacher
 
 
-def train_teacher(model: Model = "resnet32x4", data: Any = None, **settings: Any) -> Evaluation:
+def train_teacher(model: Model | None = None, data: Any = None, **settings: Any) -> Evaluation:
     """
     Trains a classifier by cross-entropy and saves it.
 
     Args:
-        model (`str`, `os.PathLike` or `PreTrainedModel`, *optional*, defaults to `"resnet32x4"`):
-            A name of [`create_model`], a folder, a Hub id, or a model in memory.
+        model (`str`, `os.PathLike` or `PreTrainedModel`, *optional*):
+            A name of [`create_model`] (by default `"resnet32x4"`, for pixels `"upernet_32"`), a folder, a Hub id, or
+            a model in memory.
         data (`str`, `os.PathLike` or `datasets.DatasetDict`): As in [`distill`].
         settings: `ce`, `loss_args`, `peft`, `trust_remote_code`, `eval_fraction`, `recommend`, and any field of
-            `DataArguments` and [`DistillationTrainingArguments`], for instance `output_dir="teacher"`.
+            `DataArguments`, `MaskArguments` (`task="semantic-segmentation"`, ...) and
+            [`DistillationTrainingArguments`], for instance `output_dir="teacher"`.
 
     Raises:
         `ValueError`: if model, images and settings do not fit each other, or a setting is not known; before anything

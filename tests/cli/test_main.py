@@ -123,7 +123,7 @@ def test_the_result_is_told_before_a_push_that_fails(home, tmp_path, monkeypatch
     def refused(*args, **kwargs):
         raise OSError("The student is complete, but it was not pushed.")
 
-    monkeypatch.setattr("hf_ltkd.workflow.plan.get_token", lambda: "token")
+    monkeypatch.setattr("hf_ltkd.workflow.beforehand.get_token", lambda: "token")
     monkeypatch.setattr("hf_ltkd.workflow.distill.run", lambda plan: home.comparison)
     monkeypatch.setattr("hf_ltkd.workflow.distill.push", refused)
     arguments = ["--teacher", home.teacher, "--data", home.photos, "--student", "resnet8", *FLAGS]
@@ -155,7 +155,7 @@ TEACHER = ["distill", "--teacher", "{folder}/teacher", "--data", "{folder}/photo
 )
 def test_errors_are_one_sentence(home, tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("hf_ltkd.workflow.plan.get_token", lambda: None)
+    monkeypatch.setattr("hf_ltkd.workflow.beforehand.get_token", lambda: None)
     before = home.files()
     assert main([argument.format(folder=home.folder) for argument in arguments]) == 2
     error = capsys.readouterr().err.splitlines()[-1]

@@ -130,7 +130,7 @@ CASES = [
 
 @pytest.mark.parametrize(("command", "message"), CASES, ids=[case[0].split("} ")[-1] for case in CASES])
 def test_the_command_says_it_in_one_sentence(home, useless, tmp_path, monkeypatch, capsys, command, message):
-    monkeypatch.setattr("hf_ltkd.workflow.plan.get_token", lambda: "token")
+    monkeypatch.setattr("hf_ltkd.workflow.beforehand.get_token", lambda: "token")
     words = [word.format(home=home.folder, useless=useless) for word in command.split()]
     flags = [str(item) for name, value in TRAINING.items() for item in (f"--{name}", value)]
     before = home.files()

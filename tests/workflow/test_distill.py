@@ -237,7 +237,7 @@ def test_push_at_the_end(home, tmp_path, monkeypatch):
         sent.append((folder, to, how))
         return type("Commit", (), {"commit_url": "https://example.org/commit"})
 
-    monkeypatch.setattr("hf_ltkd.workflow.plan.get_token", lambda: "token")
+    monkeypatch.setattr("hf_ltkd.workflow.beforehand.get_token", lambda: "token")
     monkeypatch.setattr("hf_ltkd.workflow.distill.run", lambda plan: replace(home.comparison))
     monkeypatch.setattr("hf_ltkd.workflow.distill.push", push)
     settings = {"output_dir": tmp_path / "s", "push": "me/small", "hub_private_repo": True, **SHORT}

@@ -111,7 +111,7 @@ def test_errors_are_one_sentence(plan_of, settings, message):
 
 
 def test_a_push_needs_a_login(plan_of, monkeypatch):
-    monkeypatch.setattr("hf_ltkd.workflow.plan.get_token", lambda: None)
+    monkeypatch.setattr("hf_ltkd.workflow.beforehand.get_token", lambda: None)
     with pytest.raises(ValueError, match="needs a login: run `hf auth login`"):
         plan_of(push="me/small")
     assert plan_of(push="me/small", hub_token="x").args.hub_model_id == "me/small"

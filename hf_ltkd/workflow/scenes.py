@@ -1,0 +1,325 @@
+"""Images with a class for each pixel, by the names that a user gives."""
+
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict, Image
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import EvalPrediction, PreTrainedModel, SegformerImageProcessorPil, default_data_collator
+
+from ..analysis.bias import GroupReport
+from ..data.arguments import DataArguments, MaskArguments
+from ..data.holdout import Holdout
+from ..data.mask_files import read_masks
+from ..data.masks import Colors, MaskReader, count_masks
+from ..data.names import split_of
+from ..data.pixels import Pixels
+from ..data.processors import choose_pixels, pixels_of, resized
+from ..data.segmentation import SegmentationDataset
+from ..groups import ClassGroups
+from ..losses.checks import at_least_float32, logits_of
+from ..metrics import mean_iou
+from ..teacher.loading import load_config
+from ..utils import listed, placed_for
+from .arguments import SourceArguments
+from .images import Images
+from .inputs import Model, is_pretrained, load_pixels, model_name, name_data
+from .recommend import Recommendation, recommend_pixel_training
+
+
+IMAGE_COLUMNS = ("image", "images", "img", "pixel_values")
+MASK_COLUMNS = ("mask", "masks", "annotation", "annotations", "segmentation_mask", "label", "labels")
+LONGEST_SIDE = 512  # of images that no model says a size of
+SMALLEST_CROP = 32
+MANY_IMAGES = 1000  # from which on several processes read masks
+
+
+@dataclass
+class SceneData:
+    """
+    What models for pixels are trained on.
+
+    Attributes:
+        train, test ([`SegmentationDataset`]): Training images in random views, and images to evaluate on as they are.
+        validation ([`SegmentationDataset`], *optional*): Images to choose checkpoints on.
+        class_names (`list[str]`): By class id.
+        named (`bool`): Whether the user named them.
+        class_counts (`list[int]`): Training pixels of each class.
+        test_counts (`np.ndarray` of shape `[images, classes]`): Pixels of each class in each image to evaluate on.
+        args ([`DataArguments`]), masks ([`MaskArguments`]): What was loaded, with sizes filled in.
+        image_processor (`BaseImageProcessor`): Makes the pixels of `test`; to be saved with the model.
+        sources (`list[str]`): Which splits are used for what, in plain sentences.
+    """
+
+    train: SegmentationDataset
+    test: SegmentationDataset
+    class_names: list[str]
+    named: bool
+    class_counts: list[int]
+    test_counts: np.ndarray
+    args: DataArguments
+    masks: MaskArguments
+    image_processor: Any
+    sources: list[str] = field(default_factory=list)
+    validation: SegmentationDataset | None = None
+
+
+@dataclass(frozen=True)
+class Scenes(Images):
+    """
+    Images with a class for each pixel; a class's examples are its pixels.
+
+    Attributes:
+        data ([`SceneData`]): Training and evaluation images.
+        groups ([`ClassGroups`]): Groups of their classes by pixels.
+        holdout ([`Holdout`], *optional*): How the evaluation images were split off; it counts images in which a class
+            occurs.
+    """
+
+    data: SceneData  # type: ignore[assignment]
+
+    @property
+    def class_counts(self) -> Sequence[int]:
+        return self.data.class_counts
+
+    def training(self, with_teacher: bool) -> SegmentationDataset:
+        return self.data.train if with_teacher else self.data.train.for_student()
+
+    def metric(self) -> mean_iou:
+        return mean_iou(self.groups, ignore_index=self.data.masks.ignore_index)
+
+    @torch.no_grad()
+    def report(self, model: nn.Module, batch_size: int) -> GroupReport:
+        """As of images, seen as the teacher sees them; the report's `images` are the pixels of each group."""
+        metric, mass = self.metric(), torch.zeros(self.groups.num_groups)
+        loader: DataLoader = DataLoader(self.data.test.for_teacher(), batch_size, collate_fn=default_data_collator)
+        model.eval()
+        for number, batch in enumerate(loader, 1):
+            labels = batch.pop("labels")
+            logits = at_least_float32(logits_of(model(**placed_for(model, batch)))).cpu()
+            if not torch.isfinite(logits).all():
+                raise FloatingPointError(
+                    f"The {type(model).__name__} gives logits of NaN or Inf, which are of no class: it is broken, or "
+                    "its inputs are; train it again, or take another checkpoint."
+                )
+            metric(EvalPrediction(metric.confusions(logits, labels), labels), compute_result=number == len(loader))
+            for one, mask in zip(logits, labels, strict=True):
+                one = nn.functional.interpolate(one[None], mask.shape, mode="bilinear", align_corners=False)[0]
+                probabilities = one.softmax(0)[:, (mask != self.data.masks.ignore_index) & (mask != -100)]
+                mass.index_add_(0, self.groups.group_of_class, probabilities.sum(1))
+        scores = metric.answers.scores(self.groups)  # type: ignore[union-attr]
+        accuracy = {name: scores[name] for name in ("accuracy", *(f"{group}_accuracy" for group in self.groups.names))}
+        pixels = np.bincount(self.groups.group_of_class, self.data.test_counts.sum(0), self.groups.num_groups)
+        return GroupReport(accuracy, (mass / mass.sum()).tolist(), pixels.astype(int).tolist(), metric.answers)  # type: ignore
+
+    def recommend_training(self, network: str, is_pretrained: bool) -> Recommendation:
+        return recommend_pixel_training(len(self.data.train), is_pretrained)
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        if self.holdout is not None:
+            self.holdout.save_pretrained(folder)
+
+
+def load_scenes(
+    source: SourceArguments,
+    given: Mapping[str, Any],
+    masks: MaskArguments,
+    model: Model | None,
+    *,
+    student: Model | None = None,
+    seed: int = 0,
+    num_groups: int | None = None,
+    groups: ClassGroups | None = None,
+    trust_remote_code: bool = False,
+) -> Scenes:
+    """
+    The images and masks as a model's own image processor makes them, every mask looked at.
+
+    Args:
+        source, given, seed, num_groups, trust_remote_code: As in [`load_images`].
+        masks ([`MaskArguments`]): What masks hold, and in which size images are seen.
+        model (`str` or `PreTrainedModel`, *optional*): A teacher, or the model that is trained or evaluated.
+        student (`str` or `PreTrainedModel`, *optional*): Where `model` is its teacher. One without an image processor
+            of its own sees what the teacher sees.
+        groups ([`ClassGroups`], *optional*): Those that a model was saved with; else they are made of the masks.
+
+    Raises:
+        `ValueError`: if there are no such images, a column or a split is missing, a mask is missing, of another size
+            than its image or holds what is no class, or a class has no pixel to train on.
+    """
+    splits, given = name_data(source, given)
+    args = DataArguments(**given)
+    if splits is None:
+        splits = read_masks(args.data_dir or str(args.dataset_name))
+    names = {name: split_of(name, is_folder=True) or name for name in splits}
+    splits = DatasetDict({names[name]: split for name, split in splits.items()})
+    said: list[str] = []
+    columns = _columns(splits, args, masks)
+    splits, evaluated = _splits(splits, args, said)
+    own, own_student = (load_pixels(one, trust_remote_code) for one in (model, student))
+    reduces = masks.reduce_labels
+    if reduces is None:
+        reduces = any(bool(getattr(p and p.processor, "do_reduce_labels", False)) for p in (own, own_student))
+    reader = MaskReader(masks.num_classes, masks.ignore_index, _colors(masks), reduces)
+    counts = {name: _counts(split, reader, *columns) for name, split in splits.items()}
+    num_classes = max(rows.shape[1] for rows in counts.values())
+    counts = {name: np.pad(rows, ((0, 0), (0, num_classes - rows.shape[1]))) for name, rows in counts.items()}
+
+    holdout = None
+    if evaluated is None:
+        splits["test"], splits["train"], held_out, holdout = _hold_out(splits["train"], counts["train"], source, args)
+        counts |= {"test": counts["train"][held_out], "train": counts["train"][~held_out]}
+        evaluated = "test"
+    if not counts[evaluated].any():
+        raise ValueError(
+            f"No pixel of the {evaluated} split has a class, as where a benchmark keeps its masks to itself: choose "
+            f"another with --eval_split ({listed([*splits])})."
+        )
+    trained = counts["train"].sum(0)
+    if groups is None:
+        groups = ClassGroups.from_counts(trained, num_groups or min(3, num_classes))
+    class_names, named = _names(masks, num_classes, model, trust_remote_code=trust_remote_code)
+
+    pixels, teacher = choose_pixels(own, own_student) if student is not None else (own, None)
+    size = masks.size or (pixels.size if pixels is not None else _usual_size(splits["train"], columns[0]))
+    height, width = size
+    crop = masks.crop_size or ((height, width) if pixels is not None else [_half(side) for side in size])
+    if pixels is None:
+        processor = SegformerImageProcessorPil(size={"height": height, "width": width}, do_reduce_labels=reduces)
+        pixels = pixels_of(processor)
+    if any(part > whole for part, whole in zip(crop, size, strict=True)):
+        raise ValueError(
+            f"--crop_size {listed(crop)} is larger than --size {listed(size)}: a training view is a part of the image "
+            "as it is evaluated, so that --scale alone makes it larger."
+        )
+
+    def made(split: str, wanted: Sequence[int], **settings: Any) -> SegmentationDataset:
+        part = [wanted[axis] / size[axis] for axis in (0, 1)]
+
+        def in_size(p: Pixels | None) -> Pixels | None:  # of the teacher's own size the same part
+            if p is None or (p is teacher and masks.size is None):
+                return p and resized(p, (round(part[0] * p.size[0]), round(part[1] * p.size[1])))
+            return resized(p, (wanted[0], wanted[1]))
+
+        return SegmentationDataset(
+            splits[split],
+            *columns,
+            num_classes=num_classes,
+            processor=in_size(pixels),  # type: ignore[arg-type]
+            teacher_processor=in_size(teacher),
+            ignore_index=masks.ignore_index,
+            colors=_colors(masks),
+            reduce_labels=reduces,
+            **settings,
+        )
+
+    # A view is made as large as its processor says, times the scale: 1 is the size of the evaluation.
+    larger = max(whole / part for whole, part in zip(size, crop, strict=True))
+    views = {"scale": [factor * larger for factor in masks.scale], "horizontal_flip": args.horizontal_flip}
+    test = made(evaluated, size)
+    data = SceneData(
+        train=made("train", crop, augment=True, seed=seed, **views),
+        test=test,
+        class_names=class_names,
+        named=named,
+        class_counts=trained.tolist(),
+        test_counts=counts[evaluated],
+        args=args,
+        masks=replace(masks, size=[*size], crop_size=[*crop], num_classes=num_classes),
+        image_processor=test.pixels.processor,
+        sources=said,
+        validation=made("validation", size) if evaluated == "test" and "validation" in splits else None,
+    )
+    return Scenes(data, groups, holdout)  # type: ignore[arg-type]
+
+
+def _colors(masks: MaskArguments) -> Colors | None:
+    return masks.colors  # type: ignore[return-value]  # read from words in __post_init__
+
+
+def _columns(splits: DatasetDict, args: DataArguments, masks: MaskArguments) -> tuple[str, str]:
+    """The columns of images and of masks, which each split must have."""
+    if "train" not in splits:
+        raise ValueError(f"The data have the splits {listed([*splits])}, but none to train on: call one 'train'.")
+    features = splits["train"].features
+    mask = masks.mask_column or next((name for name in MASK_COLUMNS if name in features), None)
+    images = [name for name, feature in features.items() if isinstance(feature, Image) and name != mask]
+    image = args.image_column or next((name for name in IMAGE_COLUMNS if name in images), next(iter(images), None))
+    for what, flag, column in (("masks", "mask_column", mask), ("images", "image_column", image)):
+        for name, split in splits.items():
+            if column not in split.features:
+                raise ValueError(
+                    f"There is no column {f'{column!r} ' if column else ''}of {what} in the {name} split (--{flag}): "
+                    f"its columns are {listed(split.column_names, 20)}."
+                )
+    return str(image), str(mask)
+
+
+def _splits(splits: DatasetDict, args: DataArguments, said: list[str]) -> tuple[DatasetDict, str | None]:
+    """The splits that are used, and which of them is evaluated on, if there is one."""
+    wanted = args.eval_split and (split_of(args.eval_split, is_folder=True) or args.eval_split)
+    if wanted is not None and wanted not in splits:
+        raise ValueError(f"There is no {args.eval_split!r} split: the data have {listed([*splits])} (--eval_split).")
+    evaluated = wanted or next((name for name in ("test", "validation") if name in splits), None)
+    uses = {"train": "for training", evaluated: "to evaluate on"}
+    if evaluated == "test":
+        uses["validation"] = "to choose checkpoints on"
+    for name, split in splits.items():
+        said.append(f"{name}: {len(split):,} images {uses[name]}" if name in uses else f"{name}: not used")
+        if len(split) == 0:
+            raise ValueError(f"The {name} split holds no image: add some, or leave it out.")
+    return DatasetDict({name: split for name, split in splits.items() if name in uses}), evaluated
+
+
+def _counts(split: Dataset, reader: MaskReader, image_column: str, mask_column: str) -> np.ndarray:
+    processes = min(8, os.cpu_count() or 1) if len(split) > MANY_IMAGES else None
+    return count_masks(split, reader, mask_column, image_column=image_column, num_proc=processes)
+
+
+def _hold_out(
+    train: Dataset, counts: np.ndarray, source: SourceArguments, args: DataArguments
+) -> tuple[Dataset, Dataset, np.ndarray, Holdout]:
+    """Images to evaluate on and those that are left, which the former are as a mask, and a record of it."""
+    number = math.floor(source.eval_fraction * len(train) + 1e-9)
+    if number == 0:
+        raise ValueError(
+            f"There is no test split, and {len(train)} training images are too few to hold out "
+            f"{source.eval_fraction:.0%} of them: add images, add a test split, or set --eval_fraction."
+        )
+    held_out = np.zeros(len(train), bool)
+    held_out[np.random.default_rng(args.split_seed).permutation(len(train))[:number]] = True
+    images = counts > 0  # in which a class occurs
+    record = Holdout(images[held_out].sum(0).tolist(), source.eval_fraction, args.split_seed, images.sum(0).tolist())
+    test, left = (train.select(np.flatnonzero(rows)) for rows in (held_out, ~held_out))
+    return test, left, held_out, record
+
+
+def _names(masks: MaskArguments, num_classes: int, model: Model | None, **trust: Any) -> tuple[list[str], bool]:
+    """The names of the classes, and whether the user gave them; else a model's, if it has as many classes."""
+    if masks.class_names is not None:
+        return [*masks.class_names], True
+    names: dict[int, str] = {}
+    if model is not None and is_pretrained(model):
+        config = model.config if isinstance(model, PreTrainedModel) else load_config(model_name(model), **trust)
+        names = (config.id2label or {}) if config.num_labels == num_classes else {}
+    return [names.get(c, f"LABEL_{c}").replace(f"LABEL_{c}", f"class {c}") for c in range(num_classes)], False
+
+
+def _usual_size(train: Dataset, image_column: str) -> list[int]:
+    """Height and width of most of the first images, made smaller to 512 pixels of the longer side."""
+    sizes = Counter(image.size for image in train.select(range(min(10, len(train))))[image_column])
+    (width, height), _ = sizes.most_common(1)[0]
+    scale = min(1.0, LONGEST_SIDE / max(width, height))
+    return [max(1, round(scale * height)), max(1, round(scale * width))]
+
+
+def _half(side: int) -> int:
+    """Half of a side in steps of 8 pixels; all of a small one."""
+    return min(side, max(SMALLEST_CROP, 8 * math.ceil(side / 16)))

@@ -1,0 +1,413 @@
+"""Distilling, training a teacher and evaluating where each pixel has a class, on made-up scenes of 24 × 32 pixels."""
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, DatasetDict, Features, load_dataset
+from datasets import Image as ImageColumn
+from hub_server import use_hub
+from photos import CPU
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, SegformerConfig
+
+import hf_ltkd
+from hf_ltkd import ClassGroups, create_model
+from hf_ltkd.cli import main
+from hf_ltkd.data.holdout import Holdout
+from hf_ltkd.workflow.evaluate import evaluate
+from hf_ltkd.workflow.outputs import Comparison
+from hf_ltkd.workflow.plan import make_plan, plan_teacher
+from hf_ltkd.workflow.push import push
+
+
+NAMES = ["road", "building", "car", "person", "bicycle"]
+TASK = ["--task", "semantic-segmentation"]
+SHORT: dict[str, Any] = {"max_steps": 2, "per_device_train_batch_size": 4, "warmup_steps": 0, **CPU}
+FLAGS = [str(item) for name, value in SHORT.items() for item in (f"--{name}", value)]
+MODELS = ["teacher", "adjusted teacher", "plain student", "adjusted plain student", "balanced softmax student"]
+MODELS += ["this student"]
+
+
+def scenes(count: int, seed: int) -> Dataset:
+    """Stripes of five classes, the last of few pixels, a row that is ignored, colours that tell the classes apart."""
+    random = np.random.default_rng(seed)
+    classes = random.choice(5, (count, 24), p=[0.5, 0.3, 0.1, 0.06, 0.04])
+    masks = np.repeat(np.sort(classes, axis=1)[..., None], 32, axis=2)
+    masks[:, -1], masks[:, 0] = np.arange(32) % 5, 255
+    noise = random.integers(0, 60, masks.shape)
+    pixels = np.stack([masks * 40, 200 - masks * 40, noise], axis=-1).clip(0, 255).astype(np.uint8)
+    columns = {"image": [*map(Image.fromarray, pixels)], "mask": [*map(Image.fromarray, masks.astype(np.uint8))]}
+    return Dataset.from_dict(columns, features=Features({"image": ImageColumn(), "mask": ImageColumn()}))
+
+
+@dataclass(frozen=True)
+class Streets:
+    """A folder with streets/, teacher/ and student/, and what came out when the student was distilled."""
+
+    folder: Path
+    comparison: Comparison
+
+    @property
+    def data(self) -> str:
+        return str(self.folder / "streets")
+
+    @property
+    def teacher(self) -> str:
+        return str(self.folder / "teacher")
+
+    @property
+    def student(self) -> str:
+        return str(self.folder / "student")
+
+
+@pytest.fixture(scope="module")
+def streets(tmp_path_factory) -> Streets:
+    folder = tmp_path_factory.mktemp("streets")
+    (folder / "streets").mkdir()
+    for seed, (split, count) in enumerate({"train": 12, "validation": 3, "test": 21}.items()):
+        scenes(count, seed).to_parquet(folder / "streets" / f"{split}.parquet")
+    data, teacher, student = (str(folder / name) for name in ("streets", "teacher", "student"))
+    arguments = ["--data", data, "--model", "upernet_8", "--class_names", *NAMES, "--output_dir", teacher]
+    assert main(["train-teacher", *TASK, *arguments, *FLAGS, "--learning_rate", "0.02", "--max_steps", "12"]) == 0
+    comparison = hf_ltkd.distill(teacher, "upernet_4", data, task=TASK[1], output_dir=student, **SHORT)
+    return Streets(folder, comparison)
+
+
+def confusion_by_hand(folder: str, data: str, less: np.ndarray | float = 0.0) -> np.ndarray:
+    """A pixel at a time, of what the saved model and its own image processor say of the test images."""
+    model = AutoModelForSemanticSegmentation.from_pretrained(folder).eval()
+    processor = AutoImageProcessor.from_pretrained(folder)
+    confusion = np.zeros((5, 5), int)
+    for example in load_dataset(data, split="test"):
+        mask = np.asarray(example["mask"])
+        with torch.no_grad():
+            logits = model(**processor(example["image"], return_tensors="pt")).logits
+        logits = logits - torch.as_tensor(less).reshape(-1, 1, 1)
+        logits = torch.nn.functional.interpolate(logits, mask.shape, mode="bilinear", align_corners=False)
+        for true, said in zip(mask.ravel().tolist(), logits[0].argmax(0).flatten().tolist(), strict=True):
+            if true != 255:
+                confusion[true, said] += 1
+    return confusion
+
+
+def iou_by_hand(confusion: np.ndarray) -> list[float]:
+    return [confusion[c, c] / (confusion[c].sum() + confusion[:, c].sum() - confusion[c, c]) for c in range(5)]
+
+
+def test_the_comparison_is_what_the_saved_models_do(streets):
+    file = json.loads((Path(streets.student) / "comparison.json").read_text())
+    assert streets.comparison.to_dict() == file and list(file["accuracy"]) == list(file["scores"]) == MODELS
+    groups = ClassGroups.from_pretrained(streets.student)
+    assert groups.group_of_class.tolist() == [0, 0, 1, 2, 2]
+    for name, model in (("teacher", streets.teacher), ("this student", streets.student)):
+        confusion = confusion_by_hand(model, streets.data)
+        iou, scores = iou_by_hand(confusion), file["scores"][name]
+        assert scores["mean_iou"] == pytest.approx(np.mean(iou))
+        assert scores["head_iou"] == pytest.approx(np.mean(iou[:2])) and scores["tail_iou"] == pytest.approx(
+            np.mean(iou[3:])
+        )
+        assert file["accuracy"][name]["accuracy"] == pytest.approx(confusion.trace() / confusion.sum())
+        found = [file["accuracy"][name][f"{group}_accuracy"] for group in ("head", "medium", "tail")]
+        parts = [[0, 1], [2], [3, 4]]
+        assert found == pytest.approx([confusion[p, p].sum() / confusion[p].sum() for p in parts])
+    prior = np.log(np.array(groups.class_counts) / sum(groups.class_counts))
+    adjusted = iou_by_hand(confusion_by_hand(streets.teacher, streets.data, prior.astype(np.float32)))
+    assert file["scores"]["adjusted teacher"]["mean_iou"] == pytest.approx(np.mean(adjusted))
+    assert (file["dataset"], file["dataset_split"]) == ("streets (local folder)", "test")
+    difference, low, high = file["differences"]["teacher"]["mean_iou"]
+    ours, theirs = (file["scores"][name]["mean_iou"] for name in ("this student", "teacher"))
+    assert difference == pytest.approx(ours - theirs) and low <= difference <= high
+    assert sum(file["teacher_probability"].values()) == pytest.approx(1)
+
+
+def test_files(streets):
+    student = Path(streets.student)
+    expected = {"config.json", "model.safetensors", "preprocessor_config.json", "README.md", "comparison.json"}
+    expected |= {"class_groups.json", "class_report.json", "confusion.png", "eval_results.json", "examples.png"}
+    expected |= {"group_iou.png", "class_iou.png", "distillation.json", "training_arguments.json"}
+    names = {path.name for path in student.iterdir()}
+    assert (
+        expected <= names and not {"group_accuracy.png", "long_tail.json", "holdout.json", "teacher_bias.png"} & names
+    )
+    report = json.loads((student / "class_report.json").read_text())
+    iou = iou_by_hand(confusion_by_hand(streets.student, streets.data))
+    assert [row["class"] for row in report["classes"]] == NAMES  # the teacher's
+    assert [row["iou"] for row in report["classes"]] == pytest.approx(iou)
+    assert report["iou"]["mean_iou"]["value"] == pytest.approx(np.mean(iou)) and report["images"] == 21
+    low, high = report["iou"]["mean_iou"]["interval"]
+    assert low <= np.mean(iou) <= high
+    card = (student / "README.md").read_text(encoding="utf-8")
+    assert "A segmentation model distilled from" in card and "pipeline_tag: image-segmentation" in card
+    for name, scores in streets.comparison.scores.items():
+        cells = [f"{100 * scores[metric]:.1f}" for metric in ("head_iou", "medium_iou", "tail_iou", "mean_iou")]
+        assert f"| {name} | {' | '.join(cells)} |" in card
+    assert re.search(rf"\| bicycle \| tail \| \d+ \| [\d.]+ \| {100 * iou[4]:.1f} \|", card)
+    assert "type: mean_iou" in card and "![Images, their masks" in card and "on 21 test examples" in card
+    assert str(streets.folder) not in card
+    with Image.open(student / "examples.png") as picture:
+        assert picture.width > picture.height  # image, truth, teacher, both students in each row
+    assert AutoImageProcessor.from_pretrained(student).size == {"height": 24, "width": 32}
+
+
+def test_evaluation_finds_the_task_and_gives_the_same(streets, tmp_path, capsys):
+    found = evaluate(streets.student, streets.data, output_dir=tmp_path, batch_size=5)
+    assert found.accuracy == streets.comparison.accuracy["this student"]
+    assert found.scores == streets.comparison.scores["this student"]
+    assert [path.name for path in found.files] == ["class_report.json", "confusion.png"]
+    assert main(["evaluate", "--model", streets.student, "--data", streets.data]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "IoU (%), and its 95 % interval" in out and "bicycle tail" in out
+    model = AutoModelForSemanticSegmentation.from_pretrained(streets.student)
+    assert evaluate(model, streets.data, eval_split="validation").images.data.sources[2] == "test: not used"
+
+
+def test_a_plan_says_it_all_and_writes_nothing(streets, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--teacher", streets.teacher, "--data", streets.data, "--push", "me/small", "--dry_run"]
+    assert main(["distill", *TASK, *arguments, *FLAGS]) == 0 and not list(tmp_path.iterdir())
+    out = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "5 classes in the masks of 12 training images, evaluated at 24 × 32 pixels (--size)",
+        "Training views: 24 × 32 pixels of it (--crop_size), scaled by 0.5 to 2 (--scale), half of them mirrored",
+        "of the pixels: road, building", "Groups by pixels: 33, 34 and 33 %", "validation: 3 images to choose",
+        "21 images of the data's own split", "of its probability for", "Its mean IoU over all classes is",
+        "Student upernet_16:", "ltkd: alpha 1.0, beta 1.0, temperature 1.0", "ce balanced_softmax",
+        "2 steps in batches of 4", "Time about", "Memory about", "A real run writes to 'student' and pushes it to me/small",
+    ):  # fmt: skip
+        assert words in out, words
+
+
+def test_images_and_masks_in_folders_without_a_test_split(streets, tmp_path):
+    """Images are held out, by the seed; the masks' own ids are counted; a class that is never seen is named."""
+    for row, example in enumerate(scenes(10, 5)):
+        for name in ("image", "mask"):
+            (tmp_path / "data" / f"{name}s").mkdir(parents=True, exist_ok=True)
+            example[name].save(tmp_path / "data" / f"{name}s" / f"{row}.png")
+    how = {"data": tmp_path / "data", "task": TASK[1], "model": "upernet_4", "ce": "cross_entropy", **SHORT}
+    plan = plan_teacher(output_dir=tmp_path / "x", eval_fraction=0.3, size=[16, 24], crop_size=[16, 16], **how)
+    images = plan.images
+    held_out = sorted(np.random.default_rng(0).permutation(10)[:3].tolist())
+    assert [images.data.test._files[i]["image"]["path"].split("/")[-1] for i in range(3)] == [
+        f"{i}.png" for i in held_out
+    ]
+    assert len(images.data.train) == 7 and images.data.class_names == [f"class {c}" for c in range(5)]
+    counts = np.stack([np.bincount(np.asarray(e["mask"]).ravel(), minlength=256)[:5] for e in scenes(10, 5)])
+    assert images.data.class_counts == np.delete(counts, held_out, axis=0).sum(0).tolist()
+    assert images.holdout == Holdout((counts[held_out] > 0).sum(0).tolist(), 0.3, 0, (counts > 0).sum(0).tolist())
+    assert images.data.train[0]["labels"].shape == (16, 16) and images.data.test[0]["labels"].shape == (16, 24)
+    assert images.data.train.scale == (0.75, 3.0)  # 1 is the size of the evaluation, 24 / 16 of a view
+    hf_ltkd.train_teacher(output_dir=tmp_path / "x", eval_fraction=0.3, **how)
+    assert Holdout.from_pretrained(tmp_path / "x").seed == 0
+    with pytest.raises(ValueError, match="too few to hold out 5%"):
+        plan_teacher(output_dir=tmp_path / "y", eval_fraction=0.05, **how)
+    with pytest.raises(ValueError, match=r"classes have no training example \(class 5, 6\)"):
+        plan_teacher(output_dir=tmp_path / "y", num_classes=7, **how)
+
+
+def test_students_of_every_kind(streets, tmp_path):
+    """A config alone is trained from scratch, a model of other classes gets a new head, one in memory stays."""
+    small = {"num_encoder_blocks": 2, "depths": [1, 1], "sr_ratios": [2, 1], "hidden_sizes": [8, 16]}
+    small |= {"patch_sizes": [7, 3], "strides": [4, 2], "num_attention_heads": [1, 2], "mlp_ratios": [2, 2]}
+    config = SegformerConfig(decoder_hidden_size=16, num_labels=9, **small)
+    config.save_pretrained(tmp_path / "config")
+    torch.manual_seed(0)
+    other = AutoModelForSemanticSegmentation.from_config(config)
+    other.save_pretrained(tmp_path / "other")
+    how = {"teacher": streets.teacher, "data": streets.data, "task": TASK[1], **SHORT}
+    names = dict(enumerate(NAMES))
+    for kind, learning_rate in (("config", 2e-3), ("other", 1e-4)):
+        plan = make_plan(student=tmp_path / kind, output_dir=tmp_path / f"of_{kind}", **how)
+        assert plan.network.config.id2label == names and plan.args.learning_rate == learning_rate
+        encoder = "segformer.encoder.patch_embeddings.0.proj.weight"
+        same = torch.equal(plan.network.state_dict()[encoder], other.state_dict()[encoder])
+        assert same == (kind == "other") and plan.images.data.masks.size == [24, 32]
+    mine = create_model("upernet_4", 5)
+    plan = make_plan(student=mine, output_dir=tmp_path / "mine", ignore_index=200, **how)
+    assert plan.network is mine and mine.config.loss_ignore_index == 200 and plan.args.batch_eval_metrics
+
+
+def test_masks_of_colours_and_a_dataset_in_memory(tmp_path):
+    """Colours are told on the command line as R,G,B; other columns and ids that count from 1."""
+    colors = ["0,0,0", "255,0,0", "0,255,0", "0,0,255", "9,9,9", "255,255,255=255"]
+    table = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 9, 9]] + [[255] * 3] * 251, np.uint8)
+    grey = scenes(8, 3)
+
+    def other(example):
+        mask = np.asarray(example["mask"])
+        one = np.where(mask == 255, 0, mask + 1).astype(np.uint8)
+        return {"photo": example["image"], "colour": Image.fromarray(table[mask]), "from_one": Image.fromarray(one)}
+
+    kinds = Features({name: ImageColumn() for name in ("photo", "colour", "from_one")})
+    data = DatasetDict(train=grey.map(other, remove_columns=["image", "mask"], features=kinds))
+    how = {"data": data, "task": TASK[1], "model": "upernet_4", "output_dir": tmp_path / "x", **SHORT}
+    by_id = plan_teacher(**{**how, "data": DatasetDict(train=grey)})
+    for settings in ({"mask_column": "colour", "colors": colors}, {"mask_column": "from_one", "reduce_labels": True}):
+        plan = plan_teacher(**how, **settings)
+        assert plan.images.class_counts == by_id.images.class_counts
+        assert torch.equal(plan.images.data.test[0]["labels"], by_id.images.data.test[0]["labels"])
+
+
+def test_it_goes_on_from_the_last_checkpoint(streets, tmp_path):
+    """The same weights, bit for bit, whether it was interrupted or not; two at once into one folder are refused."""
+    how = {
+        "model": "upernet_4",
+        "data": streets.data,
+        "task": TASK[1],
+        "save_strategy": "steps",
+        "save_steps": 2,
+        **SHORT,
+    }
+    how |= {"lr_scheduler_type": "constant"}
+    hf_ltkd.train_teacher(output_dir=tmp_path / "a", **how)
+    with pytest.raises(ValueError, match="holds a model or an unfinished training already"):
+        hf_ltkd.train_teacher(output_dir=tmp_path / "a", **how)
+    (tmp_path / "a" / "model.safetensors").unlink()
+    how |= {"max_steps": 4}
+    hf_ltkd.train_teacher(output_dir=tmp_path / "a", resume_from_checkpoint=True, **how)
+    hf_ltkd.train_teacher(output_dir=tmp_path / "b", **how)
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+    plan = plan_teacher(output_dir=tmp_path / "c", **how)
+    with plan.holding_folder(), pytest.raises(ValueError, match="Another training writes into"), plan.holding_folder():
+        pass
+
+
+def test_a_checkpoint_is_chosen_on_validation_images(streets, tmp_path):
+    best = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"}
+    best |= {"metric_for_best_model": "tail_iou", "loss": "ce", "plain_student": False, "student": "upernet_4"}
+    hf_ltkd.distill(data=streets.data, task=TASK[1], output_dir=tmp_path / "x", **{**SHORT, "max_steps": 6}, **best)
+    card = (tmp_path / "x" / "README.md").read_text(encoding="utf-8")
+    assert "the best by `tail_iou` of those saved, chosen on validation images" in card
+
+
+def test_push(streets, hub, tmp_path):
+    """A student that a student without a teacher beats is sent on demand only, and says so."""
+    folder = tmp_path / "student"
+    shutil.copytree(streets.student, folder)
+    file = json.loads((folder / "comparison.json").read_text())
+    file["scores"]["plain student"] = {name: 1.0 for name in file["scores"]["plain student"]}
+    (folder / "comparison.json").write_text(json.dumps(file))
+    with use_hub(hub, tmp_path / "home"):
+        with pytest.raises(ValueError) as error:
+            push(folder, "me/streets")
+        assert "Distilling did not pay: the plain student, without a teacher, has a mean IoU of 100.0%" in str(
+            error.value
+        )
+        assert "hf-ltkd train-teacher --task semantic-segmentation --model STUDENT" in str(error.value)
+        push(folder, "me/streets", push_anyway=True, dataset="me/scenes")
+    sent = hub.repos.pop("me/streets")
+    assert {"model.safetensors", "examples.png", "group_iou.png", "class_report.json", "README.md"} <= {*sent}
+    card = sent["README.md"].decode()
+    assert "Distilling did not pay" in card and '"me/streets"' in card and "name: Mean IoU" in card
+
+
+def test_adjusting(streets, tmp_path):
+    """What is said instead of a student that did not pay can be done."""
+    assert main(["adjust", "--model", streets.teacher, "--output_dir", str(tmp_path / "new")]) == 0
+    counts = np.array(ClassGroups.from_pretrained(streets.teacher).class_counts)
+    prior = np.log(counts / counts.sum()).astype(np.float32)
+    by_hand = confusion_by_hand(streets.teacher, streets.data, prior)
+    assert np.abs(confusion_by_hand(str(tmp_path / "new"), streets.data) - by_hand).sum() <= 4  # rounding at an edge
+
+
+WRONG: dict[str, tuple[list[str], str]] = {
+    "pair": (["--pair", "resnet32x4", "resnet8x4"], "--pair does not go with --task semantic-segmentation"),
+    "cache": (["--teacher_cache", "c"], "--teacher_cache does not go with"),
+    "tune": (["--tune", "3"], "--tune does not go with"),
+    "seeds": (["--seeds", "3"], "--seeds does not go with"),
+    "match_labels": (["--match_labels", "true"], "--match_labels does not go with"),
+    "unlabelled": (["--unlabelled", "more"], "--unlabelled does not go with"),
+    "mixup": (["--mixup_alpha", "0.2"], "--mixup_alpha does not go with"),
+    "image_size": (["--image_size", "32"], "give --size and --crop_size"),
+    "group_column": (["--group_column", "film"], "--group_column does not go with"),
+    "sampling": (["--train_sampling_strategy", "class_balanced"], "an image has several classes"),
+    "two teachers": (["--teacher", "{s.teacher}", "{s.teacher}"], "2 teachers do not go with"),
+    "reviewkd": (["--loss", "reviewkd"], "compares features of classifiers"),
+    "no loss": (["--loss", "focal"], "There is no loss 'focal'"),
+    "no teacher": (["--teacher", "nowhere"], "'nowhere'"),
+    "no data": (["--data", "nowhere"], "'nowhere' is no folder here"),
+    "no images": (["--data", "{s.teacher}"], "training images with masks"),
+    "a classifier teaches": (["--teacher", "{s.folder}/classifier"], "which does not give each pixel a class"),
+    "a classifier learns": (["--student", "resnet8x4"], "which does not give each pixel a class"),
+    "a classifier learns from files": (["--student", "{s.folder}/classifier"], "does not give each pixel a class"),
+    "no network": (["--student", "upernet_0"], "There is no network 'upernet_0'"),
+    "other classes": (["--teacher", "{s.folder}/four"], "has 4 classes, the masks 5"),
+    "other names": (["--class_names", "a", "b", "c", "d", "e"], "Class 0 is 'road' for the model"),
+    "two names": (["--class_names", "a", "a", "c", "d", "e"], "has a name twice"),
+    "few classes": (["--num_classes", "4"], "has the id 4"),
+    "one class": (["--num_classes", "1"], "num_classes=1 is not valid"),
+    "names and number": (["--num_classes", "4", "--class_names", "a", "b"], "do not fit"),
+    "class ignored": (["--ignore_index", "3", "--num_classes", "5"], "ignore_index=3 is one of the 5 classes"),
+    "no column": (["--mask_column", "depth"], "There is no column 'depth' of masks in the train split"),
+    "no image column": (["--image_column", "photo"], "There is no column 'photo' of images"),
+    "no split": (["--eval_split", "night"], "There is no 'night' split"),
+    "size": (["--size", "24"], "give two numbers"),
+    "size 0": (["--size", "0", "32"], "size=0 is not valid"),
+    "crop": (["--crop_size", "48", "32"], "--crop_size 48, 32 is larger than --size 24, 32"),
+    "scale": (["--scale", "2", "1"], "give the smallest and the largest factor"),
+    "colour": (["--colors", "red"], "must be a colour as R,G,B"),
+    "colours of ids": (["--colors", "0,0,0", "1,1,1"], "leave colors out"),
+    "fraction": (["--eval_fraction", "2"], "eval_fraction=2"),
+    "num_groups": (["--num_groups", "9"], "num_groups=9"),
+    "output": (["--output_dir", "{s.data}"], "the folder of --data"),
+    "resume": (["--resume_from_checkpoint", "true"], "finds nothing"),
+    "missing mask": (["--data", "{s.folder}/lacking"], "no mask of the same name"),
+    "wrong size": (["--data", "{s.folder}/sizes"], "a mask must be as large as its image"),
+    "damaged": (["--data", "{s.folder}/damaged"], "cannot be read"),
+    "no pixel": (["--data", "{s.folder}/blank"], "have no training example|No pixel"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def wrong(streets) -> Streets:
+    """Folders beside the good ones, each with one fault."""
+    create_model("resnet8", 5, 32).save_pretrained(streets.folder / "classifier")
+    create_model("upernet_4", 4).save_pretrained(streets.folder / "four")
+    for name in ("lacking", "sizes", "damaged", "blank"):
+        for row, example in enumerate(scenes(4, 1)):
+            for kind in ("image", "mask"):
+                (streets.folder / name / f"{kind}s").mkdir(parents=True, exist_ok=True)
+                example[kind].save(streets.folder / name / f"{kind}s" / f"{row}.png")
+    (streets.folder / "lacking" / "masks" / "2.png").unlink()
+    Image.fromarray(np.zeros((24, 30), np.uint8)).save(streets.folder / "sizes" / "masks" / "1.png")
+    broken = streets.folder / "damaged" / "images" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:-300])
+    for path in (streets.folder / "blank" / "masks").iterdir():
+        Image.fromarray(np.full((24, 32), 255, np.uint8)).save(path)
+    return streets
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_input_is_one_sentence_before_anything_is_written(wrong, tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("hf_ltkd.cli.commands.estimate", None)  # nothing is trained
+    given, message = WRONG[name]
+    arguments = ["--teacher", wrong.teacher, "--data", wrong.data, "--student", "upernet_4", *FLAGS]
+    assert main(["distill", *TASK, *arguments, *(word.format(s=wrong) for word in given)]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("hf-ltkd: ")]
+    assert re.search(message if "|" in message else re.escape(message), line), line
+    assert "Error:" not in line and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train-teacher", "--size", "24", "32"], "--size is for --task semantic-segmentation"),
+        (["train-teacher", *TASK, "--peft", "lora"], "--peft does not go with"),
+        (["train-teacher", *TASK, "--model", "vgg8"], "does not give each pixel a class"),
+        (["evaluate", "--model", "{s.teacher}", "--match_labels"], "--match_labels does not go with"),
+        (["evaluate", "--model", "{s.folder}/four"], "has the id 4"),
+        (["evaluate", "--model", "{s.folder}/classifier", *TASK], "does not give each pixel a class"),
+    ],
+)
+def test_other_commands(wrong, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    words = [word.format(s=wrong) for word in arguments]
+    assert main([*words, "--data", wrong.data, *(FLAGS if words[0] == "train-teacher" else [])]) == 2
+    assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
