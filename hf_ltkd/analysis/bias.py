@@ -22,7 +22,7 @@ from ..losses.checks import IGNORED_LABEL, at_least_float32, logits_of
 from ..losses.ltkd import kl_decomposition, ltkd_loss
 from ..metrics import answers_of, mean_iou
 from ..metrics.answers import Answers
-from ..metrics.segmentation import iou_scores
+from ..metrics.pixel_answers import PixelAnswers, counts_of
 from ..utils import placed_for, student_inputs, teacher_inputs
 
 
@@ -35,15 +35,14 @@ class GroupReport:
         accuracy (`dict`): `accuracy` and `{group}_accuracy`, fractions; `None` for a group without an image.
         probability (`list[float]`): The share of the model's probability that each group gets; they sum to 1.
         images (`list[int]`): Images of each group; pixels, where each has a class.
-        answers ([`Answers`], *optional*): The answers themselves; not of pixels.
-        iou (`dict`, *optional*): Of pixels, `mean_iou` and `{group}_iou`, fractions or `None`.
+        answers ([`Answers`] or [`PixelAnswers`], *optional*): The answers themselves, whose `scores` have the IoU of
+            pixels.
     """
 
     accuracy: dict[str, float | None]
     probability: list[float]
     images: list[int]
-    answers: Answers | None = None
-    iou: dict[str, float | None] | None = None
+    answers: Answers | PixelAnswers | None = None
 
     @property
     def favour(self) -> list[float | None]:
@@ -67,28 +66,29 @@ def group_report(model: nn.Module, dataset: Dataset, groups: ClassGroups, *, bat
         groups ([`ClassGroups`]): The groups of the classes.
         batch_size (`int`, *optional*, defaults to 64): Images that the model is asked for at once.
     """
-    answered, metric = [], mean_iou(groups)
+    answered: list[Answers] = []
+    confusions: list[np.ndarray] = []  # of each image
     mass = torch.zeros(groups.num_groups, dtype=torch.float64)
-    confusion = np.zeros((groups.num_classes,) * 2, np.int64)
+    metric = mean_iou(groups)
     loader: DataLoader = DataLoader(dataset, batch_size, collate_fn=default_data_collator)
     for labels, logits in _answers([model], loader):
         mass += _mass(labels, logits, groups).cpu()
         if logits[0].ndim == 4:
-            confusion += metric.confusions(logits[0], labels).sum(0).cpu().numpy().reshape(confusion.shape)
+            of_images = metric.confusions(logits[0], labels).cpu().numpy()
+            confusions.append(of_images.reshape(-1, groups.num_classes, groups.num_classes))
         else:
             answered.append(answers_of(logits[0], labels, groups.num_classes))
-    probability = (mass / mass.sum()).tolist()
-    of_class, names = groups.group_of_class.numpy(), ("accuracy", *(f"{group}_accuracy" for group in groups.names))
-    if not answered:
-        scores = {n: v for n, v in iou_scores(confusion, of_class, groups.names).items() if not n.startswith("class_")}
-        known = {name: None if np.isnan(value) else float(value) for name, value in scores.items()}
-        pixels = np.bincount(of_class, confusion.sum(1), groups.num_groups).astype(int).tolist()
-        iou = {name: known[name] for name in ("mean_iou", *(f"{group}_iou" for group in groups.names))}
-        return GroupReport({name: known[name] for name in names}, probability, pixels, iou=iou)
-    answers = Answers.joined(answered)
-    images = torch.bincount(groups.group_of_class[answers.labels], minlength=groups.num_groups)
-    found = answers.scores(groups)
-    return GroupReport({name: found[name] for name in names}, probability, images.tolist(), answers)
+    answers: Answers | PixelAnswers
+    if confusions:
+        answers = PixelAnswers(sum(c.sum(0) for c in confusions), np.concatenate([counts_of(c) for c in confusions]))
+        examples = answers.confusion.sum(1)
+    else:
+        answers = Answers.joined(answered)
+        examples = np.bincount(answers.labels, minlength=groups.num_classes)
+    scores = answers.scores(groups)
+    accuracy = {name: scores[name] for name in ("accuracy", *(f"{group}_accuracy" for group in groups.names))}
+    images = np.bincount(groups.group_of_class.numpy(), examples, groups.num_groups).astype(int)
+    return GroupReport(accuracy, (mass / mass.sum()).tolist(), images.tolist(), answers)
 
 
 def teacher_group_mass(
