@@ -104,7 +104,7 @@ def test_a_teacher_of_pixels(streets, tmp_path, capsys):
     groups = ClassGroups.from_masks(load_dataset(str(streets / "data"), split="train"))
     mass, confusion = torch.zeros(5, dtype=torch.float64), torch.zeros(5, 5)
     for example in load_dataset(str(streets / "data"), split="test"):
-        mask = torch.from_numpy(np.asarray(example["mask"])).long()
+        mask = torch.from_numpy(np.array(example["mask"])).long()
         with torch.no_grad():
             logits = model(**processor(example["image"], return_tensors="pt")).logits[0].double()
         mass += logits.softmax(0)[:, mask != 255].sum(1)
