@@ -69,7 +69,8 @@ def write_streets(folder: Path) -> None:
     for part in ("train", "test"):
         for kind, pixels in (("images", np.zeros((8, 8, 3))), ("masks", np.arange(64).reshape(8, 8) % 11)):
             (folder / part / kind).mkdir(parents=True)
-            PILImage.fromarray(pixels.astype(np.uint8)).save(folder / part / kind / "0.png")
+            for number in (0, 1):
+                PILImage.fromarray(pixels.astype(np.uint8)).save(folder / part / kind / f"{number}.png")
 
 
 @pytest.fixture

@@ -28,8 +28,8 @@ from hf_ltkd import (
 )
 
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from distill_semantic_segmentation import SegmentationArguments, load_data, load_images, load_network  # noqa: E402
+sys.path.insert(0, str(Path(__file__).parent))
+from scenes import SegmentationArguments, load_data, load_images, load_network  # noqa: E402
 
 
 CLASSES = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]

@@ -2,12 +2,11 @@
 
 import numpy as np
 
-from ..analysis.bias import GroupReport
 from ..groups import ClassGroups
-from ..metrics.pixel_answers import FEWEST_IMAGES
 from ..utils import listed
+from ..workflow.plan import GroupReport
 from ..workflow.recommend import SKEWED
-from ..workflow.scenes import Scenes
+from ..workflow.scenes import FEWEST_IMAGES, Scenes
 from .tables import number
 
 

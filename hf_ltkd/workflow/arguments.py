@@ -222,10 +222,7 @@ class DiagnoseArguments:
         },
     )
     picture: str = field(default="teacher_bias.png", metadata={"help": "Where the picture goes."})
-    batch_size: int | None = field(
-        default=None,
-        metadata={"help": "Images that the teacher is asked for at once (128, or 8 where each pixel has a class)."},
-    )
+    batch_size: int = field(default=128, metadata={"help": "Images that the teacher is asked for at once."})
 
     def __post_init__(self):
         _check_whole(self, "batch_size", "num_groups")

@@ -20,7 +20,7 @@ from .images import Images
 from .inputs import Model, fit_classes, fit_teachers, load_classifier, load_images, model_name, name_data
 from .outputs import draw_bias
 from .recommend import Recommendation, recommend_num_groups, recommend_weights
-from .scenes import IMAGES_AT_ONCE, load_scenes
+from .scenes import PIXEL_BATCH, load_scenes
 from .segmenters import check_mask_classes, is_segmenter, load_segmenter, masks_of
 
 
@@ -55,8 +55,8 @@ def diagnose(teacher: Model | list[Model], data: Any = None, **settings: Any) ->
             A folder, a Hub id, or a model in memory; of several their mean.
         data (`str`, `os.PathLike` or `datasets.DatasetDict`): As in [`distill`].
         settings: `student` (whose loss it is; one that knows nothing by default), `num_groups`, `picture`,
-            `batch_size`, `match_labels`, `trust_remote_code`, `eval_fraction`, and any field of `DataArguments` and,
-            for a teacher that gives each pixel a class, `MaskArguments`.
+            `batch_size` (128 by default, 16 of pixels), `match_labels`, `trust_remote_code`, `eval_fraction`, and any
+            field of `DataArguments` and, for a teacher that gives each pixel a class, `MaskArguments`.
 
     Raises:
         `ValueError`: if teacher or student are not for these classes, or a setting is not known.
@@ -78,7 +78,7 @@ def diagnose(teacher: Model | list[Model], data: Any = None, **settings: Any) ->
     student: Any = None
     images: Images
     how: dict[str, Any] = {"num_groups": args.num_groups, **trust}
-    at_once, most = args.batch_size or 128, {"max_batches": 100}
+    most = {"max_batches": 100}
     if masks is not None:
         network = load_segmenter(given[0], "teacher", **trust)
         student = None if args.student is None else load_segmenter(args.student, "student", **trust)
@@ -89,8 +89,8 @@ def diagnose(teacher: Model | list[Model], data: Any = None, **settings: Any) ->
             if model is not None:
                 check_mask_classes(model, images)
                 check_answer(model_name(model), model, seen)
-        at_once = args.batch_size or IMAGES_AT_ONCE
-        most = {"max_batches": 30, "batch_size": at_once}
+        args = replace(args, batch_size=own.get("batch_size", PIXEL_BATCH))
+        most = {"max_batches": 30, "batch_size": args.batch_size}
     else:
         teachers = [load_classifier(one, **trust) for one in given]
         student = None if args.student is None else load_classifier(args.student, **trust)
@@ -103,7 +103,7 @@ def diagnose(teacher: Model | list[Model], data: Any = None, **settings: Any) ->
         if student is not None:
             student = fit_classes(student, images.data, args.match_labels, images.data.test.for_student())
     groups = images.groups
-    report = images.report(network, at_once)
+    report = images.report(network, args.batch_size)
     weights = recommend_weights(images.class_counts, of_pixels=masks is not None)
     alpha, beta, temperature = (weights.values[name] for name in ("alpha", "beta", "temperature"))
     parts = loss_parts(network, images.data.train, groups, student=student, temperature=temperature, **most)

@@ -13,7 +13,7 @@ from .classes import check_answer
 from .images import Images
 from .inputs import Model, fit_classes, load_classifier, load_images, model_name, name_data
 from .report import scores_beside, write_report
-from .scenes import load_scenes
+from .scenes import PIXEL_BATCH, load_scenes
 from .segmenters import check_mask_classes, is_segmenter, load_segmenter, masks_of
 
 
@@ -52,15 +52,15 @@ class Evaluation:
 
 def evaluate(model: Model, data: Any = None, **settings: Any) -> Evaluation:
     """
-    Accuracy per group of a saved model; the groups are those it was saved with, else (and where its classes
+    Accuracy per group of a saved model, of one for pixels its IoU too; the groups are those it was saved with, else (and where its classes
     were matched by name) those of the training images.
 
     Args:
         model (`str`, `os.PathLike` or `PreTrainedModel`): A folder, a Hub id, or a model in memory.
         data (`str`, `os.PathLike` or `datasets.DatasetDict`): As in [`distill`].
-        settings: `batch_size` (128 by default), `match_labels`, `trust_remote_code`, `output_dir` (a folder for
-            `class_report.json` and `confusion.png`), `eval_fraction`, and any field of `DataArguments` and, for a
-            model that gives each pixel a class, `MaskArguments`.
+        settings: `batch_size` (128 by default, 16 of pixels), `match_labels`, `trust_remote_code`, `output_dir` (a
+            folder for `class_report.json` and `confusion.png`), `eval_fraction`, and any field of `DataArguments` and,
+            for a model that gives each pixel a class, `MaskArguments`.
 
     Raises:
         `ValueError`: if the model is not for these classes, or a setting is not known.
@@ -82,6 +82,7 @@ def evaluate(model: Model, data: Any = None, **settings: Any) -> Evaluation:
     if masks is not None:
         network = load_segmenter(model, "model", **trust)
         masks = replace(masks, num_classes=masks.num_classes or network.config.num_labels)
+        args = replace(args, batch_size=own.get("batch_size", PIXEL_BATCH))
         images = load_scenes(where, image_fields, masks, network, groups=groups, **trust)
         check_mask_classes(network, images)
         check_answer(model_name(model), network, images.data.test)

@@ -31,7 +31,7 @@ from .images import Images
 from .plan import BALANCED, PLAIN, DistillPlan, TrainingPlan
 from .recommend import is_skewed
 from .report import write_report
-from .scenes import IMAGES_AT_ONCE, Scenes
+from .scenes import PIXEL_BATCH, Scenes
 from .tune import Tuning
 
 
@@ -249,7 +249,7 @@ def draw_bias(
     """
     data: Any = images.data
     if isinstance(images, Scenes):
-        parts, how = (data.test, data.train), {"batch_size": IMAGES_AT_ONCE, "max_batches": 30}
+        parts, how = (data.test, data.train), {"batch_size": PIXEL_BATCH, "max_batches": 30}
     else:
         parts, how, report = (data.test, data.train.labelled()), {"max_batches": 30}, None
     masses = [teacher_group_mass(teacher, part, images.groups, **how) for part in parts]

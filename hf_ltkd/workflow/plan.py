@@ -60,7 +60,6 @@ from .inputs import (
     load_images,
     model_name,
     name_data,
-    new_classifier,
 )
 from .recommend import (
     Recommendation,
@@ -80,7 +79,7 @@ from .segmenters import (
     has_weights,
     load_segmenter,
     masks_of,
-    new_segmenter,
+    new_network,
 )
 
 
@@ -283,7 +282,7 @@ def make_plan(**settings: Any) -> DistillPlan:
                 f"--match_labels does not go with --loss {choices.loss}, which reads the teacher's head: use kd."
             )
     args, reason = _training(choices.student, images, training, recommend, **trust)
-    student = new_network(choices.student, images, **trust)
+    student = new_network(choices.student, images, args, **trust)
 
     loss_reason = "the method's values where --loss_args says nothing"
     if type(first_loss) is LTKDLoss and choices.pair is None and recommend:
@@ -354,7 +353,7 @@ def plan_teacher(**settings: Any) -> TrainingPlan:
         check_network("model", model, image_fields.get("image_size"), **trust)
         images = load_images(where, image_fields, model, seed=training.get("seed", 42), **trust)
     args, reason = _training(model, images, training, recommend, **trust)
-    network: Any = new_network(model, images, **trust)
+    network: Any = new_network(model, images, args, **trust)
     if chosen.peft is not None:
         network = add_lora(network, model_name(model))
     if recommend and "ce" not in loss_args:
@@ -369,13 +368,6 @@ def plan_teacher(**settings: Any) -> TrainingPlan:
         reason=reason,
         loss_reason=loss_reason,
     )
-
-
-def new_network(model: Model, images: Images, trust_remote_code: bool = False) -> PreTrainedModel:
-    """A network to train on these images."""
-    if isinstance(images, Scenes):
-        return new_segmenter(model, images, trust_remote_code)
-    return new_classifier(model, images.data, trust_remote_code)
 
 
 def _training(

@@ -16,7 +16,6 @@ from ..trainer.training_args import DistillationTrainingArguments
 
 
 FEW_CLASSES = 31  # below, more than three groups were never tried
-PIXEL_BATCH = 8  # images of a step, where each pixel has a class
 SKEWED = 2  # largest to smallest class, from which on there is a tail
 WEIGHT, TEMPERATURE = (0.1, 10.0), (1.0, 8.0)
 # What --tune chooses, by loss: arguments and the ends between which they are tried, evenly in their logarithm.
@@ -164,10 +163,12 @@ def recommend_pixel_training(num_images: int, is_pretrained: bool) -> Recommenda
         is_pretrained (`bool`): Whether the model has trained weights.
     """
     steps, learning_rate = (3_000, 1e-4) if is_pretrained else (4_000, 2e-3)
-    epochs = min(200, max(5, round(steps / math.ceil(num_images / PIXEL_BATCH))))
+    # Batch normalisation after a global pooling has nothing to normalise over in a last batch of one image.
+    batch_size = next((size for size in (8, 7, 6, 5) if num_images % size != 1), 8)
+    epochs = min(200, max(5, round(steps / math.ceil(num_images / batch_size))))
     values: dict[str, Any] = {
         "num_train_epochs": float(epochs),
-        "per_device_train_batch_size": PIXEL_BATCH,
+        "per_device_train_batch_size": batch_size,
         "per_device_eval_batch_size": 16,
         "learning_rate": learning_rate,
         "weight_decay": 0.01,

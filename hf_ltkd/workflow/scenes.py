@@ -23,6 +23,7 @@ from ..data.processors import choose_pixels, pixels_of, resized
 from ..data.segmentation import SegmentationDataset
 from ..groups import ClassGroups
 from ..metrics import mean_iou
+from ..metrics.pixel_answers import FEWEST_IMAGES as FEWEST_IMAGES
 from ..teacher.loading import load_config
 from ..utils import listed
 from .arguments import SourceArguments
@@ -35,7 +36,7 @@ IMAGE_COLUMNS = ("image", "images", "img", "pixel_values")
 MASK_COLUMNS = ("mask", "masks", "annotation", "annotations", "segmentation_mask", "label", "labels")
 LONGEST_SIDE = 512  # of images that no model says a size of
 SMALLEST_CROP = 32
-IMAGES_AT_ONCE = 8  # that a teacher is asked about, when its bias is looked at
+PIXEL_BATCH = 16  # images that a model is asked for at once
 MANY_IMAGES = 1000  # from which on several processes read masks
 
 

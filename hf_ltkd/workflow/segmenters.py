@@ -1,5 +1,6 @@
 """Models that give each pixel a class, by the names that a user gives, and what does not go with them."""
 
+import copy
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -14,10 +15,12 @@ from ..data.image_files import class_name
 from ..models import create_model
 from ..teacher.loading import class_names_of, explained, load_config, load_model
 from ..trainer.dense import is_dense
+from ..trainer.training_args import DistillationTrainingArguments
 from .arguments import SEGMENTATION
 from .beforehand import check_weights
 from .classes import check_answer
-from .inputs import Model, is_pretrained, model_name
+from .images import Images
+from .inputs import Model, is_pretrained, model_name, new_classifier
 from .scenes import Scenes
 
 
@@ -163,6 +166,34 @@ def new_segmenter(model: Model, scenes: Scenes, trust_remote_code: bool = False)
     setattr(network.config, field, data.masks.ignore_index)
     check_answer(name, network, data.test.for_student())
     return network
+
+
+def new_network(
+    model: Model, images: Images, args: DistillationTrainingArguments, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """A network to train on these images; errors as of [`new_segmenter`] and [`new_classifier`]."""
+    if isinstance(images, Scenes):
+        network = new_segmenter(model, images, trust_remote_code)
+        check_last_batch(network, images, args.train_batch_size)
+        return network
+    return new_classifier(model, images.data, trust_remote_code)
+
+
+def check_last_batch(network: PreTrainedModel, scenes: Scenes, batch_size: int) -> None:
+    """
+    Raises:
+        `ValueError`: if the last batch of an epoch is one image, and the network cannot be trained on that.
+    """
+    if len(scenes.data.train) % batch_size != 1:
+        return
+    try:
+        copy.deepcopy(network).train()(pixel_values=scenes.data.train[0]["pixel_values"][None])
+    except ValueError as error:  # batch normalisation of one value
+        raise ValueError(
+            f"The last of the batches of {len(scenes.data.train)} images is one image, which a "
+            f"{type(network).__name__} cannot be trained on: choose another --per_device_train_batch_size than "
+            f"{batch_size}."
+        ) from error
 
 
 def check_mask_classes(model: PreTrainedModel, scenes: Scenes) -> None:

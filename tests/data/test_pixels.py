@@ -336,6 +336,14 @@ def test_another_size(name):
     assert resized(pixels, 64) is pixels
 
 
+@pytest.mark.parametrize("name", ["not square", "blue first"])
+def test_another_height_and_width(name):
+    processor_class, settings = VARIANTS[name]
+    pixels = resized(pixels_of(processor_class(**settings)), (48, 72))
+    assert pixels.size == (48, 72)
+    assert_their_pixels(pixels.processor, [noise(*shape) for shape in SHAPES])
+
+
 def test_a_student_without_a_processor_sees_what_its_teacher_sees(caplog):
     teacher, student = (pixels_of(ViTImageProcessor(size=SQUARE, image_mean=[m] * 3)) for m in (0.5, 0.4))
     assert choose_pixels(None, None) == (None, None)

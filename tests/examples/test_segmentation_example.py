@@ -12,7 +12,7 @@ from PIL import Image
 from hf_ltkd import ClassGroups
 
 
-COMMON = ["--num_classes", "11", "--size", "24", "32", "--crop", "24", "32", "--max_steps", "2", "--use_cpu"]
+COMMON = ["--num_classes", "11", "--crop_size", "24", "32", "--max_steps", "2", "--use_cpu"]
 COMMON += [
     "--disable_tqdm",
     "true",
@@ -44,17 +44,25 @@ def folder(tmp_path_factory):
 def test_a_teacher_and_its_student(folder, tmp_path, capsys):
     teacher, student = tmp_path / "teacher", tmp_path / "student"
     distil = ["distill_semantic_segmentation.py", "--data", folder, *COMMON]
-    run_script(*distil, "--loss", "ce", "--student", "8", "--output_dir", teacher)
+    run_script(*distil, "--loss", "ce", "--student", "upernet_8", "--output_dir", teacher)
     run_script(
-        *distil, "--teacher", teacher, "--student", "4", "--loss_args", "temperature=1", "--output_dir", student
+        *distil,
+        "--teacher",
+        teacher,
+        "--student",
+        "upernet_4",
+        "--loss_args",
+        "temperature=1",
+        "--output_dir",
+        student,
     )
-    assert capsys.readouterr().out.count("tail_iou") >= 2
+    assert capsys.readouterr().out.count("IoU (%)") == 2
     run = json.loads((student / "distillation.json").read_text())
     assert len(run["class_iou"]) == 11 and run["loss"]["hyper_parameters"]["temperature"] == 1
     assert "Mean IoU (%)" in (student / "README.md").read_text(encoding="utf-8")
     assert ClassGroups.from_pretrained(student).num_classes == 11
     with Image.open(student / "examples.png") as picture:
-        assert picture.size == (4 * 32, 4 * 24)  # image, mask, teacher, student
+        assert picture.width > picture.height / 2  # image, mask, teacher, student
 
 
 def test_the_experiment(folder, tmp_path, capsys):

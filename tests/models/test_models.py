@@ -118,6 +118,15 @@ def test_imagenet_sizes(name, parameters, multiply_adds):
     assert parameters_and_multiply_adds(name, 1000, 224)[:2] == (parameters, multiply_adds)
 
 
+def test_upernet():
+    """A class for each pixel, of images of any size; the width is that of the first stage."""
+    model = create_model("upernet_4", 3, id2label={0: "road", 1: "car", 2: "sky"}).eval()
+    assert type(model).__name__ == "UperNetForSemanticSegmentation" and model.config.label2id["car"] == 1
+    assert model.config.backbone_config.hidden_sizes == [4, 8, 16, 32] and model.auxiliary_head is None
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, 40, 64)).logits.shape == (1, 3, 40, 64)
+
+
 def test_resnet50_by_image_size():
     with torch.device("meta"):
         assert isinstance(create_model("resnet50", 5, image_size=64), CifarBottleneckResNetForImageClassification)

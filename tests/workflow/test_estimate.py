@@ -73,6 +73,19 @@ def test_nothing_is_changed_and_nothing_written(home, tmp_path, capsys):
     assert all(torch.equal(students[0][name], students[1][name]) for name in students[0])
 
 
+def test_memory_is_what_a_step_keeps(home, tmp_path):
+    """Weights, their gradients and momenta, and for the backward pass what grows with the batch."""
+    memory = {}
+    for batch in (8, 16):
+        how = {"image_size": 8, "ce": "cross_entropy", **TRAINING, "per_device_train_batch_size": batch}
+        plan = plan_teacher(model="resnet8", data=home.photos, output_dir=tmp_path / "t", **how)
+        memory[batch] = estimate(plan, steps=1).memory
+    weights = 3 * 4 * plan.network.num_parameters()  # SGD with momentum
+    # The first two maps of 16 channels at 8 × 8 pixels are kept, of each image.
+    assert memory[8] > weights + 8 * 2 * 16 * 64 * 4
+    assert memory[16] - memory[8] == pytest.approx(memory[8] - weights, rel=0.2)
+
+
 def test_a_training_without_a_teacher(home, tmp_path):
     plan = plan_teacher(
         model="resnet8", data=home.photos, image_size=8, num_train_epochs=5, output_dir=tmp_path / "t", **TRAINING

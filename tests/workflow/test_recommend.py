@@ -16,6 +16,7 @@ from hf_ltkd.workflow.recommend import (
     recommend_ce,
     recommend_images,
     recommend_num_groups,
+    recommend_pixel_training,
     recommend_training,
     recommend_weights,
     training_arguments,
@@ -49,6 +50,19 @@ def test_figures_are_those_of_the_results():
             for name in ("accuracy", "tail_accuracy"):
                 figures.append(f"{100 * mean(values[name] for method, values in metrics if method == teacher):.1f}")
     assert re.findall(r"\d+\.\d", recommend_ce([10, 5]).reason) == figures
+
+
+def test_pixels():
+    """No last batch is of one image, which batch normalisation may not stand; what was not measured is not said."""
+    assert [recommend_pixel_training(n, False).values["per_device_train_batch_size"] for n in (367, 369, 57)] == [
+        8,
+        7,
+        6,
+    ]
+    assert recommend_pixel_training(367, False).values["num_train_epochs"] == round(4000 / 46)
+    assert recommend_weights([900, 9], of_pixels=True).values == recommend_weights([900, 9]).values
+    assert "CamVid" in recommend_weights([900, 9], of_pixels=True).reason
+    assert recommend_ce([900, 9], of_pixels=True).values == {"ce": "balanced_softmax"}
 
 
 def test_groups():
