@@ -90,7 +90,7 @@ def diagnose(teacher: Model | list[Model], data: Any = None, **settings: Any) ->
                 check_mask_classes(model, images)
                 check_answer(model_name(model), model, seen)
         args = replace(args, batch_size=own.get("batch_size", PIXEL_BATCH))
-        most = {"max_batches": 30, "batch_size": args.batch_size}
+        most = {"max_batches": 10, "batch_size": args.batch_size}
     else:
         teachers = [load_classifier(one, **trust) for one in given]
         student = None if args.student is None else load_classifier(args.student, **trust)

@@ -244,12 +244,12 @@ def draw_bias(
     report: GroupReport | None = None,
 ) -> None:
     """
-    Fig. 3 from up to 30 batches of evaluation and of training images, and where the losses go. Where each pixel has a
-    class, `report` has what is drawn beside it.
+    Fig. 3 from up to 30 batches (of pixels 10) of evaluation and of training images, and where the losses go. Where
+    each pixel has a class, `report` has what is drawn beside it.
     """
     data: Any = images.data
     if isinstance(images, Scenes):
-        parts, how = (data.test, data.train), {"batch_size": PIXEL_BATCH, "max_batches": 30}
+        parts, how = (data.test, data.train), {"batch_size": PIXEL_BATCH, "max_batches": 10}
     else:
         parts, how, report = (data.test, data.train.labelled()), {"max_batches": 30}, None
     masses = [teacher_group_mass(teacher, part, images.groups, **how) for part in parts]
