@@ -46,6 +46,7 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 MAX_PIXELS = 50_000_000  # 150 MB in memory; no photograph of a telephone's default setting has as many
 COLORS = ("#0072b2", "#56b4e9", "#e69f00")  # of head, medium and tail; from the start again for more groups
 OVERLAY_SIDE = 640  # pixels of the longer side of an image that classes are drawn on
+OVERLAY_OPACITY = 0.6  # of their colours, so that the image is seen below
 TOO_LARGE = f"This image has more than {MAX_PIXELS // 10**6} million pixels: make it smaller first."
 
 
@@ -248,7 +249,7 @@ def in_legend(name: str, group: str | None) -> str:
 def overlay_of(model: dict[str, Any], classes: list[dict[str, Any]]) -> Any:
     """The image that a network sees, and where in it each of these classes is, for `gr.AnnotatedImage`."""
     masks = [(model["ids"] == entry["id"], in_legend(entry["name"], entry["group"])) for entry in classes]
-    return model["image"], [(mask.astype(float), label) for mask, label in masks if mask.any()]
+    return model["image"], [(OVERLAY_OPACITY * mask, label) for mask, label in masks if mask.any()]
 
 
 def present(comparison: dict[str, Any]) -> list[Any]:

@@ -75,8 +75,8 @@ def export(
     Returns:
         `dict`: The measurements, and `path` of the ONNX file: `max_difference` from PyTorch's logits, `max_logit`, and
         by network (`student`, `teacher`) `input` `[channels, height, width]`, `onnx_bytes`, and the milliseconds
-        (`median`, `p90`) in `onnxruntime_ms` and `pytorch_ms`; of a segmentation also `output` `[classes, height,
-        width]`, and `any_size`: whether the file takes images of other sizes, too.
+        (`median`, `p90`) in `onnxruntime_ms` and `pytorch_ms`. Of a segmentation also `any_size`, whether the file
+        takes images of other sizes, too, and by network `output` `[classes, height, width]`.
 
     Raises:
         `ValueError`: if there is no such model, it cannot be exported, or its export gives other logits.
@@ -115,7 +115,7 @@ def export(
     files = files[: sum(batches)]
     pixels = {who: prepare(names[who], network, files, **trust)[: sum(batches)] for who, network in models.items()}
 
-    exported, differences, networks = {}, {}, {}
+    exported, differences, networks, any_size = {}, {}, {}, {}
     with (
         threads_of_torch(threads),
         unfinished_folder(folder) as made,
@@ -124,7 +124,8 @@ def export(
         for who, network in models.items():
             path = (made if who == "student" else Path(elsewhere)) / ONNX_FILES[0]
             path.parent.mkdir()
-            exported[who], any_size = write_and_start(names[who], network, pixels[who], path, threads)
+            others = other_sizes(network, pixels[who]) if who == "student" else []
+            exported[who], any_size[who] = write_and_start(names[who], network, pixels[who], path, threads, others)
             differences[who] = compare(names[who], network, exported[who], pixels[who].split(batches))
             networks[who] = {
                 "class": type(network).__name__,
@@ -132,7 +133,7 @@ def export(
                 "onnx_bytes": sum(file.stat().st_size for file in path.parent.iterdir()),
             }
             if of_pixels:
-                networks[who] |= {"output": list(exported[who](pixels[who][:1]).shape[1:]), "any_size": any_size}
+                networks[who]["output"] = list(exported[who](pixels[who][:1]).shape[1:])
         first = {who: batch[:1] for who, batch in pixels.items()}
         with torch.inference_mode():
             onnx_times = measure({who: partial(exported[who], batch) for who, batch in first.items()}, runs)
@@ -149,6 +150,7 @@ def export(
             "max_difference": difference,
             "max_logit": largest,
             "networks": networks,
+            **({"any_size": any_size["student"]} if of_pixels else {}),
             "threads": threads,
             "runs": runs,
             "cpu": cpu_name(),
@@ -247,13 +249,12 @@ class Logits(nn.Module):
 
 
 def write_and_start(
-    name: str, model: PreTrainedModel, pixels: torch.Tensor, path: Path, threads: int
+    name: str, model: PreTrainedModel, pixels: torch.Tensor, path: Path, threads: int, others: list[torch.Tensor]
 ) -> tuple[Callable[[torch.Tensor], np.ndarray], bool]:
     """
-    Writes the network for any batch of images like these, of a segmentation for images of any size if that is the same
-    network as PyTorch's. Returns the exported network as a function of a batch, and whether it takes any size.
+    Writes the network for any batch of images like these, and of any size if the file has PyTorch's logits for
+    `others`, of other sizes. Returns the exported network as a function of a batch, and whether it takes any size.
     """
-    others = other_sizes(model, pixels)
     if others:
         try:
             write_onnx(name, model, pixels, path, any_size=True)
