@@ -51,13 +51,17 @@ def plot_teacher_bias(
     else:
         percent = [100 * mass / mass.sum(1, keepdim=True).clamp_min(1) for mass in (mass_balanced, mass_long_tailed)]
         _draw_mass(axes[0], *percent, groups, ("evaluation", "training"))
-        for group, pixels in enumerate(of_pixels.images):
-            due = 100 * pixels / sum(of_pixels.images)
-            axes[0].axhline(due, color=COLORS[group % len(COLORS)], linestyle="--", linewidth=1, alpha=0.7)
-        axes[0].set_ylabel("part of a batch's pixels (%)")
-        axes[0].set_title("The teacher's bias: probability it gives to each group (dashed: its pixels)")
+        due = 100 * np.array(of_pixels.images) / sum(of_pixels.images)
+        for group, part in enumerate(due):
+            axes[0].axhline(part, color=COLORS[group % len(COLORS)], linestyle="--", linewidth=1)
+        drawn = np.concatenate([due, *(values.flatten().numpy() for values in percent)])
         axes[0].set_yscale("log")
+        axes[0].set_ylim(drawn[drawn > 0].min() / 1.5, 120)
+        axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes[0].yaxis.set_major_formatter("{x:g}")
+        axes[0].yaxis.set_minor_formatter(NullFormatter())
+        axes[0].set_ylabel("part of a batch's pixels (%)")
+        axes[0].set_title("Probability of each group (dashed: its pixels)")
         _draw_iou(axes[1], of_pixels.answers.scores(groups), groups)  # type: ignore[union-attr]
     if loss_shares is not None:
         _draw_shares(axes[-1], loss_shares, groups)

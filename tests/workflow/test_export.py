@@ -395,7 +395,7 @@ def test_a_segmentation(tmp_path, monkeypatch, fits):
 
 
 def test_a_segmentation_whose_weights_are_for_one_size(tmp_path, monkeypatch):
-    made = as_exported(monkeypatch, {"student": save_segmenter(tmp_path / "student", "beit")})
+    made = as_exported(monkeypatch, {"student": save_segmenter(tmp_path / "student", "dpt")})
     measured = export(tmp_path / "student", runs=1)
     assert made == [("student", False)] and not measured["any_size"]
 
