@@ -34,12 +34,13 @@ from ..data.pixels import to_rgb
 from ..hub.describe import describe_model, weights_digests
 from ..hub.names import ONNX_FILES
 from ..teacher.live import check_same_classes
-from ..teacher.loading import load_config, load_model
+from ..teacher.loading import load_model
 from ..trainer.dense import is_dense
 from ..utils import cpu_name, write_json
 from .arguments import ExportArguments
 from .beforehand import check_apart, check_weights
 from .inputs import load_classifier, load_processor, model_name
+from .segmenters import is_segmenter
 
 
 BATCHES = (1, 2, 7)
@@ -165,8 +166,7 @@ def export(
 def load_network(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
     """An image classifier, or a model that was saved as one that gives each pixel a class, in float32."""
     how: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": trust_remote_code}
-    architectures = load_config(name, trust_remote_code=trust_remote_code).architectures or []
-    if any(saved_as.endswith("ForSemanticSegmentation") for saved_as in architectures):
+    if is_segmenter(name, trust_remote_code):
         return load_model(name, AutoModelForSemanticSegmentation, **how).eval()
     return load_classifier(name, **how).eval()
 
