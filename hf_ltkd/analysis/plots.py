@@ -243,7 +243,7 @@ def plot_confusion(
     labels = [_plain(name if len(name) <= 24 else f"{name[:23]}…") for name in names]
     axes.set_xticks(range(len(names)), labels, rotation=90, fontsize=8)
     axes.set_yticks(range(len(names)), labels, fontsize=8)
-    axes.set_xlabel(f"is taken for (the darker, the more of the class's {of})")
+    axes.set_xlabel(f"is taken for\n(the darker, the more of the class's {of})")
     axes.set_ylabel("class")
     _save(figure, path)
 

@@ -305,7 +305,7 @@ class MaskArguments:
     )
     crop_size: list[int] | None = field(
         default=None,
-        metadata={"help": "Height and width of training views (default: all of it for a trained model, else half)."},
+        metadata={"help": "Height and width of training views (default: all of it for trained weights, else half)."},
     )
     scale: list[float] = field(
         default_factory=lambda: [0.5, 2.0],

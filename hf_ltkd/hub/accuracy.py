@@ -44,13 +44,19 @@ def accuracy_rows(
     }
 
 
-def iou_rows(groups: ClassGroups | None, results: Results) -> dict[str, list[str]]:
-    """By model a cell a group and one over all classes: the mean IoU in percent, where it was measured."""
-    return {
-        model: [f"{100 * metrics[name]:.1f}" if name in metrics else "" for name in iou_names(groups)]
+def iou_rows(groups: ClassGroups | None, results: Results, report: Mapping[str, Any]) -> dict[str, list[str]]:
+    """
+    By model a cell a group and one over all classes: the mean IoU in percent, where it was measured; the 95 %
+    intervals of the last model where `class_report.json` (`report`) has them of these very values.
+    """
+    names = iou_names(groups)
+    rows = {
+        model: [f"{100 * metrics[name]:.1f}" if name in metrics else "" for name in names]
         for model, metrics in results.items()
         if "mean_iou" in metrics
     }
+    *_, ours = results.values() if results else [{}]
+    return rows | _interval_row([report.get("iou", {}).get(name, {}) for name in names], names, ours)
 
 
 def _cell(
@@ -84,10 +90,19 @@ def score_rows(results: Results, report: Mapping[str, Any]) -> dict[str, list[st
     for model, metrics in results.items():
         rows[model] = [f"{100 * metrics[name]:.1f}" if name in metrics else "" for name in names]
     measured = [{**report.get("accuracy", {}), **report.get("scores", {})}.get(name, {}) for name in names]
-    known = [m.get("interval") if m.get("value") == ours[n] else None for m, n in zip(measured, names, strict=True)]
-    if any(known):
-        rows["95 % interval"] = ["" if i is None else f"{100 * i[0]:.0f}–{100 * i[1]:.0f}" for i in known]
-    return rows
+    return rows | _interval_row(measured, names, ours)
+
+
+def _interval_row(
+    measured: Sequence[Mapping[str, Any]], names: Sequence[str], ours: Mapping[str, Any]
+) -> dict[str, list[str]]:
+    """What was measured of each score, where that is the very value; nothing where none is."""
+    known = [
+        m.get("interval") if name in ours and m.get("value") == ours[name] else None
+        for m, name in zip(measured, names, strict=True)
+    ]
+    cells = ["" if i is None else f"{100 * i[0]:.0f}–{100 * i[1]:.0f}" for i in known]
+    return {"95 % interval": cells} if any(known) else {}
 
 
 def sentences_on_changes(

@@ -233,7 +233,7 @@ def write_model_card(
         counts=groups.class_counts if groups else None,
         cut=cut,
         class_rows=_class_rows(labels, groups, student.get("class_accuracy"), run.get("class_iou")),
-        ious=iou_rows(groups, results),
+        ious=iou_rows(groups, results, read_json(folder / REPORT_NAME)),
         pictures=[p for p in (*PICTURES, CONFUSION_PICTURE, EXAMPLES_PICTURE) if (folder / p).is_file()],
         captions=CAPTIONS,
         verdict=verdict and escape(verdict),

@@ -146,6 +146,8 @@ def _draw(plan: DistillPlan, plain: PreTrainedModel | None = None, found: Rows |
     if plan.args.process_index != 0:
         return
     if isinstance(plan.images, Scenes):
+        if plan.args.fsdp or plan.args.deepspeed:
+            return  # one process alone cannot ask a student that is shared out
         networks = {"teacher": plan.teacher, "this student": plan.network, PLAIN: plain}
         gain = None
         if plain is not None and found is not None:

@@ -52,8 +52,8 @@ class Evaluation:
 
 def evaluate(model: Model, data: Any = None, **settings: Any) -> Evaluation:
     """
-    Accuracy per group of a saved model, of one for pixels its IoU too; the groups are those it was saved with, else (and where its classes
-    were matched by name) those of the training images.
+    Accuracy per group of a saved model, and of one for pixels its IoU; the groups are those it was saved with, else
+    (and where its classes were matched by name) those of the training images.
 
     Args:
         model (`str`, `os.PathLike` or `PreTrainedModel`): A folder, a Hub id, or a model in memory.

@@ -71,8 +71,8 @@ class Comparison:
             each seed in that (`validation`); by model `accuracy`, that of each seed, and `deviation`, the sample one.
         caution (`str`, *optional*): That this model (the student) may know nothing, where its accuracy is at chance.
         tuning ([`Tuning`], *optional*): What `--tune` tried and chose; not a part of the file, but of `tuning.json`.
-        classes (`list[dict]`): This student's precision, recall, F1 and support by class; not a part of the file, but
-            of `class_report.json`.
+        classes (`list[dict]`): This student's precision, recall, F1 and support by class, of pixels IoU, accuracy,
+            precision and support; not a part of the file, but of `class_report.json`.
         output_dir (`Path`): Where the student is; not a part of the file.
         pushed (`str`, *optional*): The address of the commit on the Hub; not a part of the file.
     """

@@ -163,16 +163,27 @@ def load_scenes(
         )
     trained = counts["train"].sum(0)
     if groups is None:
+        unseen = np.flatnonzero(trained == 0)
+        if len(unseen):
+            raise ValueError(
+                f"{len(unseen)} of {num_classes} classes have no pixel in the training masks (class "
+                f"{listed(unseen)}): say with --num_classes and --ignore_index what the masks hold, or add images."
+            )
         groups = ClassGroups.from_counts(trained, num_groups or min(3, num_classes))
     class_names, named = _names(masks, num_classes, model, trust_remote_code=trust_remote_code)
 
     pixels, teacher = choose_pixels(own, own_student) if student is not None else (own, None)
     size = masks.size or (pixels.size if pixels is not None else _usual_size(splits["train"], columns[0]))
     height, width = size
-    crop = masks.crop_size or ((height, width) if pixels is not None else [_half(side) for side in size])
+    # Trained weights know whole images; position embeddings take no other size.
+    is_trained = (own_student if student is not None else own) is not None
+    is_fixed = isinstance(model, PreTrainedModel) and hasattr(model.config, "image_size")
+    crop = masks.crop_size or ((height, width) if is_trained or is_fixed else [_half(side) for side in size])
     if pixels is None:
         processor = SegformerImageProcessorPil(size={"height": height, "width": width}, do_reduce_labels=reduces)
         pixels = pixels_of(processor)
+    if masks.size is not None:
+        pixels, teacher = (p and resized(p, (height, width)) for p in (pixels, teacher))
     if any(part > whole for part, whole in zip(crop, size, strict=True)):
         raise ValueError(
             f"--crop_size {listed(crop)} is larger than --size {listed(size)}: a training view is a part of the image "
@@ -180,18 +191,14 @@ def load_scenes(
         )
 
     def made(split: str, wanted: Sequence[int], **settings: Any) -> SegmentationDataset:
-        part = [wanted[axis] / size[axis] for axis in (0, 1)]
-
-        def in_size(p: Pixels | None) -> Pixels | None:  # of the teacher's own size the same part
-            if p is None or (p is teacher and masks.size is None):
-                return p and resized(p, (round(part[0] * p.size[0]), round(part[1] * p.size[1])))
-            return resized(p, (wanted[0], wanted[1]))
+        def in_size(p: Pixels | None) -> Any:  # a teacher may have a size of its own, of which it sees the same part
+            return p and resized(p, (round(p.size[0] * wanted[0] / height), round(p.size[1] * wanted[1] / width)))
 
         return SegmentationDataset(
             splits[split],
             *columns,
             num_classes=num_classes,
-            processor=in_size(pixels),  # type: ignore[arg-type]
+            processor=in_size(pixels),
             teacher_processor=in_size(teacher),
             ignore_index=masks.ignore_index,
             colors=_colors(masks),

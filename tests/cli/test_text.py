@@ -134,7 +134,7 @@ def test_a_plan_is_said_in_order(home, tmp_path, capsys):
     out = capsys.readouterr().out
     titles = re.findall(r"^(\S.*?)  ", out, flags=re.MULTILINE)
     assert titles == [
-        "Images", "Evaluation", "Teacher", "Student", "Method", "Training", "Time", "Distilling", "Compare"
+        "Images", "Evaluation", "Teacher", "Student", "Method", "Training", "Time", "Memory", "Distilling", "Compare"
     ]  # fmt: skip
     assert "9 steps in batches of 16, sgd, learning rate 0.05, weight decay 0.0005" in out
     assert max(map(len, out.splitlines())) <= 110

@@ -98,7 +98,10 @@ def test_none_is_what_was_not_set(plan_of):
         ({"eval_fraction": 0.01}, "too few to hold out 1% of it for evaluation"),
         ({"data": "nowhere"}, "--data 'nowhere' is no folder here"),
         ({"pair": ["vgg13"]}, "must be two names"),
-        ({"adjust_teacher": True, "loss": "catkd"}, "goes with losses that compare logits, not with --loss catkd"),
+        (
+            {"adjust_teacher": True, "loss": "catkd"},
+            "goes with losses that compare logits alone, not with --loss catkd",
+        ),
         ({"loss_args": ["alpha"]}, "must have the form name=value"),
         ({"lr_decay": 2}, "lr_decay=2 is not valid"),
         ({"loss": "mine"}, "There is no loss 'mine'"),

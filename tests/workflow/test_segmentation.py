@@ -25,6 +25,7 @@ from hf_ltkd.workflow.evaluate import evaluate
 from hf_ltkd.workflow.outputs import Comparison
 from hf_ltkd.workflow.plan import make_plan, plan_teacher
 from hf_ltkd.workflow.push import push
+from hf_ltkd.workflow.scenes import _half
 
 
 NAMES = ["road", "building", "car", "person", "bicycle"]
@@ -149,6 +150,8 @@ def test_files(streets):
         cells = [f"{100 * scores[metric]:.1f}" for metric in ("head_iou", "medium_iou", "tail_iou", "mean_iou")]
         assert f"| {name} | {' | '.join(cells)} |" in card
     assert re.search(rf"\| bicycle \| tail \| \d+ \| [\d.]+ \| {100 * iou[4]:.1f} \|", card)
+    ends = [report["iou"][f"{group}_iou"]["interval"] for group in ("head", "medium", "tail", "mean")]
+    assert "| 95 % interval | " + " | ".join(f"{100 * low:.0f}–{100 * high:.0f}" for low, high in ends) + " |" in card
     assert "type: mean_iou" in card and "![Images, their masks" in card and "on 21 test examples" in card
     assert str(streets.folder) not in card
     with Image.open(student / "examples.png") as picture:
@@ -202,12 +205,13 @@ def test_images_and_masks_in_folders_without_a_test_split(streets, tmp_path):
     assert images.data.class_counts == np.delete(counts, held_out, axis=0).sum(0).tolist()
     assert images.holdout == Holdout((counts[held_out] > 0).sum(0).tolist(), 0.3, 0, (counts > 0).sum(0).tolist())
     assert images.data.train[0]["labels"].shape == (16, 16) and images.data.test[0]["labels"].shape == (16, 24)
+    assert [_half(side) for side in (180, 240, 24)] == [96, 120, 24]  # views of a network from scratch
     assert images.data.train.scale == (0.75, 3.0)  # 1 is the size of the evaluation, 24 / 16 of a view
     hf_ltkd.train_teacher(output_dir=tmp_path / "x", eval_fraction=0.3, **how)
     assert Holdout.from_pretrained(tmp_path / "x").seed == 0
     with pytest.raises(ValueError, match="too few to hold out 5%"):
         plan_teacher(output_dir=tmp_path / "y", eval_fraction=0.05, **how)
-    with pytest.raises(ValueError, match=r"classes have no training example \(class 5, 6\)"):
+    with pytest.raises(ValueError, match=r"2 of 7 classes have no pixel in the training masks \(class 5, 6\)"):
         plan_teacher(output_dir=tmp_path / "y", num_classes=7, **how)
 
 
@@ -229,8 +233,13 @@ def test_students_of_every_kind(streets, tmp_path):
         of_encoder = [n for n, weight in other.named_parameters() if weight.ndim == 4 and "decode" not in n]
         same = all(torch.equal(weights[name], other.state_dict()[name]) for name in of_encoder)
         assert same == (kind == "other") and plan.images.data.masks.size == [24, 32]
-    mine = create_model("upernet_4", 5)
-    plan = make_plan(student=mine, output_dir=tmp_path / "mine", ignore_index=200, **how)
+    mine, void = create_model("upernet_4", 5), {255: 200, **{c: c for c in range(5)}}
+
+    def other(example):
+        return {"mask": Image.fromarray(np.vectorize(void.get)(np.asarray(example["mask"])).astype(np.uint8))}
+
+    how |= {"data": DatasetDict(train=scenes(12, 0).map(other)), "ignore_index": 200}
+    plan = make_plan(student=mine, output_dir=tmp_path / "mine", **how)
     assert plan.network is mine and mine.config.loss_ignore_index == 200 and plan.args.batch_eval_metrics
 
 
@@ -369,7 +378,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "missing mask": (["--data", "{s.folder}/lacking"], "no mask of the same name"),
     "wrong size": (["--data", "{s.folder}/sizes"], "a mask must be as large as its image"),
     "damaged": (["--data", "{s.folder}/damaged"], "cannot be read"),
-    "no pixel": (["--data", "{s.folder}/blank"], "have no training example|No pixel"),
+    "no pixel": (["--data", "{s.folder}/blank"], "No pixel of the test split has a class"),
 }  # fmt: skip
 
 
@@ -379,7 +388,7 @@ def wrong(streets) -> Streets:
     create_model("resnet8", 5, 32).save_pretrained(streets.folder / "classifier")
     create_model("upernet_4", 4).save_pretrained(streets.folder / "four")
     for name in ("lacking", "sizes", "damaged", "blank"):
-        for row, example in enumerate(scenes(4, 1)):
+        for row, example in enumerate(scenes(6, 1)):
             for kind in ("image", "mask"):
                 (streets.folder / name / f"{kind}s").mkdir(parents=True, exist_ok=True)
                 example[kind].save(streets.folder / name / f"{kind}s" / f"{row}.png")
