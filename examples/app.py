@@ -1,4 +1,5 @@
 """A page where one drops an image and sees what teacher and student make of it, per group of classes, with latency.
+Of networks that give each pixel a class it shows where in the image they see which.
 
 python examples/app.py --student student --teacher teacher --examples images
 
@@ -7,6 +8,7 @@ STUDENT, TEACHER and, for networks that bring their own code, TRUST_REMOTE_CODE=
 """
 
 import argparse
+import colorsys
 import itertools
 import json
 import os
@@ -20,10 +22,17 @@ import gradio as gr
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from PIL import Image, ImageOps
-from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForSemanticSegmentation,
+    PreTrainedModel,
+)
 from transformers.image_processing_utils import BaseImageProcessor
 
 
@@ -36,6 +45,8 @@ except ImportError:
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 MAX_PIXELS = 50_000_000  # 150 MB in memory; no photograph of a telephone's default setting has as many
 COLORS = ("#0072b2", "#56b4e9", "#e69f00")  # of head, medium and tail; from the start again for more groups
+OVERLAY_SIDE = 640  # pixels of the longer side of an image that classes are drawn on
+OVERLAY_OPACITY = 0.6  # of their colours, so that the image is seen below
 TOO_LARGE = f"This image has more than {MAX_PIXELS // 10**6} million pixels: make it smaller first."
 
 
@@ -52,7 +63,10 @@ class Classifier:
     def load(cls, role: str, name: str, trust_remote_code: bool = False) -> "Classifier":
         """Raises a `ValueError` if the folder or repository holds no image classifier with its image processor."""
         try:
-            model = AutoModelForImageClassification.from_pretrained(name, trust_remote_code=trust_remote_code)
+            config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+            dense = any(saved_as.endswith("ForSemanticSegmentation") for saved_as in config.architectures or [])
+            auto_class = AutoModelForSemanticSegmentation if dense else AutoModelForImageClassification
+            model = auto_class.from_pretrained(name, trust_remote_code=trust_remote_code)
             processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
@@ -65,21 +79,43 @@ class Classifier:
     def labels(self) -> list[str]:
         return [self.model.config.id2label[class_id] for class_id in range(self.model.config.num_labels)]
 
+    @property
+    def of_pixels(self) -> bool:
+        """Whether it gives each pixel a class."""
+        return type(self.model).__name__.endswith("ForSemanticSegmentation")
+
+    def seen(self, image: Image.Image) -> Image.Image:
+        """The part of an image that it sees."""
+        if not getattr(self.processor, "do_center_crop", False):
+            return image
+        size, crop = self.processor.size, self.processor.crop_size
+        edge = size.get("shortest_edge")
+        scale = [edge / min(image.size)] * 2 if edge else [size["width"] / image.width, size["height"] / image.height]
+        width, height = crop["width"] / scale[0], crop["height"] / scale[1]
+        left, top = (image.width - width) / 2, (image.height - height) / 2
+        return image.crop((round(left), round(top), round(left + width), round(top + height)))
+
     @torch.inference_mode()
-    def classify(self, image: Image.Image) -> tuple[torch.Tensor, float]:
-        """The probability of each class, and the median milliseconds of a forward pass on this one image."""
+    def ask(self, image: Image.Image) -> tuple[torch.Tensor, float]:
+        """
+        Logits `[classes]` or, of pixels, `[classes, height, width]`, and the median milliseconds of a forward pass on
+        this one image.
+        """
         inputs = self.processor(image, return_tensors="pt").to(self.model.dtype)
         seconds = []
         for _ in range(5):
             start = time.perf_counter()
             logits = self.model(**inputs).logits
             seconds.append(time.perf_counter() - start)
-        return logits[0].float().softmax(-1), 1000 * statistics.median(seconds)
+        return logits[0].float(), 1000 * statistics.median(seconds)
 
 
 def check_labels(teacher: Classifier, student: Classifier) -> None:
     """Raises a `ValueError` if the two do not tell apart the same classes in the same order."""
     advice = "give the teacher that the student was trained with."
+    if teacher.of_pixels != student.of_pixels:
+        one, other = ("teacher", "student") if teacher.of_pixels else ("student", "teacher")
+        raise ValueError(f"The {one} gives each pixel a class, the {other} each image one: {advice}")
     if len(teacher.labels) != len(student.labels):
         raise ValueError(f"The teacher has {len(teacher.labels)} classes, the student {len(student.labels)}: {advice}")
     for class_id, (name, other) in enumerate(zip(teacher.labels, student.labels, strict=True)):
@@ -113,11 +149,22 @@ def compare(image: Image.Image, classifiers: list[Classifier], groups: dict[str,
     Returns:
         `dict`: `models` (`role`, `name`, `best` class, `milliseconds`, `parameters`, `megabytes`), `groups` (`name`,
         number of `classes`, `probabilities` by model; empty without groups), and `classes`, the five likeliest of each
-        model (`name`, `group`, training `count`, `probabilities` by model).
+        model (`name`, `group`, training `count`, `probabilities` by model). Of networks for pixels probabilities are
+        means over the pixels; models also have the `image` that they see, small, and the class `ids` of its pixels,
+        and `classes` are all that a model sees there, by group, with their `pixels` by model, a share.
     """
-    labels, models, rows = classifiers[-1].labels, [], []
+    labels, models, rows, shares, image = classifiers[-1].labels, [], [], [], to_rgb(image)
     for classifier in classifiers:
-        probabilities, milliseconds = classifier.classify(to_rgb(image))
+        logits, milliseconds = classifier.ask(image)
+        overlay: dict[str, Any] = {}
+        if classifier.of_pixels:
+            small = classifier.seen(image).copy()
+            small.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
+            size = (small.height, small.width)
+            ids = F.interpolate(logits[None], size, mode="bilinear", align_corners=False)[0].argmax(0)
+            shares.append(ids.flatten().bincount(minlength=len(labels)) / ids.numel())
+            overlay = {"image": small, "ids": ids.numpy()}
+        probabilities = logits.softmax(0).flatten(1).mean(1) if overlay else logits.softmax(0)
         rows.append(probabilities)
         models.append(
             {
@@ -127,6 +174,7 @@ def compare(image: Image.Image, classifiers: list[Classifier], groups: dict[str,
                 "milliseconds": milliseconds,
                 "parameters": sum(p.numel() for p in classifier.model.parameters()),
                 "megabytes": sum(t.nbytes for t in classifier.model.state_dict().values()) / 1e6,
+                **overlay,
             }
         )
     table = torch.stack(rows)  # [models, classes]
@@ -138,6 +186,20 @@ def compare(image: Image.Image, classifiers: list[Classifier], groups: dict[str,
             members = [class_id for class_id, group in enumerate(group_of_class) if group == name]
             sums = table[:, members].sum(1).tolist()
             group_rows.append({"name": name, "classes": len(members), "probabilities": sums})
+    if shares:
+        pixels, order = torch.stack(shares), groups["group_of_class"] if groups else [0] * len(labels)
+        seen = sorted(pixels.amax(0).nonzero().flatten().tolist(), key=lambda i: (order[i], -pixels[:, i].max()))
+        class_rows = [
+            {
+                "id": i,
+                "name": labels[i],
+                "group": group_of_class[i],
+                "count": counts[i],
+                "pixels": pixels[:, i].tolist(),
+            }
+            for i in seen
+        ]
+        return {"models": models, "groups": group_rows, "classes": class_rows}
     likeliest = set(table.topk(min(5, len(labels))).indices.flatten().tolist())
     class_rows = [
         {"name": labels[i], "group": group_of_class[i], "count": counts[i], "probabilities": table[:, i].tolist()}
@@ -171,16 +233,47 @@ def read_image(path: str) -> Image.Image:
         raise ValueError(f"This file cannot be read as an image: give one of {', '.join(FORMATS)}.") from error
 
 
+def colors_of(number: int) -> list[str]:
+    """Colours that are easily told apart: hues a golden angle from each other, in three kinds of brightness."""
+    colors = [
+        colorsys.hsv_to_rgb(0.618 * i % 1, (0.9, 0.6, 0.8)[i % 3], (0.95, 1, 0.65)[i % 3]) for i in range(number)
+    ]
+    return ["#" + "".join(f"{round(255 * part):02x}" for part in color) for color in colors]
+
+
+def in_legend(name: str, group: str | None) -> str:
+    """What a class is called beside its colour."""
+    return f"{group}: {name}" if group else name
+
+
+def overlay_of(model: dict[str, Any], classes: list[dict[str, Any]]) -> Any:
+    """The image that a network sees, and where in it each of these classes is, for `gr.AnnotatedImage`."""
+    masks = [(model["ids"] == entry["id"], in_legend(entry["name"], entry["group"])) for entry in classes]
+    return model["image"], [(OVERLAY_OPACITY * mask, label) for mask, label in masks if mask.any()]
+
+
 def present(comparison: dict[str, Any]) -> list[Any]:
-    """What the parts of the page show: for each network its likeliest classes, then groups, if any, and the table."""
-    models, groups = comparison["models"], comparison["groups"]
-    labels = []
-    for entry in comparison["classes"]:
-        count = f"{entry['count']:,} in training" if entry["count"] else None
-        details = ", ".join(filter(None, (entry["group"], count)))
-        labels.append(f"{entry['name']} ({details})" if details else entry["name"])
-    probabilities = [entry["probabilities"] for entry in comparison["classes"]]
-    likeliest = [dict(zip(labels, column, strict=True)) for column in zip(*probabilities, strict=True)]
+    """
+    What the parts of the page show: for each network its likeliest classes, or an overlay of all of them, then groups,
+    if any, the table of the networks, and for pixels that of the classes.
+    """
+    models, groups, more = comparison["models"], comparison["groups"], []
+    if "ids" in models[0]:
+        shown = [overlay_of(model, comparison["classes"]) for model in models]
+        rows = [
+            [entry["group"] or "", entry["name"], f"{entry['count']:,}" if entry["count"] else ""]
+            + [f"{100 * part:.2f}" for part in entry["pixels"]]
+            for entry in comparison["classes"]
+        ]
+        more = [rows]
+    else:
+        labels = []
+        for entry in comparison["classes"]:
+            count = f"{entry['count']:,} in training" if entry["count"] else None
+            details = ", ".join(filter(None, (entry["group"], count)))
+            labels.append(f"{entry['name']} ({details})" if details else entry["name"])
+        probabilities = [entry["probabilities"] for entry in comparison["classes"]]
+        shown = [dict(zip(labels, column, strict=True)) for column in zip(*probabilities, strict=True)]
     bars = [
         {"network": model["role"], "group": group["name"], "probability": group["probabilities"][index]}
         for index, model in enumerate(models)
@@ -196,7 +289,7 @@ def present(comparison: dict[str, Any]) -> list[Any]:
         ]
         for index, model in enumerate(models)
     ]
-    return [*likeliest, *([pd.DataFrame(bars)] if groups else []), table]
+    return [*shown, *([pd.DataFrame(bars)] if groups else []), table, *more]
 
 
 def build_page(classifiers: list[Classifier], groups: dict[str, Any] | None, examples: list[str]) -> gr.Blocks:
@@ -208,11 +301,17 @@ def build_page(classifiers: list[Classifier], groups: dict[str, Any] | None, exa
             gr.Warning(str(error))
         return [None] * len(parts)  # not the result of the image before
 
+    of_pixels, labels = classifiers[-1].of_pixels, classifiers[-1].labels
+    order = [classifier.role for classifier in classifiers]
+    of_class = [groups["names"][group] for group in groups["group_of_class"]] if groups else [None] * len(labels)
+    class_colors = dict(zip(map(in_legend, labels, of_class), colors_of(len(labels)), strict=True))
+
     # Names come from users: no part below takes HTML or Markdown.
     with gr.Blocks(title="Teacher and student", analytics_enabled=False) as page:
         gr.Markdown(
             "# Teacher and student on one image\n"
-            "Drop an image to see how each network spreads its probability over frequent and rare classes."
+            "Drop an image to see how each network spreads its probability over frequent and rare classes"
+            + (", and where in the image it sees them." if of_pixels else ".")
         )
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
@@ -220,20 +319,26 @@ def build_page(classifiers: list[Classifier], groups: dict[str, Any] | None, exa
                 if examples:
                     gr.Examples(examples, image, cache_examples=False, examples_per_page=15)
             with gr.Column(scale=3, min_width=320):
+                parts: list[Any] = []
                 with gr.Row():
-                    parts: list[Any] = [
-                        gr.Label(label=f"{c.role.title()}: {c.name}", num_top_classes=5, min_width=240)
-                        for c in classifiers
-                    ]
+                    for classifier in classifiers:
+                        who = f"{classifier.role.title()}: {classifier.name}"
+                        if of_pixels:
+                            parts.append(gr.AnnotatedImage(label=who, color_map=class_colors, min_width=280))
+                        else:
+                            parts.append(gr.Label(label=who, num_top_classes=5, min_width=240))
                 names = groups["names"] if groups else []
                 if groups:
                     title = "Probability of all classes in a group, from the most frequent to the rarest"
+                    title += ", mean over the pixels" if of_pixels else ""
                     colors = dict(zip(names, itertools.cycle(COLORS), strict=False))
                     axes: dict[str, Any] = {"x": "network", "y": "probability", "color": "group", "x_title": " "}
-                    order = [classifier.role for classifier in classifiers]
                     parts.append(gr.BarPlot(**axes, color_map=colors, y_lim=[0, 1], sort=order, label=title))
                 headers = ["network", *(f"{name}, %" for name in names), "ms", "parameters", "MB"]
                 parts.append(gr.Dataframe(headers=headers, label="ms: this image alone, the median of five passes"))
+                if of_pixels:
+                    headers = ["group", "class", "training pixels", *(f"{role}, % of pixels" for role in order)]
+                    parts.append(gr.Dataframe(headers=headers, label="Classes that are seen in this image"))
         # Gradio's own reading of the file would fail without an explanation: `show` gets the upload as it is.
         image.change(show, image, parts, preprocess=False, api_name="compare")
     return page

@@ -29,7 +29,7 @@ DEMO_CARD = """\
 # Teacher and student on one image
 
 Drop an image to see how a big network and a small one, which was distilled from it for rare classes too, spread their
-probability over frequent and rare classes.
+probability over frequent and rare classes. Networks that give each pixel a class also show where they see which.
 
 {models}
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..groups import ClassGroups
 from ..utils import replacing
+from .bias import GroupReport
 
 
 # Okabe and Ito's colours, told apart with every kind of colour vision.
@@ -27,6 +28,7 @@ def plot_teacher_bias(
     path: str | os.PathLike,
     *,
     loss_shares: Mapping[str, Sequence[float]] | None = None,
+    of_pixels: GroupReport | None = None,
 ) -> None:
     """
     Fig. 3: the teacher's group probabilities per batch, on balanced (solid) and long-tailed data (dotted).
@@ -37,20 +39,58 @@ def plot_teacher_bias(
         path (`str` or `os.PathLike`): Where the picture goes; the ending chooses the format.
         loss_shares (`Mapping`, *optional*): Loss name to what part of it is cross-group and within each group, from
             [`LossParts`]: a bar each, below.
+        of_pixels ([`GroupReport`], *optional*): Of a model that gives each pixel a class, its answers to the first
+            images: probabilities are then drawn as parts of a batch's pixels, beside the part that each group has of
+            the first images' pixels (dashed), and below the IoU of each group.
     """
-    figure = _figure(7.5, 4.2 if loss_shares is None else 6.2)
-    rows = 1 if loss_shares is None else 2
-    axes = figure.subplots(rows, 1, squeeze=False, height_ratios=[4.2, 1.6][:rows])[:, 0]
-    _draw_mass(axes[0], mass_balanced, mass_long_tailed, groups)
+    heights = [4.2, *[1.2] * (of_pixels is not None), *[1.6] * (loss_shares is not None)]
+    figure = _figure(7.5, sum(heights) + 0.4 * (len(heights) - 1))
+    axes = [*figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]]
+    if of_pixels is None:
+        _draw_mass(axes[0], mass_balanced, mass_long_tailed, groups)
+    else:
+        percent = [100 * mass / mass.sum(1, keepdim=True).clamp_min(1) for mass in (mass_balanced, mass_long_tailed)]
+        _draw_mass(axes[0], *percent, groups, ("evaluation", "training"))
+        due = 100 * np.array(of_pixels.images) / sum(of_pixels.images)
+        for group, part in enumerate(due):
+            axes[0].axhline(part, color=COLORS[group % len(COLORS)], linestyle="--", linewidth=1)
+        drawn = np.concatenate([due, *(values.flatten().numpy() for values in percent)])
+        axes[0].set_yscale("log")
+        axes[0].set_ylim(drawn[drawn > 0].min() / 1.5, 120)
+        axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes[0].yaxis.set_major_formatter("{x:g}")
+        axes[0].yaxis.set_minor_formatter(NullFormatter())
+        axes[0].set_ylabel("part of a batch's pixels (%)")
+        axes[0].set_title("Probability of each group (dashed: its pixels)")
+        _draw_iou(axes[1], of_pixels.answers.scores(groups), groups)  # type: ignore[union-attr]
     if loss_shares is not None:
-        _draw_shares(axes[1], loss_shares, groups)
+        _draw_shares(axes[-1], loss_shares, groups)
     _save(figure, path)
 
 
-def _draw_mass(axes: Axes, mass_balanced: Tensor, mass_long_tailed: Tensor, groups: ClassGroups) -> None:
+def _draw_iou(axes: Axes, scores: Mapping[str, float | None], groups: ClassGroups) -> None:
+    values = [100 * (scores[f"{name}_iou"] or 0) for name in groups.names]
+    colors = [COLORS[group % len(COLORS)] for group in range(groups.num_groups)]
+    known = [scores[f"{name}_iou"] is not None for name in groups.names]
+    bars = axes.barh([*map(_plain, groups.names)], values, color=colors)
+    axes.bar_label(bars, [f"{v:.1f}" if k else "not measured" for v, k in zip(values, known, strict=True)], padding=3)
+    axes.set_xlim(0, 110)
+    axes.invert_yaxis()
+    axes.set_xlabel("IoU (%)")
+    axes.set_title("How right it is: mean over the classes of a group")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_mass(
+    axes: Axes,
+    mass_balanced: Tensor,
+    mass_long_tailed: Tensor,
+    groups: ClassGroups,
+    kinds: tuple[str, str] = ("balanced", "long-tailed"),
+) -> None:
     for group, name in enumerate(groups.names):
         color = COLORS[group % len(COLORS)]
-        for mass, style, kind in ((mass_balanced, "-", "balanced"), (mass_long_tailed, ":", "long-tailed")):
+        for mass, style, kind in zip((mass_balanced, mass_long_tailed), "-:", kinds, strict=True):
             values = mass[:, group].numpy()
             label = f"{_plain(name)}, {kind} (mean {values.mean():.1f})"
             axes.plot(np.arange(1, len(values) + 1), values, style, color=color, marker=".", label=label)

@@ -60,9 +60,9 @@ COMMANDS = {
         trains=True,
     ),
     "diagnose": Command(
-        "Says how much of its probability a teacher gives to head, medium and tail, and draws it.",
+        "Says and draws how much of its probability a teacher gives to head, medium and tail; of pixels the IoU too.",
         "hf-ltkd diagnose --teacher me/big-vit --data ./photos",
-        (DiagnoseArguments, ModelArguments, *IMAGES),
+        (DiagnoseArguments, ModelArguments, *SCENES),
     ),
     "check": Command(
         "Opens every image once: which files are used for what, which are damaged, skipped, or there twice.",

@@ -269,6 +269,10 @@ def describe_export(measured: Mapping[str, Any]) -> list[str]:
             f"{who:<8} {'×'.join(map(str, network['input'])):>14} {network['onnx_bytes'] / 1e6:>9.2f}"
             + "".join(f"{t['median']:>11.3f} ({t['p90']:.3f})" for t in times)
         )
+    if "any_size" in measured:
+        size = "any size" if measured["any_size"] else "this size alone"
+        logits = "×".join(map(str, measured["networks"]["student"]["output"]))
+        lines.append(f"the student's file takes images of {size}; logits {logits} of each")
     lines.append(
         f"one image, {measured['threads']} thread(s) of {measured['cpu']}: median (90th percentile) of "
         f"{measured['runs']} runs"

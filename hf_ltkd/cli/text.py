@@ -220,7 +220,8 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
     images, weights = diagnosis.images, diagnosis.weights
     say("Images", *describe_images(images))
     say("Evaluation", *describe_evaluation(images))
-    say("Teacher", *describe_bias(diagnosis.bias, images.groups))
+    bias = describe_scene_bias if isinstance(images, Scenes) else describe_bias
+    say("Teacher", *bias(diagnosis.bias, images.groups))
     whose = f"of a student that knows nothing yet, at temperature {weights.values['temperature']:g}"
     if diagnosis.student is not None:
         whose = f"of the student {diagnosis.student}, at temperature {weights.values['temperature']:g}"

@@ -1,16 +1,27 @@
 """Whom a teacher favours, where the losses of a student would go, and what to start from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..analysis.bias import GroupReport, group_report, loss_parts
+from ..analysis.bias import GroupReport, loss_parts
 from ..data.arguments import DataArguments
-from .arguments import DiagnoseArguments, ModelArguments, SourceArguments, split_settings
+from .arguments import (
+    SEGMENTATION,
+    DiagnoseArguments,
+    MaskArguments,
+    ModelArguments,
+    SourceArguments,
+    split_settings,
+)
 from .beforehand import check_apart, check_weights
-from .inputs import Images, Model, fit_classes, fit_teachers, load_classifier, load_images, model_name, name_data
+from .classes import check_answer
+from .images import Images
+from .inputs import Model, fit_classes, fit_teachers, load_classifier, load_images, model_name, name_data
 from .outputs import draw_bias
 from .recommend import Recommendation, recommend_num_groups, recommend_weights
+from .scenes import PIXEL_BATCH, load_scenes
+from .segmenters import check_mask_classes, is_segmenter, load_segmenter, masks_of
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,8 @@ def diagnose(teacher: Model | list[Model], data: Any = None, **settings: Any) ->
             A folder, a Hub id, or a model in memory; of several their mean.
         data (`str`, `os.PathLike` or `datasets.DatasetDict`): As in [`distill`].
         settings: `student` (whose loss it is; one that knows nothing by default), `num_groups`, `picture`,
-            `batch_size`, `match_labels`, `trust_remote_code`, `eval_fraction`, and any field of `DataArguments`.
+            `batch_size` (128 by default, 16 of pixels), `match_labels`, `trust_remote_code`, `eval_fraction`, and any
+            field of `DataArguments` and, for a teacher that gives each pixel a class, `MaskArguments`.
 
     Raises:
         `ValueError`: if teacher or student are not for these classes, or a setting is not known.
@@ -52,30 +64,51 @@ def diagnose(teacher: Model | list[Model], data: Any = None, **settings: Any) ->
     given = teacher if isinstance(teacher, list) else [teacher]
     for one in given:
         model_name(one)
-    own, source, image_fields, trust = split_settings(
+    own, source, image_fields, mask_fields, trust = split_settings(
         {"teacher": teacher, "data": data, **settings},
-        *(DiagnoseArguments, SourceArguments, DataArguments, ModelArguments),
+        *(DiagnoseArguments, SourceArguments, DataArguments, MaskArguments, ModelArguments),
     )
     args, where = DiagnoseArguments(**own), SourceArguments(**source)
     read = {"data": name_data(where, image_fields)[1].get("data_dir"), "teacher": teacher, "student": args.student}
     check_apart("picture", args.picture, read)
-    teachers = [load_classifier(one, **trust) for one in given]
-    student = None if args.student is None else load_classifier(args.student, **trust)
-    for model, role in (*((model, "teacher") for model in teachers), (student, "student")):
-        if model is not None:
-            check_weights(model, role)
-    how = {"num_groups": args.num_groups, "match_labels": args.match_labels, **trust}
-    images = load_images(where, image_fields, teachers, student=student, **how)
-    network: Any = fit_teachers(teachers, images.data, args.match_labels)[0]
-    if student is not None:
-        student = fit_classes(student, images.data, args.match_labels, images.data.test.for_student())
+    if is_segmenter(given[0], **trust):
+        mask_fields.setdefault("task", SEGMENTATION)
+    masks = masks_of(mask_fields, {"teacher": teacher, **settings})
+    network: Any
+    student: Any = None
+    images: Images
+    how: dict[str, Any] = {"num_groups": args.num_groups, **trust}
+    most = {"max_batches": 100}
+    if masks is not None:
+        network = load_segmenter(given[0], "teacher", **trust)
+        student = None if args.student is None else load_segmenter(args.student, "student", **trust)
+        masks = replace(masks, num_classes=masks.num_classes or network.config.num_labels)
+        images = load_scenes(where, image_fields, masks, network, student=student, **how)
+        test = images.data.test
+        for model, seen in ((network, test.for_teacher()), (student, test.for_student())):
+            if model is not None:
+                check_mask_classes(model, images)
+                check_answer(model_name(model), model, seen)
+        args = replace(args, batch_size=own.get("batch_size", PIXEL_BATCH))
+        most = {"max_batches": 10, "batch_size": args.batch_size}
+    else:
+        teachers = [load_classifier(one, **trust) for one in given]
+        student = None if args.student is None else load_classifier(args.student, **trust)
+        for model, role in (*((model, "teacher") for model in teachers), (student, "student")):
+            if model is not None:
+                check_weights(model, role)
+        how["match_labels"] = args.match_labels
+        images = load_images(where, image_fields, teachers, student=student, **how)
+        network = fit_teachers(teachers, images.data, args.match_labels)[0]
+        if student is not None:
+            student = fit_classes(student, images.data, args.match_labels, images.data.test.for_student())
     groups = images.groups
-    report = group_report(network, images.data.test, groups, batch_size=args.batch_size)
-    weights = recommend_weights(images.data.split.class_counts)
+    report = images.report(network, args.batch_size)
+    weights = recommend_weights(images.class_counts, of_pixels=masks is not None)
     alpha, beta, temperature = (weights.values[name] for name in ("alpha", "beta", "temperature"))
-    parts = loss_parts(network, images.data.train, groups, student=student, temperature=temperature, max_batches=100)
+    parts = loss_parts(network, images.data.train, groups, student=student, temperature=temperature, **most)
     shares = {"KD": parts.kd_shares(), f"LTKD({alpha:g}, {beta:g})": parts.ltkd_shares(alpha, beta)}
-    draw_bias(network, images, args.picture, shares)
+    draw_bias(network, images, args.picture, shares, report)
     return Diagnosis(
         images,
         None if student is None else model_name(student),

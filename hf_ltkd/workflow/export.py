@@ -1,7 +1,8 @@
 """
 A student as ONNX: the same logits, checked, and its size and latency beside its teacher's.
 
-For image classifiers (`optimum-cli export onnx` exports text models); needs `pip install "hf_ltkd[onnx]"`.
+For image classifiers and models that give each pixel a class (`optimum-cli export onnx` exports text models); needs
+`pip install "hf_ltkd[onnx]"`.
 """
 
 import copy
@@ -21,9 +22,10 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoModelForSemanticSegmentation, PreTrainedModel
 from transformers.utils import cached_file
 
 from ..data.check import IMAGE_FORMATS
@@ -32,10 +34,13 @@ from ..data.pixels import to_rgb
 from ..hub.describe import describe_model, weights_digests
 from ..hub.names import ONNX_FILES
 from ..teacher.live import check_same_classes
+from ..teacher.loading import load_model
+from ..trainer.dense import is_dense
 from ..utils import cpu_name, write_json
 from .arguments import ExportArguments
 from .beforehand import check_apart, check_weights
 from .inputs import load_classifier, load_processor, model_name
+from .segmenters import is_segmenter
 
 
 BATCHES = (1, 2, 7)
@@ -71,10 +76,11 @@ def export(
     Returns:
         `dict`: The measurements, and `path` of the ONNX file: `max_difference` from PyTorch's logits, `max_logit`, and
         by network (`student`, `teacher`) `input` `[channels, height, width]`, `onnx_bytes`, and the milliseconds
-        (`median`, `p90`) in `onnxruntime_ms` and `pytorch_ms`.
+        (`median`, `p90`) in `onnxruntime_ms` and `pytorch_ms`. Of a segmentation also `any_size`, whether the file
+        takes images of other sizes, too, and by network `output` `[classes, height, width]`.
 
     Raises:
-        `ValueError`: if there is no such classifier, it cannot be exported, or its export gives other logits.
+        `ValueError`: if there is no such model, it cannot be exported, or its export gives other logits.
     """
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
@@ -92,17 +98,25 @@ def export(
         check_apart("output_dir", output_dir, {"teacher": teacher, **{f"images {path}": path for path in images}})
     names = {"student": str(model), **({"teacher": str(teacher)} if teacher else {})}
     trust: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    models = {who: load_classifier(name, dtype=torch.float32, **trust).eval() for who, name in names.items()}
+    models = {who: load_network(name, **trust) for who, name in names.items()}
     for who, network in models.items():
         check_weights(network, who)
+    of_pixels = is_dense(models["student"])
     if teacher:
+        if is_dense(models["teacher"]) != of_pixels:
+            raise ValueError(
+                f"The teacher is a {type(models['teacher']).__name__} and the student a "
+                f"{type(models['student']).__name__}: either both give each pixel a class, or none does."
+            )
         check_same_classes(models["student"], models["teacher"])
     digests = weights_digests(Path(cached_file(names["student"], "config.json")).parent)  # type: ignore[arg-type]
     if not digests:
         raise ValueError(f"{names['student']!r} holds no model.safetensors: save it again with model.save_pretrained.")
-    pixels = {who: prepare(names[who], network, files, **trust) for who, network in models.items()}
+    batches = BATCHES[:2] if of_pixels else BATCHES  # seven images' logits of all pixels would fill a small machine
+    files = files[: sum(batches)]
+    pixels = {who: prepare(names[who], network, files, **trust)[: sum(batches)] for who, network in models.items()}
 
-    exported, differences, networks = {}, {}, {}
+    exported, differences, networks, any_size = {}, {}, {}, {}
     with (
         threads_of_torch(threads),
         unfinished_folder(folder) as made,
@@ -111,14 +125,16 @@ def export(
         for who, network in models.items():
             path = (made if who == "student" else Path(elsewhere)) / ONNX_FILES[0]
             path.parent.mkdir()
-            write_onnx(names[who], network, pixels[who], path)
-            exported[who] = start(path, threads)
-            differences[who] = compare(names[who], network, exported[who], pixels[who])
+            others = other_sizes(network, pixels[who]) if who == "student" else []
+            exported[who], any_size[who] = write_and_start(names[who], network, pixels[who], path, threads, others)
+            differences[who] = compare(names[who], network, exported[who], pixels[who].split(batches))
             networks[who] = {
                 "class": type(network).__name__,
                 "input": list(pixels[who].shape[1:]),
                 "onnx_bytes": sum(file.stat().st_size for file in path.parent.iterdir()),
             }
+            if of_pixels:
+                networks[who]["output"] = list(exported[who](pixels[who][:1]).shape[1:])
         first = {who: batch[:1] for who, batch in pixels.items()}
         with torch.inference_mode():
             onnx_times = measure({who: partial(exported[who], batch) for who, batch in first.items()}, runs)
@@ -130,11 +146,12 @@ def export(
             "weights_sha256": digests,
             "examples": f"{len(files)} image{'s' * (len(files) > 1)}"
             if files
-            else f"{EXAMPLES} examples of random pixels",
-            "batch_sizes": BATCHES,
+            else f"{sum(batches)} examples of random pixels",
+            "batch_sizes": batches,
             "max_difference": difference,
             "max_logit": largest,
             "networks": networks,
+            **({"any_size": any_size["student"]} if of_pixels else {}),
             "threads": threads,
             "runs": runs,
             "cpu": cpu_name(),
@@ -144,6 +161,14 @@ def export(
         write_json(made / ONNX_FILES[-1], measurements)
         put_in_place(made, folder)
     return {"path": str(folder / ONNX_FILES[0]), **measurements}
+
+
+def load_network(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
+    """An image classifier, or a model that was saved as one that gives each pixel a class, in float32."""
+    how: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": trust_remote_code}
+    if is_segmenter(name, trust_remote_code):
+        return load_model(name, AutoModelForSemanticSegmentation, **how).eval()
+    return load_classifier(name, **how).eval()
 
 
 @contextmanager
@@ -223,14 +248,51 @@ class Logits(nn.Module):
         return self.model(pixel_values=pixel_values).logits
 
 
-def write_onnx(name: str, model: PreTrainedModel, pixels: torch.Tensor, path: Path) -> None:
-    """Writes the network for any batch of images of this size."""
+def write_and_start(
+    name: str, model: PreTrainedModel, pixels: torch.Tensor, path: Path, threads: int, others: list[torch.Tensor]
+) -> tuple[Callable[[torch.Tensor], np.ndarray], bool]:
+    """
+    Writes the network for any batch of images like these, and of any size if the file has PyTorch's logits for
+    `others`, of other sizes. Returns the exported network as a function of a batch, and whether it takes any size.
+    """
+    if others:
+        try:
+            write_onnx(name, model, pixels, path, any_size=True)
+            exported = start(path, threads)
+            compare(name, model, exported, others)
+            return exported, True
+        except Exception:  # whatever PyTorch and ONNX Runtime raise
+            pass
+    write_onnx(name, model, pixels, path)
+    return start(path, threads), False
+
+
+@torch.inference_mode()
+def other_sizes(model: PreTrainedModel, pixels: torch.Tensor) -> list[torch.Tensor]:
+    """An image in two other sizes, an odd one and a larger one, if this is a segmentation that takes them."""
+    if not is_dense(model):
+        return []
+    height, width = pixels.shape[2:]
+    batches = [F.interpolate(pixels[:1], (height + more, width + 2 * more)) for more in (7, 32)]
+    try:
+        for batch in batches:
+            model(pixel_values=batch)
+    except Exception:  # whatever a model raises whose weights are for one size
+        return []
+    return batches
+
+
+def write_onnx(name: str, model: PreTrainedModel, pixels: torch.Tensor, path: Path, any_size: bool = False) -> None:
+    """Writes the network for any batch of images of this size, or of any size."""
     import onnx
     from onnxscript import ir
 
     # Eager attention: that of PyTorch's fused kernels cannot always be exported for a batch of any size.
     network = Logits(copy.deepcopy(model))
     network.model.set_attn_implementation("eager")
+    dimensions: dict[int, Any] = {0: torch.export.Dim("batch")}
+    if any_size:
+        dimensions |= {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -240,7 +302,7 @@ def write_onnx(name: str, model: PreTrainedModel, pixels: torch.Tensor, path: Pa
                 dynamo=True,
                 input_names=["pixel_values"],
                 output_names=["logits"],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                dynamic_shapes=(dimensions,),
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
@@ -262,15 +324,18 @@ def start(path: Path, threads: int) -> Callable[[torch.Tensor], np.ndarray]:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # errors are raised, and need not be printed too
     options.add_session_config_entry("session.force_spinning_stop", "1")  # or one network's threads slow the next
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda pixels: session.run(["logits"], {"pixel_values": pixels.numpy()})[0]
 
 
-def compare(name: str, model: PreTrainedModel, exported: Callable, pixels: torch.Tensor) -> tuple[float, float]:
+def compare(
+    name: str, model: PreTrainedModel, exported: Callable, batches: Sequence[torch.Tensor]
+) -> tuple[float, float]:
     """The largest difference between the logits of both, and the largest logit."""
     differences, largest = [], []
-    for batch in pixels.split(BATCHES):
+    for batch in batches:
         with torch.inference_mode():
             expected = model(pixel_values=batch).logits.numpy()
         logits = exported(batch)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..analysis.bias import teacher_group_mass
+from ..analysis.bias import GroupReport, teacher_group_mass
 from ..analysis.plots import plot_teacher_bias
 from ..analysis.scene_plots import plot_scenes
 from ..data.arguments import PRESETS
@@ -30,7 +30,7 @@ from .images import Images
 from .plan import BALANCED, PLAIN, DistillPlan, TrainingPlan
 from .recommend import is_skewed
 from .report import write_report
-from .scenes import Scenes
+from .scenes import PIXEL_BATCH, Scenes
 from .tune import Tuning
 
 
@@ -234,14 +234,23 @@ def accuracies_of(answers: Answers, groups: ClassGroups) -> dict[str, float | No
 
 
 def draw_bias(
-    teacher: nn.Module, images: Images, path: str | os.PathLike, loss_shares: dict[str, list[float]] | None = None
+    teacher: nn.Module,
+    images: Images,
+    path: str | os.PathLike,
+    loss_shares: dict[str, list[float]] | None = None,
+    report: GroupReport | None = None,
 ) -> None:
-    """Fig. 3 from up to 30 batches of evaluation and of training images, and where the losses go."""
-    data, groups = images.data, images.groups
-    evaluation, training = (
-        teacher_group_mass(teacher, part, groups, max_batches=30) for part in (data.test, data.train.labelled())
-    )
-    plot_teacher_bias(evaluation, training, groups, path, loss_shares=loss_shares)
+    """
+    Fig. 3 from up to 30 batches (of pixels 10) of evaluation and of training images, and where the losses go. Where
+    each pixel has a class, `report` has what is drawn beside it.
+    """
+    data: Any = images.data
+    if isinstance(images, Scenes):
+        parts, how = (data.test, data.train), {"batch_size": PIXEL_BATCH, "max_batches": 10}
+    else:
+        parts, how, report = (data.test, data.train.labelled()), {"max_batches": 30}, None
+    masses = [teacher_group_mass(teacher, part, images.groups, **how) for part in parts]
+    plot_teacher_bias(*masses, images.groups, path, loss_shares=loss_shares, of_pixels=report)
 
 
 @torch.no_grad()

@@ -8,13 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset, DatasetDict, Image
 from torch import nn
-from torch.utils.data import DataLoader
-from transformers import EvalPrediction, PreTrainedModel, SegformerImageProcessorPil, default_data_collator
+from transformers import PreTrainedModel, SegformerImageProcessorPil
 
-from ..analysis.bias import GroupReport
+from ..analysis.bias import GroupReport, group_report
 from ..data.arguments import DataArguments, MaskArguments
 from ..data.holdout import Holdout
 from ..data.mask_files import read_masks
@@ -24,11 +22,10 @@ from ..data.pixels import Pixels
 from ..data.processors import choose_pixels, pixels_of, resized
 from ..data.segmentation import SegmentationDataset
 from ..groups import ClassGroups
-from ..losses.checks import at_least_float32, logits_of
 from ..metrics import mean_iou
 from ..metrics.pixel_answers import FEWEST_IMAGES as FEWEST_IMAGES
 from ..teacher.loading import load_config
-from ..utils import listed, placed_for
+from ..utils import listed
 from .arguments import SourceArguments
 from .images import Images
 from .inputs import Model, is_pretrained, load_pixels, model_name, name_data
@@ -97,30 +94,9 @@ class Scenes(Images):
     def metric(self) -> mean_iou:
         return mean_iou(self.groups, ignore_index=self.data.masks.ignore_index)
 
-    @torch.no_grad()
     def report(self, model: nn.Module, batch_size: int) -> GroupReport:
         """As of images, seen as the teacher sees them; the report's `images` are the pixels of each group."""
-        metric, mass = self.metric(), torch.zeros(self.groups.num_groups)
-        loader: DataLoader = DataLoader(self.data.test.for_teacher(), batch_size, collate_fn=default_data_collator)
-        model.eval()
-        for number, batch in enumerate(loader, 1):
-            labels = batch.pop("labels")
-            logits = at_least_float32(logits_of(model(**placed_for(model, batch)))).cpu()
-            if not torch.isfinite(logits).all():
-                raise FloatingPointError(
-                    f"The {type(model).__name__} gives logits of NaN or Inf, which are of no class: it is broken, or "
-                    "its inputs are; train it again, or take another checkpoint."
-                )
-            counted: Any = metric.confusions(logits, labels)
-            metric(EvalPrediction(counted, labels), compute_result=number == len(loader))  # type: ignore[arg-type]
-            for one, mask in zip(logits, labels, strict=True):
-                one = nn.functional.interpolate(one[None], mask.shape, mode="bilinear", align_corners=False)[0]
-                probabilities = one.softmax(0)[:, (mask != self.data.masks.ignore_index) & (mask != -100)]
-                mass.index_add_(0, self.groups.group_of_class, probabilities.sum(1))
-        scores = metric.answers.scores(self.groups)  # type: ignore[union-attr]
-        accuracy = {name: scores[name] for name in ("accuracy", *(f"{group}_accuracy" for group in self.groups.names))}
-        pixels = np.bincount(self.groups.group_of_class, self.data.test_counts.sum(0), self.groups.num_groups)
-        return GroupReport(accuracy, (mass / mass.sum()).tolist(), pixels.astype(int).tolist(), metric.answers)  # type: ignore
+        return group_report(model, self.data.test.for_teacher(), self.groups, batch_size=batch_size)
 
     def recommend_training(self, network: str, is_pretrained: bool) -> Recommendation:
         return recommend_pixel_training(len(self.data.train), is_pretrained)

@@ -1,12 +1,14 @@
 """The pictures are written, whole, and show what they were given."""
 
 import matplotlib
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
 from hf_ltkd import ClassGroups
+from hf_ltkd.analysis.bias import GroupReport
 from hf_ltkd.analysis.plots import (
     plot_class_accuracy,
     plot_group_accuracy,
@@ -14,6 +16,7 @@ from hf_ltkd.analysis.plots import (
     plot_teacher_bias,
     plot_tuning,
 )
+from hf_ltkd.metrics.pixel_answers import PixelAnswers, counts_of
 
 
 GROUPS = ClassGroups([0, 1, 2], names=["many", "some", "few"])
@@ -57,6 +60,28 @@ def test_teacher_bias(axes, tmp_path):
     texts = [text.get_text() for text in axes[0].get_legend().get_texts()]
     assert texts[:2] == ["many, balanced (mean 22.0)", "many, long-tailed (mean 42.0)"]
     assert texts[5] == "few, long-tailed (mean 7.0)"
+
+
+def test_teacher_bias_of_pixels(axes, tmp_path):
+    """In percent of the pixels of a batch, beside those of each group, with the IoU of each."""
+    confusion = np.array([[60, 10, 10], [5, 5, 5], [0, 0, 0]])
+    answers = PixelAnswers(confusion, counts_of(confusion[None]))
+    report = GroupReport(answers.scores(GROUPS), [0.7, 0.2, 0.1], [80, 15, 0], answers)
+    evaluation, training = torch.tensor([[60.0, 30.0, 10.0], [14.0, 5.0, 1.0]]), torch.tensor([[180.0, 18.0, 2.0]])
+    path = tmp_path / "new" / "bias.png"
+    plot_teacher_bias(evaluation, training, GROUPS, path, loss_shares={"KD": [0.4, 0.3, 0.2, 0.1]}, of_pixels=report)
+    check_file(path)
+    mass, iou, shares = axes
+    lines = [line for line in mass.get_lines() if line.get_linestyle() != "--"]
+    expected = [[60, 70], [90], [30, 25], [9], [10, 5], [1]]
+    assert [line.get_ydata().tolist() for line in lines] == [pytest.approx(values) for values in expected]
+    dashed = [line.get_ydata()[0] for line in mass.get_lines() if line.get_linestyle() == "--"]
+    assert dashed == pytest.approx([100 * 80 / 95, 100 * 15 / 95, 0])
+    low, high = mass.get_ylim()
+    assert 0.5 < low < 1 and 100 < high  # all of them are seen
+    assert [bar.get_width() for bar in iou.patches] == pytest.approx([100 * 60 / 85, 100 * 5 / 25, 0])
+    assert [text.get_text() for text in iou.texts] == ["70.6", "20.0", "0.0"]
+    assert len(shares.patches) == 4
 
 
 def test_group_accuracy(axes, tmp_path):

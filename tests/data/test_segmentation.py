@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from transformers import BeitImageProcessorPil, MobileNetV2ImageProcessorPil, MobileViTImageProcessorPil
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
-from hf_ltkd.data import SegmentationDataset, read_mask_folder
+from hf_ltkd.data import SegmentationDataset, read_mask_folder, read_masks
 from hf_ltkd.data.processors import pixels_of
 from hf_ltkd.data.segmentation import scaled_box
 from hf_ltkd.data.views import random_bits
@@ -290,12 +290,35 @@ def test_folders(tmp_path, layout, masks):
             elif layout == "splits outside":
                 parts = (tmp_path / folder / "images", tmp_path / folder / masks)
             write_pair(*parts, name, i)
-    read = read_mask_folder(tmp_path)
+    read = read_masks(tmp_path)
     assert {*read} == {*splits.values()}
     for split in read.values():
         dataset = views(False, dataset=split)
         for i in range(2):
             assert (dataset.example(i)[1] == scene(i)[1]).all()
+
+
+@pytest.mark.parametrize(
+    "files", [("train.parquet", "val.parquet"), ("data/training-0.parquet", "data/dev-0.parquet")]
+)
+def test_parquet_files(tmp_path, files):
+    for count, file in zip((3, 2), files, strict=True):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        data(count).to_parquet(tmp_path / file)
+    read = read_masks(tmp_path)
+    assert {name: len(split) for name, split in read.items()} == {"train": 3, "validation": 2}
+    assert (views(False, dataset=read["validation"]).example(1)[1] == scene(1, 96, 64)[1]).all()
+
+
+def test_data_that_cannot_be_read(tmp_path):
+    with pytest.raises(ValueError, match="'me/nowhere' is no folder here of parquet files or of images/ and masks/"):
+        read_masks("me/nowhere")
+    data(1).to_parquet(tmp_path / "test.parquet")
+    with pytest.raises(ValueError, match="has the splits test, but none to train on: call one 'train'"):
+        read_masks(tmp_path)
+    (tmp_path / "test.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match="no dataset of the Hub that can be loaded: "):
+        read_masks(tmp_path)
 
 
 def test_wrong_folders(tmp_path):

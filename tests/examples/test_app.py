@@ -8,10 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hub_server import use_hub
 from huggingface_hub import HfApi
 from PIL import Image, ImageFile
-from transformers import ViTImageProcessor, dynamic_module_utils, pipeline, set_seed
+from transformers import (
+    MobileNetV2ImageProcessorPil,
+    SegformerImageProcessorPil,
+    ViTImageProcessor,
+    dynamic_module_utils,
+    pipeline,
+    set_seed,
+)
 
 from hf_ltkd import ClassGroups, create_model
 from hf_ltkd.data.pixels import to_rgb
@@ -85,6 +93,83 @@ def test_probabilities_are_those_of_the_pipeline(app, folder, classifiers, tmp_p
     for group, members in zip(comparison["groups"], (NAMES[:2], NAMES[2:5], NAMES[5:]), strict=True):
         sums = [sum(scores[name] for name in members) for scores in expected]
         assert group["probabilities"] == pytest.approx(sums, abs=1e-6) and group["classes"] == len(members)
+
+
+@pytest.fixture(scope="module")
+def segmenters(app, tmp_path_factory):
+    """A teacher that reads squares of 24 × 24 pixels, and a student that reads the middle of an image, as 16 × 16."""
+    folder, classifiers = tmp_path_factory.mktemp("segmenters"), []
+    resize = {"size": {"shortest_edge": 20}, "crop_size": {"height": 16, "width": 16}}
+    for role, processor in {
+        "teacher": SegformerImageProcessorPil(size={"height": 24, "width": 24}),
+        "student": MobileNetV2ImageProcessorPil(**resize),
+    }.items():
+        set_seed(len(role))
+        model = create_model("upernet_4", 7, id2label=dict(enumerate(NAMES)))
+        with torch.no_grad():
+            model.decode_head.classifier.weight.mul_(100)
+        model.save_pretrained(folder / role)
+        processor.save_pretrained(folder / role)
+        classifiers.append(app.Classifier.load(role, str(folder / role)))
+    return classifiers
+
+
+def test_where_segmentations_see_which_class(app, folder, segmenters):
+    """Class ids are those of `post_process_semantic_segmentation` on the part of the image that a network sees."""
+    image, groups = app.read_image(folder / "image.png"), GROUPS.to_dict()
+    parts = [image, image.crop((6, 2, 26, 22))]  # 32 × 24 scaled by 20 / 24, of which 16 × 16: the middle 19.2
+    comparison = app.compare(image, segmenters, groups)
+    shares = []
+    for model, classifier, part in zip(comparison["models"], segmenters, parts, strict=True):
+        assert model["image"].size == part.size
+        np.testing.assert_array_equal(np.asarray(model["image"]), np.asarray(part))
+        outputs = classifier.model(**classifier.processor(image, return_tensors="pt"))
+        sizes = [part.size[::-1]]
+        (expected,) = SegformerImageProcessorPil().post_process_semantic_segmentation(outputs, sizes)
+        np.testing.assert_array_equal(model["ids"], expected.numpy())
+        shares.append((expected.flatten().bincount(minlength=7) / expected.numel()).tolist())
+        mean = outputs.logits[0].softmax(0).mean((1, 2))
+        of_group = [mean[GROUPS.group_of_class == g].sum().item() for g in range(3)]
+        index = segmenters.index(classifier)
+        assert [g["probabilities"][index] for g in comparison["groups"]] == pytest.approx(of_group, abs=1e-6)
+    for entry in comparison["classes"]:
+        assert entry["pixels"] == pytest.approx([share[entry["id"]] for share in shares])
+    assert {entry["id"] for entry in comparison["classes"]} == {c for c in range(7) if max(s[c] for s in shares)}
+    order = [int(GROUPS.group_of_class[entry["id"]]) for entry in comparison["classes"]]
+    assert order == sorted(order) and len(set(order)) > 1
+
+
+def test_overlay_and_its_legend(app, folder, segmenters):
+    comparison = app.compare(app.read_image(folder / "image.png"), segmenters, GROUPS.to_dict())
+    *overlays, bars, networks, classes = app.present(comparison)
+    for (image, masks), model in zip(overlays, comparison["models"], strict=True):
+        assert image is model["image"] and set(sum(mask for mask, _ in masks).ravel()) == {0.6}  # a class a pixel
+        for mask, label in masks:
+            group, name = label.split(": ", 1)
+            np.testing.assert_array_equal(mask > 0, model["ids"] == NAMES.index(name))
+            assert group == GROUPS.names[GROUPS.group_of_class[NAMES.index(name)]]
+    assert [row[:3] for row in classes] == [
+        [c["group"], c["name"], f"{GROUPS.class_counts[c['id']]:,}"] for c in comparison["classes"]
+    ]
+    assert len(networks) == 2 and len(bars) == 6
+    page = app.build_page(segmenters, GROUPS.to_dict(), [])
+    parts = [part for part in page.blocks.values() if not isinstance(part, app.gr.blocks.BlockContext)]
+    kinds = sorted(type(part).__name__ for part in parts)
+    assert kinds == ["AnnotatedImage"] * 2 + ["BarPlot", "Dataframe", "Dataframe", "Image", "Markdown"]
+    colors = next(part for part in parts if type(part).__name__ == "AnnotatedImage").color_map
+    assert len(set(colors.values())) == 7 and {label for _, masks in overlays for _, label in masks} <= set(colors)
+
+
+def test_segmentation_alone_without_groups(app, segmenters):
+    comparison = app.compare(Image.new("RGB", (2000, 500)), segmenters[1:], None)
+    assert comparison["models"][0]["image"].size == (400, 400)
+    (_, masks), table, classes = app.present(comparison)
+    assert {label for _, label in masks} <= set(NAMES) and classes[0][0] == classes[0][2] == ""
+
+
+def test_a_teacher_of_the_other_kind(app, classifiers, segmenters):
+    with pytest.raises(ValueError, match="The teacher gives each pixel a class, the student each image one"):
+        app.check_labels(segmenters[0], classifiers[1])
 
 
 def test_size_and_latency(app, classifiers, monkeypatch):

@@ -7,12 +7,14 @@ import os
 import re
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from segmenters import CLASSES, FAMILIES
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
@@ -22,6 +24,7 @@ from transformers import (
     MobileNetV2ForImageClassification,
     ResNetConfig,
     ResNetForImageClassification,
+    SegformerImageProcessorPil,
     SwinConfig,
     SwinForImageClassification,
     ViTConfig,
@@ -104,7 +107,7 @@ def student(machine, tmp_path):
 def export_made_before(machine, monkeypatch):
     """`export` writes the student's ONNX file as it was made above, which takes seconds."""
     made = (machine[0] / "student" / "onnx" / "model.onnx").read_bytes()
-    monkeypatch.setattr(module, "write_onnx", lambda name, model, pixels, path: path.write_bytes(made))
+    monkeypatch.setattr(module, "write_onnx", lambda name, model, pixels, path, **_: path.write_bytes(made))
 
 
 def logits_of(folder, pixels):
@@ -284,7 +287,7 @@ def test_weights_in_a_file_of_their_own(student, monkeypatch):
     graph = onnx.load(student / "onnx" / "model.onnx")
     separate = {"save_as_external_data": True, "location": "model.onnx.data"}
     with monkeypatch.context() as patch:
-        patch.setattr(module, "write_onnx", lambda name, model, pixels, path: onnx.save(graph, path, **separate))
+        patch.setattr(module, "write_onnx", lambda name, model, pixels, path, **_: onnx.save(graph, path, **separate))
         export(student, runs=1)
     files = content_of(student)
     assert len(files["onnx/model.onnx.data"]) > 300_000 > 100_000 > len(files["onnx/model.onnx"])
@@ -346,6 +349,78 @@ def test_networks(network, tmp_path):
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
 
 
+def save_segmenter(folder, family="segformer", side=32):
+    made = FAMILIES[family]()
+    model = with_random_weights(type(made)(made.config))  # whole: `segformer` leaves its normalisation out
+    model.config.id2label = {c: f"class {c}" for c in range(CLASSES)}
+    model.save_pretrained(folder)
+    SegformerImageProcessorPil(size={"height": side, "width": side}).save_pretrained(folder)
+    return model
+
+
+def as_exported(monkeypatch, models, fits=lambda pixels: True):
+    """An export takes no time, and its file gives what PyTorch gives for the pixels that it fits."""
+    made = []
+
+    def write(name, model, pixels, path, any_size=False):
+        made.append((Path(name).name, any_size))
+        path.write_bytes(b"a graph")
+
+    def run(model, pixels):
+        with torch.no_grad():
+            return model(pixels).logits.numpy() + (0 if fits(pixels) else 1)
+
+    monkeypatch.setattr(module, "write_onnx", write)
+    monkeypatch.setattr(module, "start", lambda *_: partial(run, models[made[-1][0]]))
+    return made
+
+
+@pytest.mark.parametrize("fits", ["any size", "one size"])
+def test_a_segmentation(tmp_path, monkeypatch, fits):
+    """Its logits are a map; where the file is wrong about images of other sizes, it is made again for one size."""
+    models = {who: save_segmenter(tmp_path / who, side=side) for who, side in (("student", 32), ("teacher", 48))}
+    made = as_exported(monkeypatch, models, lambda p: fits == "any size" or p.shape[2:] in ((32, 32), (48, 48)))
+    measured = export(tmp_path / "student", str(tmp_path / "teacher"), runs=1)
+    sizes = [True] if fits == "any size" else [True, False]
+    assert made == [*(("student", size) for size in sizes), ("teacher", False)]
+    assert measured["batch_sizes"] == (1, 2) and measured["examples"] == "3 examples of random pixels"
+    student, teacher = (measured["networks"][who] for who in ("student", "teacher"))
+    assert (student["input"], student["output"]) == ([3, 32, 32], [5, 8, 8])
+    assert (teacher["input"], teacher["output"]) == ([3, 48, 48], [5, 12, 12])
+    assert measured["any_size"] == (fits == "any size")
+    kind = {"any size": "any size", "one size": "this size alone"}[fits]
+    assert f"the student's file takes images of {kind}; logits 5×8×8 of each" in describe_export(measured)
+    card = write_model_card(tmp_path / "student").read_text(encoding="utf-8")
+    assert "`[batch, 5, 8, 8]`; images may" + {"any size": " be", "one size": " not be of another"}[fits] in card
+
+
+def test_a_segmentation_whose_weights_are_for_one_size(tmp_path, monkeypatch):
+    made = as_exported(monkeypatch, {"student": save_segmenter(tmp_path / "student", "dpt")})
+    measured = export(tmp_path / "student", runs=1)
+    assert made == [("student", False)] and not measured["any_size"]
+
+
+def test_a_segmentation_beside_a_classifier(machine, tmp_path):
+    save_segmenter(tmp_path / "student")
+    with pytest.raises(ValueError, match="The teacher is a ViTForImage.* and the student a SegformerForSemantic"):
+        export(tmp_path / "student", str(machine[0] / "teacher"))
+    assert not (tmp_path / "student" / "onnx").exists()
+
+
+@pytest.mark.slow  # each takes a minute or less
+@pytest.mark.parametrize("family", FAMILIES)
+def test_segmentation_families(family, tmp_path):
+    """Real files; of any size where PyTorch's network is, and its export can be."""
+    model = save_segmenter(tmp_path, family)
+    measured = export(tmp_path, runs=1)
+    assert measured["any_size"] == (family == "segformer")
+    for size in ((32, 32), *[(40, 57)] * measured["any_size"]):
+        pixels = torch.randn(4, 3, *size)
+        expected = model(pixels).logits.detach()
+        logits = torch.from_numpy(logits_of(tmp_path, pixels.numpy()))
+        torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+
+
 def test_compare_sees_what_is_different():
     model = with_random_weights(create_model("resnet8", 5, image_size=8))
     pixels = torch.randn(10, 3, 8, 8)
@@ -355,13 +430,13 @@ def test_compare_sees_what_is_different():
     def off_by(error):
         return lambda batch: model(batch).logits.detach().numpy() + np.float32(error * largest)
 
-    difference, scale = compare("x", model, off_by(5e-5), pixels)
+    difference, scale = compare("x", model, off_by(5e-5), [pixels])
     assert scale == pytest.approx(largest, rel=1e-5) and difference == pytest.approx(5e-5 * largest, rel=0.05)
     for wrong in (off_by(2e-4), off_by(np.nan)):
         with pytest.raises(ValueError, match="The ONNX export of 'x' gives other logits"):
-            compare("x", model, wrong, pixels)
+            compare("x", model, wrong, pixels.split(5))
     with pytest.raises(ValueError, match=r"shape \(1, 5\), its ONNX export \(1, 4\)"):
-        compare("x", model, lambda batch: model(batch).logits[:, :4].detach().numpy(), pixels)
+        compare("x", model, lambda batch: model(batch).logits[:, :4].detach().numpy(), [pixels[:1]])
 
 
 def test_contenders_take_turns():
