@@ -205,14 +205,26 @@ def check_hub_id(flag: str, name: Any) -> None:
         ) from error
 
 
-def check_push(to: Any, training: Mapping[str, Any]) -> None:
+def check_push(choices: DistillArguments, training: dict[str, Any]) -> None:
     """
+    Makes `--push_to_hub` a `--push`: there is one, at the end, when it is known whether distilling paid.
+
     Raises:
         `ValueError`: if no repository can have the name that is pushed to, or nobody is logged in.
     """
-    check_hub_id("push", to)
+    if training.pop("push_to_hub", False) and choices.push is None:
+        choices.push = training.get("hub_model_id") or Path(training["output_dir"]).absolute().name
+    if choices.push is None:
+        return
+    check_hub_id("push", choices.push)
     if get_token() is None and training.get("hub_token") is None:
-        raise ValueError(f"--push {to} needs a login: run `hf auth login`, or set HF_TOKEN.")
+        raise ValueError(f"--push {choices.push} needs a login: run `hf auth login`, or set HF_TOKEN.")
+    if training.get("hub_strategy", "every_save") not in ("every_save", "end"):
+        raise ValueError(
+            f"--hub_strategy {training['hub_strategy']} does not go with distilling, which pushes the student once, at "
+            "the end: leave it out."
+        )
+    training["hub_model_id"] = choices.push
 
 
 def check_apart(flag: str, path: str | os.PathLike, others: Mapping[str, Any]) -> None:

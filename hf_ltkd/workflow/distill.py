@@ -195,9 +195,9 @@ def _hub_ids(teacher: PreTrainedModel | None) -> str | None:
 
 def publish(plan: DistillPlan) -> str | None:
     """Pushes what [`run`] left, if that was asked for; the address of the commit on the process that pushes."""
-    args = plan.args
-    to = plan.choices.push or (args.push_to_hub and (args.hub_model_id or plan.output_dir.absolute().name))
-    if not to or args.process_index != 0:
+    args, choices = plan.args, plan.choices
+    if choices.push is None or args.process_index != 0:
         return None
-    anyway = plan.choices.push_anyway
-    return push(plan.output_dir, to, private=args.hub_private_repo, push_anyway=anyway).commit_url
+    how: dict[str, Any] = {"private": args.hub_private_repo, "revision": args.hub_revision, "token": args.hub_token}
+    how |= {"timeout": args.hub_timeout, "push_anyway": choices.push_anyway}
+    return push(plan.output_dir, choices.push, **how).commit_url

@@ -252,9 +252,7 @@ def make_plan(**settings: Any) -> DistillPlan:
     if choices.teacher_cache is not None:
         check_apart("teacher_cache", choices.teacher_cache, read)
         check_cached(first_loss, training)
-    if choices.push is not None:
-        check_push(choices.push, training)
-        training["hub_model_id"] = choices.push
+    check_push(choices, training)
     check_training(training, choices.student, recommend)
     how: dict[str, Any] = {"student": choices.student, "seed": training.get("seed", 42)}
     how |= {"num_groups": choices.num_groups, **trust}

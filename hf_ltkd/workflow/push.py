@@ -43,6 +43,7 @@ def push(
     model_code: bool | None = None,
     keep_card: bool = False,
     timeout: float = 60.0,
+    token: str | None = None,
     trust_remote_code: bool = False,
 ) -> CommitInfo:
     """
@@ -68,6 +69,7 @@ def push(
         keep_card (`bool`, *optional*, defaults to `False`): Whether a `README.md` is sent as it is.
         timeout (`float`, *optional*, defaults to 60.0):
             Seconds that the Hub may stay silent; the whole push may take five times that and 10 seconds a megabyte.
+        token (`str`, *optional*): Defaults to the one of `hf auth login` or `HF_TOKEN`.
         trust_remote_code (`bool`, *optional*, defaults to `False`): Whether code in the folder may be run.
 
     Returns:
@@ -115,10 +117,11 @@ def push(
             write_json(folder / RUN_NAME, {"student": describe_model(network, _input_shape(folder, network))})
         if not keep_card:
             with explained(folder, repo_id, timeout):
-                within(time_limit(timeout), _take_over_card, folder, repo_id, revision)
+                within(time_limit(timeout), _take_over_card, folder, repo_id, revision, token)
             write_model_card(folder, repo_id=repo_id, **card)
 
-    return push_folder(folder, to, private=private, revision=revision, timeout=timeout, prepare=write_files)
+    how: dict[str, Any] = {"private": private, "revision": revision, "timeout": timeout, "token": token}
+    return push_folder(folder, to, prepare=write_files, **how)
 
 
 def _input_shape(folder: Path, network: Any) -> list[int] | None:
@@ -130,11 +133,11 @@ def _input_shape(folder: Path, network: Any) -> list[int] | None:
     return None
 
 
-def _take_over_card(folder: Path, repo_id: str, revision: str | None) -> None:
+def _take_over_card(folder: Path, repo_id: str, revision: str | None, token: str | None) -> None:
     """What a person wrote on the Hub goes into the folder's card."""
     with tempfile.TemporaryDirectory() as elsewhere:
         try:
-            card = hf_api().hf_hub_download(repo_id, CARD_NAME, revision=revision, local_dir=elsewhere)
+            card = hf_api().hf_hub_download(repo_id, CARD_NAME, revision=revision, token=token, local_dir=elsewhere)
         except EntryNotFoundError:
             return
         take_over(folder / CARD_NAME, Path(card))

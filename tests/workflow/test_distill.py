@@ -230,20 +230,27 @@ def test_errors_come_before_anything_is_written(home, tmp_path, settings, messag
     assert message in str(error.value) and not list(tmp_path.iterdir())
 
 
-def test_push_at_the_end(home, tmp_path, monkeypatch):
+@pytest.mark.parametrize("how", [{"push": "me/small"}, {"push_to_hub": True, "hub_model_id": "me/small"}], ids=str)
+def test_push_at_the_end(home, tmp_path, monkeypatch, how):
+    """However it was asked for: the Trainer would push before it is known whether distilling paid."""
     sent = []
 
     def push(folder, to, **how):
         sent.append((folder, to, how))
         return type("Commit", (), {"commit_url": "https://example.org/commit"})
 
-    monkeypatch.setattr("hf_ltkd.workflow.beforehand.get_token", lambda: "token")
-    monkeypatch.setattr("hf_ltkd.workflow.distill.run", lambda plan: replace(home.comparison))
+    def run(plan):
+        assert not plan.args.push_to_hub
+        return replace(home.comparison)
+
+    monkeypatch.setattr("hf_ltkd.workflow.beforehand.get_token", lambda: None)
+    monkeypatch.setattr("hf_ltkd.workflow.distill.run", run)
     monkeypatch.setattr("hf_ltkd.workflow.distill.push", push)
-    settings = {"output_dir": tmp_path / "s", "push": "me/small", "hub_private_repo": True, **SHORT}
-    comparison = distill(home.teacher, "resnet8", home.photos, **settings)
+    settings = {"output_dir": tmp_path / "s", "hub_private_repo": True, "hub_token": "t", "hub_revision": "b", **SHORT}
+    comparison = distill(home.teacher, "resnet8", home.photos, **settings, **how)
     assert comparison.pushed == "https://example.org/commit" and "pushed" not in comparison.to_dict()
-    assert sent == [(tmp_path / "s", "me/small", {"private": True, "push_anyway": False})]
+    expected = {"private": True, "revision": "b", "token": "t", "timeout": 60.0, "push_anyway": False}
+    assert sent == [(tmp_path / "s", "me/small", expected)]
 
 
 def test_nothing_is_pushed_unless_asked(home, tmp_path, monkeypatch):

@@ -117,6 +117,8 @@ def test_a_push_needs_a_login(plan_of, monkeypatch):
     monkeypatch.setattr("hf_ltkd.workflow.beforehand.get_token", lambda: None)
     with pytest.raises(ValueError, match="needs a login: run `hf auth login`"):
         plan_of(push="me/small")
+    with pytest.raises(ValueError, match="--hub_strategy checkpoint does not go with distilling"):
+        plan_of(push_to_hub=True, hub_token="x", hub_strategy="checkpoint")
     assert plan_of(push="me/small", hub_token="x").args.hub_model_id == "me/small"
 
 
