@@ -8,9 +8,11 @@ were made with `--evaluate_on validation`. `--diagnose` says instead where the l
 
 import argparse
 import hashlib
+import itertools
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,9 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "LTKD": ("ltkd", {}),
     "LTKD recipe": ("ltkd", {"alpha": 1.0, "beta": 1.0, "temperature": 1.0, "ce": "balanced_softmax"}),
 }
-TEACHER = {"width": 32, "epochs": 30.0}
+TEACHERS: dict[str, dict[str, Any]] = {
+    "first": {"width": 32, "epochs": 30.0},
+}
 STUDENT = {"width": 8, "epochs": 12.0}
 TRAINING: dict[str, Any] = {
     "per_device_train_batch_size": 8,
@@ -61,24 +65,38 @@ def main():
     parser.add_argument("--methods", nargs="*", default=[*METHODS], choices=METHODS, metavar="METHOD")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--loss_args", type=json.loads, default={}, help="JSON: arguments that win over a method's.")
-    parser.add_argument("--teacher", type=json.loads, default={}, help="JSON: width, epochs, learning_rate, ...")
-    parser.add_argument("--student", type=json.loads, default={}, help="The same of the students.")
+    teachers = ", ".join(TEACHERS)
+    parser.add_argument(
+        "--teachers",
+        nargs="*",
+        default=[*TEACHERS],
+        metavar="TEACHER",
+        help=f"Of {teachers}, or JSON: width, epochs, ce, crop, learning_rate, ... Each teaches students of its own.",
+    )
+    parser.add_argument("--student", type=json.loads, default={}, help="JSON: the same of the students.")
     parser.add_argument("--diagnose", action="store_true", help="Print Eq. 8's terms per group of these students.")
     given = parser.parse_args()
     args = SegmentationArguments(given.data, len(CLASSES), CLASSES, evaluate_on=given.evaluate_on)
     data = load_data(args)
     groups = ClassGroups.from_masks(data["train"], num_classes=len(CLASSES))
-    network = {**TEACHER, **given.teacher}
-    run = {"method": "teacher", "loss": "ce", "arguments": {}, "network": network, "seed": 0, "teacher": None}
-    teacher = train(run, None, groups, args, data, given.output_dir)
-    for seed in given.seeds:
-        for method in given.methods:
-            loss, arguments = METHODS[method]
-            run = {"method": method, "loss": loss, "arguments": {**arguments, **given.loss_args}, "seed": seed}
-            run |= {"network": {**STUDENT, **given.student}, "teacher": None if loss == "ce" else network}
-            student = train(run, teacher, groups, args, data, given.output_dir)
+    teachers = [TEACHERS[name] if name in TEACHERS else json.loads(name) for name in given.teachers]
+    folders = []
+    for teacher in teachers:
+        network = {name: value for name, value in teacher.items() if name != "ce"}
+        run = {"method": "teacher", "loss": "ce", "arguments": {"ce": teacher["ce"]} if "ce" in teacher else {}}
+        run |= {"network": network, "seed": 0, "teacher": None}
+        folders.append(train(run, None, groups, args, data, given.output_dir))
+    for seed, method in itertools.product(given.seeds, given.methods):
+        loss, arguments = METHODS[method]
+        run = {"method": method, "loss": loss, "arguments": {**arguments, **given.loss_args}, "seed": seed}
+        run["network"] = {**STUDENT, **given.student}
+        if loss == "ce":
+            train({**run, "teacher": None}, None, groups, args, data, given.output_dir)
+            continue
+        for teacher, folder in zip(teachers, folders, strict=True):
+            student = train({**run, "teacher": teacher}, folder, groups, args, data, given.output_dir)
             if given.diagnose:
-                diagnose(f"{method}, seed {seed}", student, teacher, groups, args, data)
+                diagnose(f"{method}, seed {seed}, teacher {teacher}", student, folder, groups, args, data)
     print(table(given.output_dir / "results.jsonl", args.evaluate_on))
 
 
@@ -94,11 +112,11 @@ def train(
     if any(run.items() <= json.loads(line).items() for line in lines):
         return folder
     settings = {**TRAINING, **run["network"]}
-    width, epochs = settings.pop("width"), settings.pop("epochs")
+    width, epochs, crop = settings.pop("width"), settings.pop("epochs"), settings.pop("crop", args.crop)
     set_seed(run["seed"])
     is_trained = (folder / "config.json").is_file()  # and was evaluated on another split
     network = load_network(str(folder) if is_trained else str(width), len(CLASSES), CLASSES)
-    train_images, eval_images = load_images(args, data, run["seed"])
+    train_images, eval_images = load_images(replace(args, crop=crop), data, run["seed"])
     metric = mean_iou(groups, class_names=CLASSES)
     trainer = DistillationTrainer(
         network,
