@@ -60,7 +60,7 @@ def test_a_teacher_and_its_student(folder, tmp_path, capsys):
 def test_the_experiment(folder, tmp_path, capsys):
     small = json.dumps({"width": 4, "epochs": 1.0, "warmup_steps": 0})
     command = ["experiments/segmentation.py", "--data", folder, "--output_dir", tmp_path, "--seeds", "0"]
-    command += ["--methods", "LTKD", "--teacher", small, "--student", small]
+    command += ["--methods", "LTKD", "--teachers", small, "--student", small]
     run_script(*command)
     lines = (tmp_path / "results.jsonl").read_text().splitlines()
     assert [json.loads(line)["method"] for line in lines] == ["teacher", "LTKD"]
