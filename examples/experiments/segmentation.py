@@ -197,10 +197,8 @@ def diagnose(title: str, student: Path, teacher: Path, groups: ClassGroups, args
         row = torch.stack([torch.ones_like(weighted), parts.cross, weighted, *right], dim=1)
         row = torch.cat([row, parts.teacher_group_probs, parts.within], dim=1)
         sums.index_add_(0, 2 * groups.group_of_class[labels] + is_edge[counted], row)
-    print(
-        f"{title}\n| pixels of | share | cross | weighted within | right: teacher, student | teacher's p of each group | "
-        "within of each group |\n|---|---|---|---|---|---|---|"
-    )
+    columns = "pixels of | share | cross | weighted within | right: teacher, student | teacher's p of each group"
+    print(f"{title}\n| {columns} | within of each group |\n|---|---|---|---|---|---|---|")
     names = [f"{name}, {where}" for name in groups.names for where in ("inside", "edge")]
     for name, part, row in zip(names, sums[:, 0] / sums[:, 0].sum(), sums / sums[:, :1], strict=True):
         numbers = [f"{value:.3f}" for value in row[1:].tolist()]
