@@ -47,6 +47,12 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 TEACHERS: dict[str, dict[str, Any]] = {
     "first": {"width": 32, "epochs": 30.0},
+    "balanced": {
+        "from": {"width": 32, "epochs": 30.0},
+        "epochs": 10.0,
+        "learning_rate": 1e-3,
+        "ce": "balanced_softmax",
+    },
 }
 STUDENT = {"width": 8, "epochs": 12.0}
 TRAINING: dict[str, Any] = {
