@@ -258,7 +258,7 @@ def difference(runs: dict[int, list[float]], others: dict[int, list[float]]) -> 
             half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
             cells[-1] += f" ± {half:.1f}"
             cells[-1] = f"**{cells[-1]}**" if abs(mean(values)) > half else cells[-1]
-    return ", ".join(cells)
+    return ", ".join(cells).replace("-", "−")
 
 
 if __name__ == "__main__":
