@@ -103,6 +103,9 @@ from .losses import (
     GKLLoss as GKLLoss,
 )
 from .losses import (
+    IFVDLoss as IFVDLoss,
+)
+from .losses import (
     KDLoss as KDLoss,
 )
 from .losses import (
@@ -158,6 +161,9 @@ from .losses import (
 )
 from .losses import (
     hierarchical_context_loss as hierarchical_context_loss,
+)
+from .losses import (
+    intra_class_variation_loss as intra_class_variation_loss,
 )
 from .losses import (
     kd_loss as kd_loss,

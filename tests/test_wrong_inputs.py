@@ -253,6 +253,7 @@ CALLS: dict[str, Wrong] = {
     "scale": Wrong(lambda v: hf_ltkd.ldam_loss(STUDENT, LABELS, [3, 2, 1], scale=v), NO_WEIGHT, "scale"),
     "class_counts of LDAM": Wrong(lambda v: hf_ltkd.ldam_loss(STUDENT, LABELS, v), (*NO_COUNTS, [1, 2]), "class_counts"),
     "temperature of CWD": Wrong(lambda v: hf_ltkd.CWDLoss(temperature=v), (0, *NO_WEIGHT), "temperature"),
+    "weight of IFVD": Wrong(lambda v: hf_ltkd.IFVDLoss(ifvd_weight=v), NO_WEIGHT, "ifvd_weight"),
     "weight of CWD": Wrong(lambda v: hf_ltkd.CWDLoss(cwd_weight=v), NO_WEIGHT, "cwd_weight"),
     "gamma of WTTM": Wrong(lambda v: hf_ltkd.wttm_loss(STUDENT, TEACHER, gamma=v), NO_WEIGHT, "gamma"),
     "weight_probs": Wrong(lambda v: hf_ltkd.gkl_loss(STUDENT, TEACHER, weight_probs=v), (5, [1.0], torch.ones(3), LABELS), "weight_probs"),

@@ -22,6 +22,7 @@ from .cwd import CWDLoss, channel_wise_loss
 from .dist import DISTLoss, dist_loss
 from .dkd import DKDLoss, dkd_loss
 from .gkl import GKLLoss, gkl_loss
+from .ifvd import IFVDLoss, intra_class_variation_loss
 from .kd import KDLoss, kd_loss
 from .ldam import ldam_loss
 from .logit_adjustment import log_class_prior, logit_adjusted_loss
@@ -46,6 +47,7 @@ LOSSES: dict[str, type[DistillationLoss]] = {
     "gkl": GKLLoss,
     "wttm": WTTMLoss,
     "cwd": CWDLoss,
+    "ifvd": IFVDLoss,
 }
 
 
@@ -159,6 +161,7 @@ __all__ = [
     "DKDLoss",
     "DistillationLoss",
     "GKLLoss",
+    "IFVDLoss",
     "KDLoss",
     "KLDecomposition",
     "LOSSES",
@@ -180,6 +183,7 @@ __all__ = [
     "find_loss",
     "gkl_loss",
     "hierarchical_context_loss",
+    "intra_class_variation_loss",
     "kd_loss",
     "kl_decomposition",
     "ldam_loss",

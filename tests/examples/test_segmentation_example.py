@@ -66,13 +66,19 @@ def test_a_teacher_and_its_student(folder, tmp_path, capsys):
 
 
 def test_the_experiment(folder, tmp_path, capsys):
-    small = json.dumps({"width": 4, "epochs": 1.0, "warmup_steps": 0})
+    """Students of a teacher, and of one that goes on from its weights."""
+    small = {"width": 4, "epochs": 1.0, "warmup_steps": 0}
+    teachers = [small, {"from": small, "epochs": 1.0, "warmup_steps": 0, "crop": [36, 48], "ce": "balanced_softmax"}]
     command = ["experiments/segmentation.py", "--data", folder, "--output_dir", tmp_path, "--seeds", "0"]
-    command += ["--methods", "LTKD", "--teacher", small, "--student", small]
+    command += ["--methods", "LTKD", "--teachers", *map(json.dumps, teachers), "--student", json.dumps(small)]
     run_script(*command)
     lines = (tmp_path / "results.jsonl").read_text().splitlines()
-    assert [json.loads(line)["method"] for line in lines] == ["teacher", "LTKD"]
+    runs = [json.loads(line) for line in lines]
+    assert [run["method"] for run in runs] == 2 * ["teacher"] + 2 * ["LTKD"]
+    assert [run["teacher"] for run in runs] == [None, None, *teachers]
+    assert runs[1]["arguments"] == {"ce": "balanced_softmax"} and runs[1]["scores"] != runs[0]["scores"]
     run_script(*command, "--diagnose")  # nothing is trained again
     assert (tmp_path / "results.jsonl").read_text().splitlines() == lines
     said = capsys.readouterr().out
-    assert "| pixels of | share | cross |" in said and "| LTKD | " in said
+    assert "| pixels of | share | cross |" in said and said.count("| tail, edge |") == 2
+    assert f"| LTKD, {json.dumps(teachers[1])} teacher | " in said

@@ -21,6 +21,7 @@ from hf_ltkd import (
     DISTLoss,
     DKDLoss,
     GKLLoss,
+    IFVDLoss,
     KDLoss,
     LTKDLoss,
     ReviewKDLoss,
@@ -232,6 +233,13 @@ CASES = {
         lambda: CWDLoss(cwd_weight=2.0, temperature=3.0), 2 * 9 * 2,
         lambda s, t, y: {"cross_entropy": loops.cross_entropy(s, y), "channel_wise": 2 * loops.cwd(s, t, 3.0)},
         splits=False,
+    ),
+    # Cosines differ by 2 at most, and the pixels of a class that is there once are their own prototype.
+    "ifvd": Case(
+        lambda: IFVDLoss(ifvd_weight=3.0), 3 * 2**2,
+        lambda s, t, y: {
+            "cross_entropy": loops.cross_entropy(s, y), "intra_class_variation": 3 * loops.ifvd(s, t, y)
+        }, splits=False,
     ),
     # The variance of t - s is at most a quarter of its squared range, which is twice the largest log probability (25).
     "gkl": Case(gkl_loss_in_epoch_1, 3 / 2 * 25, _gkl),

@@ -49,6 +49,19 @@ def cwd(student: Rows, teacher: Rows, temperature: float) -> float:
     return temperature**2 * mean([kl(softmax(t, temperature), softmax(s, temperature)) for s, t in columns])
 
 
+def ifvd(student: Rows, teacher: Rows, labels: Sequence[int]) -> float:
+    """Wang et al.'s, for the pixels of one image."""
+
+    def likeness(rows: Rows, label: int, row: Sequence[float]) -> float:
+        of_class = [r for r, y in zip(rows, labels, strict=True) if y == label]
+        prototype = [mean(column) for column in zip(*of_class, strict=True)]
+        product = math.fsum(a * b for a, b in zip(row, prototype, strict=True))
+        return product / (math.hypot(*row) * math.hypot(*prototype))
+
+    pixels = zip(student, teacher, labels, strict=True)
+    return mean((likeness(student, y, s) - likeness(teacher, y, t)) ** 2 for s, t, y in pixels)
+
+
 def gkl(student: Rows, teacher: Rows, temperature: float, weights: Rows) -> tuple[float, float]:
     """Both terms of Cui et al. over all pairs of classes, without alpha and beta."""
     entropies, squares, products = [], [], []

@@ -101,8 +101,8 @@ def test_the_step_is_the_same_however_it_is_split(two_ranks, tmp_path):
             other_weights, other_logs = other[name]
             for key, value in weights.items():
                 np.testing.assert_allclose(other_weights[key], value, rtol=1e-4, atol=2e-6, err_msg=f"{how} {name}")
-            terms = {"loss", "cross_entropy", "cross_group", "within_group", "channel_wise", "kd"} & logs.keys()
-            for key in [*terms, "eval_loss", "eval_mean_iou", "eval_tail_accuracy"]:
+            terms = {"cross_group", "within_group", "channel_wise", "kd", "intra_class_variation"} & logs.keys()
+            for key in ["loss", "cross_entropy", *terms, "eval_loss", "eval_mean_iou", "eval_tail_accuracy"]:
                 if key in logs:
                     assert other_logs[key] == pytest.approx(logs[key], rel=1e-4), (how, name, key)
 
