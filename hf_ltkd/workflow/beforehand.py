@@ -221,8 +221,8 @@ def check_push(choices: DistillArguments, training: dict[str, Any]) -> None:
         raise ValueError(f"--push {choices.push} needs a login: run `hf auth login`, or set HF_TOKEN.")
     if training.get("hub_strategy", "every_save") not in ("every_save", "end"):
         raise ValueError(
-            f"--hub_strategy {training['hub_strategy']} does not go with distilling, which pushes the student once, when "
-            "all is done: leave it out."
+            f"--hub_strategy {training['hub_strategy']} does not go with distilling, which pushes the student once: "
+            "leave it out."
         )
     training["hub_model_id"] = choices.push
 
