@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import PreTrainedModel, set_seed
+
+from hf_ltkd.hub.describe import describe_model
 
 
 # A step of plain SGD, by which gradients show in the weights; nothing is written.
@@ -69,3 +72,18 @@ def write_list(folder: Path, lines: list[str], name: str = "train.txt") -> Path:
     """A text file of these lines."""
     (folder / name).write_text("".join(f"{line}\n" for line in lines))
     return folder / name
+
+
+def with_random_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """Weights and statistics with which the logits depend on the pixels; those of deep fresh networks hardly do."""
+    set_seed(0)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() < 2:
+            torch.nn.init.normal_(parameter, mean=float(name.endswith("weight")), std=0.3)
+        else:
+            torch.nn.init.normal_(parameter, std=(2 / parameter[0].numel()) ** 0.5)
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = 1.0
+    model.train()(torch.randn(16, *describe_model(model)["input"]))
+    return model.eval()

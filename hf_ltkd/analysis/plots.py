@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from torch import Tensor
@@ -46,20 +46,19 @@ def plot_teacher_bias(
     heights = [4.2, *[1.2] * (of_pixels is not None), *[1.6] * (loss_shares is not None)]
     figure = _figure(7.5, sum(heights) + 0.4 * (len(heights) - 1))
     axes = [*figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]]
+    masses = (mass_balanced, mass_long_tailed)
     if of_pixels is None:
-        _draw_mass(axes[0], mass_balanced, mass_long_tailed, groups)
+        _draw_mass(axes[0], masses, groups)
     else:
-        percent = [100 * mass / mass.sum(1, keepdim=True).clamp_min(1) for mass in (mass_balanced, mass_long_tailed)]
-        _draw_mass(axes[0], *percent, groups, ("evaluation", "training"))
+        percent = [100 * mass / mass.sum(1, keepdim=True).clamp_min(1) for mass in masses]
+        _draw_mass(axes[0], percent, groups, ("evaluation", "training"))
         due = 100 * np.array(of_pixels.images) / sum(of_pixels.images)
         for group, part in enumerate(due):
             axes[0].axhline(part, color=COLORS[group % len(COLORS)], linestyle="--", linewidth=1)
-        drawn = np.concatenate([due, *(values.flatten().numpy() for values in percent)])
+        drawn = np.concatenate([due, *(mass.flatten() for mass in percent)])
         axes[0].set_yscale("log")
         axes[0].set_ylim(drawn[drawn > 0].min() / 1.5, 120)
-        axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes[0].yaxis.set_major_formatter("{x:g}")
-        axes[0].yaxis.set_minor_formatter(NullFormatter())
+        _plain_logs(axes[0].yaxis)
         axes[0].set_ylabel("part of a batch's pixels (%)")
         axes[0].set_title("Probability of each group (dashed: its pixels)")
         _draw_iou(axes[1], of_pixels.answers.scores(groups), groups)  # type: ignore[union-attr]
@@ -69,11 +68,10 @@ def plot_teacher_bias(
 
 
 def _draw_iou(axes: Axes, scores: Mapping[str, float | None], groups: ClassGroups) -> None:
-    values = [100 * (scores[f"{name}_iou"] or 0) for name in groups.names]
+    values = [scores[f"{name}_iou"] for name in groups.names]
     colors = [COLORS[group % len(COLORS)] for group in range(groups.num_groups)]
-    known = [scores[f"{name}_iou"] is not None for name in groups.names]
-    bars = axes.barh([*map(_plain, groups.names)], values, color=colors)
-    axes.bar_label(bars, [f"{v:.1f}" if k else "not measured" for v, k in zip(values, known, strict=True)], padding=3)
+    bars = axes.barh([*map(_plain, groups.names)], [100 * (iou or 0) for iou in values], color=colors)
+    axes.bar_label(bars, ["not measured" if iou is None else f"{100 * iou:.1f}" for iou in values], padding=3)
     axes.set_xlim(0, 110)
     axes.invert_yaxis()
     axes.set_xlabel("IoU (%)")
@@ -82,21 +80,17 @@ def _draw_iou(axes: Axes, scores: Mapping[str, float | None], groups: ClassGroup
 
 
 def _draw_mass(
-    axes: Axes,
-    mass_balanced: Tensor,
-    mass_long_tailed: Tensor,
-    groups: ClassGroups,
-    kinds: tuple[str, str] = ("balanced", "long-tailed"),
+    axes: Axes, masses: Sequence[Tensor], groups: ClassGroups, kinds: Sequence[str] = ("balanced", "long-tailed")
 ) -> None:
     for group, name in enumerate(groups.names):
         color = COLORS[group % len(COLORS)]
-        for mass, style, kind in zip((mass_balanced, mass_long_tailed), "-:", kinds, strict=True):
+        for mass, style, kind in zip(masses, "-:", kinds, strict=True):
             values = mass[:, group].numpy()
             label = f"{_plain(name)}, {kind} (mean {values.mean():.1f})"
             axes.plot(np.arange(1, len(values) + 1), values, style, color=color, marker=".", label=label)
     axes.set_xlabel("batch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylabel(f"sum of group probability, batch of {mass_balanced.sum(1).mean():.0f}")
+    axes.set_ylabel(f"sum of group probability, batch of {masses[0].sum(1).mean():.0f}")
     axes.set_title("The teacher's bias: probability it gives to each group")
     axes.set_ylim(bottom=0)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
@@ -109,9 +103,8 @@ def _draw_shares(axes: Axes, loss_shares: Mapping[str, Sequence[float]], groups:
     left = np.zeros(len(names))
     for values, (label, color) in zip(table.T, parts, strict=True):
         bars = axes.barh(names, values, left=left, color=color, label=label)
-        axes.bar_label(
-            bars, [f"{value:.0f}" if value >= 3 else "" for value in values], label_type="center", color="w"
-        )
+        numbers = [f"{value:.0f}" if value >= 3 else "" for value in values]
+        axes.bar_label(bars, numbers, label_type="center", color="w")
         left += values
     axes.set_xlim(0, 100)
     axes.invert_yaxis()
@@ -145,17 +138,10 @@ def plot_group_accuracy(
     positions = np.arange(len(metrics))
     for rank, (model, values) in enumerate(results.items()):
         means = [100 * np.mean(values[metric]) for metric in metrics]
-        deviations = [100 * sample_deviation(values[metric]) for metric in metrics]
         seeds = max(len(values[metric]) for metric in metrics)
-        bars = axes.bar(
-            positions + (rank - (len(results) - 1) / 2) * width,
-            means,
-            width * 0.92,
-            yerr=deviations if seeds > 1 else None,
-            capsize=2,
-            color=COLORS[::-1][rank % len(COLORS)],
-            label=_plain(model),
-        )
+        deviations = [100 * sample_deviation(values[metric]) for metric in metrics] if seeds > 1 else None
+        center, color = positions + (rank - (len(results) - 1) / 2) * width, COLORS[::-1][rank % len(COLORS)]
+        bars = axes.bar(center, means, width * 0.92, yerr=deviations, capsize=2, color=color, label=_plain(model))
         axes.bar_label(bars, fmt="%.0f", fontsize=8 if len(results) < 6 else 7, padding=2)
     axes.set_xticks(positions, [*map(_plain, groups.names), "all classes"])
     axes.set_ylabel(f"test {what} (%)")
@@ -277,22 +263,15 @@ def plot_tuning(
             color, label = "#D55E00", "chosen" if label is None else "first, and chosen"
         curves.plot(steps, values, color=color, label=label, marker=".", linewidth=1 if label is None else 2)
         for axes, name in zip(panels, space, strict=True):
-            axes.plot(
-                trial["arguments"][name],
-                values[-1],
-                "o",
-                color=color,
-                markerfacecolor=color if len(values) == whole else "white",
-            )
+            fill = color if len(values) == whole else "white"
+            axes.plot(trial["arguments"][name], values[-1], "o", color=color, markerfacecolor=fill)
     curves.set_xlabel("optimizer steps")
     curves.set_title("Trials: a line that ends early was stopped")
     curves.legend(frameon=False)
     for axes, (name, ends) in zip(panels, space.items(), strict=True):
         axes.set_xscale("log")
         axes.set_xlim(ends[0] / 1.15, ends[1] * 1.15)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        _plain_logs(axes.xaxis)
         axes.set_xlabel(_plain(name))
     for axes in (curves, panels[0]):
         axes.set_ylabel("validation accuracy,\nmean over groups (%)")
@@ -397,6 +376,13 @@ def _plain(text: str) -> str:
     return ("\u200b" if text.startswith("_") else "") + text.replace("$", r"\$")
 
 
+def _plain_logs(axis: Axis) -> None:
+    """Numbers at 1, 2 and 5 of each power of ten, as they are: no powers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
 def _legend_below(figure: Figure, names: Collection[str]) -> None:
     """A legend under the axes, in as many columns as the longest of `names` leaves room for."""
     columns = int(figure.get_figwidth() / (0.5 + 0.085 * max(map(len, names))))  # inches: a handle, a letter
@@ -405,9 +391,7 @@ def _legend_below(figure: Figure, names: Collection[str]) -> None:
 
 def _figure(width: float, height: float) -> Figure:
     # Not pyplot: a library must not touch the caller's backend or open figures.
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _save(figure: Figure, path: str | os.PathLike) -> None:

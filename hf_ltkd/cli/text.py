@@ -12,7 +12,7 @@ from ..workflow.evaluate import Evaluation
 from ..workflow.inputs import data_name, is_main_process, model_name
 from ..workflow.outputs import COMPARISON_NAME, Comparison
 from ..workflow.plan import DistillPlan, TrainingPlan
-from ..workflow.report import CONFUSION_PICTURE, REPORT_NAME, Answers
+from ..workflow.report import CONFUSION_PICTURE, REPORT_NAME
 from ..workflow.scenes import Scenes
 from .describe import (
     describe_batches,
@@ -57,12 +57,6 @@ def say_command(text: str, *command: str) -> None:
     """Prints a command that can be copied: quoted, and on one line however long it is."""
     if is_main_process():
         print(f"{'':<12}{text}: {shlex.join(command)}", flush=True)
-
-
-def say_chance(answers: Answers) -> None:
-    """A caution, where a model may know nothing."""
-    if answers.at_chance:
-        say("", answers.describe())
 
 
 def say_classes(classes: Sequence[Mapping[str, Any]], everything: bool = False) -> None:
@@ -194,7 +188,8 @@ def _print_result(name: str, evaluation: Evaluation) -> None:
         say("", *group_table({name: evaluation.accuracy}, {name: intervals}, what="accuracy of pixels"))
     else:
         say("Result", *group_table({name: evaluation.accuracy}, {name: intervals}))
-    say_chance(evaluation.answers)
+    if evaluation.answers.at_chance:
+        say("", evaluation.answers.describe())
     say("Scores", *score_table({name: evaluation.scores}, intervals))
 
 

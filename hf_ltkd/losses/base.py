@@ -140,9 +140,8 @@ class DistillationLoss(Scheduled):
             counts = torch.tensor(self._counts, dtype=torch.float64)
             weights = class_balanced_weights(counts, beta=self.effective_number_beta)
             self._class_weights = None if self.drw_epoch is None else weights
-            self._cross_entropy = corrected_cross_entropy(
-                self.ce, counts, weights, self.tau, self.max_margin, self.ldam_scale
-            )
+            numbers = self.tau, self.max_margin, self.ldam_scale
+            self._cross_entropy = corrected_cross_entropy(self.ce, counts, weights, *numbers)
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -224,10 +223,9 @@ class DistillationLoss(Scheduled):
     def used_hyper_parameters(self) -> dict[str, Any]:
         """Those of [`~DistillationLoss.hyper_parameters`] that have an effect: `tau` only where `ce` has one."""
         is_ldam, weighs = self.ce == "ldam", self.ce == "class_balanced" or self.drw_epoch is not None
-        of_ce = {"tau": self.ce == "logit_adjusted", "effective_number_beta": weighs, "drw_epoch": True}
+        of_ce = {"ce": True, "tau": self.ce == "logit_adjusted", "effective_number_beta": weighs, "drw_epoch": True}
         of_ce |= {"max_margin": is_ldam, "ldam_scale": is_ldam}
         hidden = {name for name, has_effect in of_ce.items() if not (has_effect and self.ce_weight)}
-        hidden |= {"ce"} if not self.ce_weight else set()
         hidden |= {"warmup_epochs"} if not self.needs_teacher else set()
         init = type(self).__init__
         own = {} if init is DistillationLoss.__init__ else signature(init).parameters  # which may be called the same
@@ -293,17 +291,14 @@ class DistillationLoss(Scheduled):
         if not all_labelled or labels.is_floating_point():
             self.check_classes(labels)
         if not all_labelled or logits_of(student_outputs).ndim > 2:
-            teacher_outputs = teacher_outputs if self.needs_teacher else None
-            labels, student_outputs, teacher_outputs, columns = select_valid(
-                labels, student_outputs, teacher_outputs, columns
-            )
+            asked = teacher_outputs if self.needs_teacher else None
+            labels, student_outputs, teacher_outputs, columns = select_valid(labels, student_outputs, asked, columns)
         if labels.shape[0] == 0:  # nothing to learn; the sum keeps the student in the graph
             return {self.ce: logits_of(student_outputs).sum()}
         if self.training and epoch is not None:
             self.begin_epoch(epoch)
         weights = columns.get("sample_weights")
-        # This batch is the whole step.
-        if step_statistics is None and not (self.sums_itself and weights is None):
+        if step_statistics is None and not (self.sums_itself and weights is None):  # this batch is the whole step
             statistics = self._statistics(teacher_outputs, labels, columns)
             step_statistics = None if statistics is None else self.begin_step(statistics[None])
         terms: dict[str, Tensor] = {}
@@ -318,11 +313,10 @@ class DistillationLoss(Scheduled):
             losses = cross_entropy(logits, targets, reduction="none") if len(targets) else logits.sum(1)
             terms[self.ce] = self.ce_weight * weighted_mean(self.ce, losses, weights, targets, False)
         own = self._method_terms(student_outputs, teacher_outputs, labels, epoch, step_statistics, columns)
-        for name, term in own.items():
+        for name in own:
             if name in (self.ce, "loss"):
                 raise ValueError(f"{type(self).__name__} has a term called {name!r}, which is taken: rename it.")
-            terms[name] = term
-        return terms
+        return terms | own
 
     def _method_terms(
         self, student_outputs, teacher_outputs, labels, epoch, step_statistics, columns
@@ -331,8 +325,8 @@ class DistillationLoss(Scheduled):
         further = taken(type(self).__name__, self._of_terms, columns)
         terms = self.distillation_terms(student_outputs, teacher_outputs, labels, step_statistics, **further)
         weights, is_weighed = columns.get("sample_weights"), "sample_weights" in self._of_terms
-        means = {name: weighted_mean(name, term, weights, labels, is_weighed) for name, term in terms.items()}
-        return {name: self._warmup(epoch) * mean for name, mean in means.items()}
+        factor = self._warmup(epoch)
+        return {n: factor * weighted_mean(n, term, weights, labels, is_weighed) for n, term in terms.items()}
 
     def _warmup(self, epoch: float | None) -> float:
         return 1.0 if epoch is None or epoch >= self.warmup_epochs else epoch / self.warmup_epochs

@@ -181,14 +181,23 @@ def check_logits(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor
     Raises:
         `ValueError`: if they are not two tensors of the same shape `[batch, classes]`.
     """
-    for whose, logits in (("Student", student_logits), ("Teacher", teacher_logits)):
-        check_tensor(f"{whose} logits", logits, "[batch, classes]")
-    if student_logits.ndim != 2 or student_logits.shape != teacher_logits.shape:
-        raise ValueError(
-            f"Student logits of shape {tuple(student_logits.shape)} and teacher logits of shape "
-            f"{tuple(teacher_logits.shape)} do not fit: both must be [batch, classes] over the same classes."
-        )
+    check_same_shape("logits", student_logits, teacher_logits, "[batch, classes]", "over the same classes")
     return at_least_float32(student_logits), at_least_float32(teacher_logits.detach())
+
+
+def check_same_shape(what: str, student: Tensor, teacher: Tensor, shape: str, alike: str) -> None:
+    """
+    Raises:
+        `ValueError`: if student and teacher do not give floating point tensors of one shape with the axes of `shape`;
+            `what` they are and how they must be `alike` is said in words.
+    """
+    for whose, values in (("Student", student), ("Teacher", teacher)):
+        check_tensor(f"{whose} {what}", values, shape)
+    if student.ndim != len(shape.split(",")) or student.shape != teacher.shape:
+        raise ValueError(
+            f"Student {what} of shape {tuple(student.shape)} and teacher {what} of shape {tuple(teacher.shape)} do "
+            f"not fit: both must be {shape} {alike}."
+        )
 
 
 def check_tensor(name: str, values: Any, shape: str) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .base import DistillationLoss, values_of
-from .checks import check_logits, check_not_negative, check_temperature, check_tensor, logits_of
+from .checks import check_logits, check_not_negative, check_same_shape, check_temperature, logits_of
 
 
 def channel_wise_loss(student_maps: Tensor, teacher_maps: Tensor, *, temperature: float = 4.0) -> Tensor:
@@ -27,13 +27,7 @@ def channel_wise_loss(student_maps: Tensor, teacher_maps: Tensor, *, temperature
         `ValueError`: if the shapes differ or `temperature` is not above 0.
     """
     check_temperature(temperature)
-    for whose, maps in (("Student", student_maps), ("Teacher", teacher_maps)):
-        check_tensor(f"{whose} maps", maps, "[batch, channels, height, width]")
-    if student_maps.ndim != 4 or student_maps.shape != teacher_maps.shape:
-        raise ValueError(
-            f"Student maps of shape {tuple(student_maps.shape)} and teacher maps of shape "
-            f"{tuple(teacher_maps.shape)} do not fit: both must be [batch, channels, height, width] of equal size."
-        )
+    check_same_shape("maps", student_maps, teacher_maps, "[batch, channels, height, width]", "of equal size")
     batch, channels, height, width = student_maps.shape
     image_ids = torch.arange(batch, device=student_maps.device).repeat_interleave(height * width)
     rows = (maps.permute(0, 2, 3, 1).reshape(-1, channels) for maps in (student_maps, teacher_maps))

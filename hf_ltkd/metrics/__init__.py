@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
-from transformers import EvalPrediction
 
-from ..groups import ClassGroups, check_groups
+from ..groups import ClassGroups
 from .answers import Answers
+from .batches import GroupMetric
 from .group_accuracy.group_accuracy import RESERVED, GroupAccuracy, valid_ids
 from .perplexity import group_perplexity
 from .segmentation import GroupMeanIoU, mean_iou
 
 
-class group_accuracy:  # noqa: N801  # used like a function: compute_metrics=group_accuracy(groups)
+class group_accuracy(GroupMetric):  # noqa: N801  # used like a function: compute_metrics=group_accuracy(groups)
     """
     A `compute_metrics` for the Trainer, of fractions that `metric_for_best_model` takes:
 
@@ -43,33 +43,20 @@ class group_accuracy:  # noqa: N801  # used like a function: compute_metrics=gro
     """
 
     def __init__(self, groups: ClassGroups):
-        check_groups(groups)
+        super().__init__(groups)
         if hidden := RESERVED & {*groups.names}:
             raise ValueError(
                 f"A group is called {sorted(hidden)[0]!r}, as one of the scores is: give the groups other names."
             )
-        self.groups = groups
-        self.reset()
 
     def reset(self) -> None:
-        """Forgets the batches of an evaluation that did not end."""
         self._batches: list[Answers] = []
 
-    def __call__(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
-        """`compute_result=False` is for all batches but the last, whose call gives the result of all of them."""
-        labels = prediction.label_ids
-        one_by_one = isinstance(labels, list)  # eval_do_concat_batches=False
-        pairs = zip(prediction.predictions, labels, strict=True) if one_by_one else [(prediction.predictions, labels)]
-        try:
-            for predictions, references in pairs:
-                self._batches.append(answers_of(predictions, references, self.groups.num_classes))
-        except (ValueError, FloatingPointError):
-            self.reset()
-            raise
-        if not compute_result:
-            return {}
+    def _add(self, predictions: Any, labels: Any) -> None:
+        self._batches.append(answers_of(predictions, labels, self.groups.num_classes))
+
+    def _result(self) -> dict[str, float]:
         scores = Answers.joined(self._batches).scores(self.groups)
-        self.reset()
         measured = {name: value for name, value in scores.items() if value is not None}
         return measured or {"accuracy": math.nan}
 

@@ -1,17 +1,18 @@
 """Loss and perplexity of a language model by how frequent the token is that it has to say."""
 
+from typing import Any
+
 import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import EvalPrediction
 
-from ..groups import ClassGroups, check_groups
+from .batches import GroupMetric
 
 
 NOT_MEASURED = -100  # what pads the predictions of the Trainer, too
 
 
-class group_perplexity:  # noqa: N801  # used like a function: compute_metrics=group_perplexity(groups)
+class group_perplexity(GroupMetric):  # noqa: N801  # used like a function: compute_metrics=group_perplexity(groups)
     """
     A `compute_metrics` for language models: `perplexity`, and `head_loss`, `head_perplexity`, `medium_loss`, ... by
     the group of the token that is to be said (or the names of other groups). A loss is the cross-entropy, a mean over
@@ -29,29 +30,11 @@ class group_perplexity:  # noqa: N801  # used like a function: compute_metrics=g
         `FloatingPointError`: when called with a loss that is not finite.
     """
 
-    def __init__(self, groups: ClassGroups):
-        check_groups(groups)
-        self.groups = groups
-        self.reset()
-
     def reset(self) -> None:
-        """Forgets the batches of an evaluation that did not end."""
         self._sums, self._tokens = np.zeros((2, self.groups.num_groups))
 
-    def __call__(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
-        """`compute_result=False` is for all batches but the last, whose call gives the result of all of them."""
-        losses, labels = prediction.predictions, prediction.label_ids
-        one_by_one = isinstance(labels, list)  # eval_do_concat_batches=False
-        try:
-            for some, references in zip(losses, labels, strict=True) if one_by_one else [(losses, labels)]:
-                self._add(np.asarray(some), np.asarray(references))
-        except (ValueError, FloatingPointError):
-            self.reset()
-            raise
-        if not compute_result:
-            return {}
+    def _result(self) -> dict[str, float]:
         sums, tokens = self._sums, self._tokens
-        self.reset()
         of = {name: (sums[group], tokens[group]) for group, name in enumerate(self.groups.names)}
         measured = {name: float(total / count) for name, (total, count) in of.items() if count}
         with np.errstate(over="ignore"):
@@ -60,7 +43,8 @@ class group_perplexity:  # noqa: N801  # used like a function: compute_metrics=g
                 result |= {f"{name}_loss": loss, f"{name}_perplexity": float(np.exp(loss))}
         return result
 
-    def _add(self, losses: np.ndarray, labels: np.ndarray) -> None:
+    def _add(self, predictions: Any, labels: Any) -> None:
+        losses, labels = np.asarray(predictions), np.asarray(labels)
         if losses.shape != labels.shape or losses.dtype.kind != "f":
             raise ValueError(
                 f"Predictions of shape {losses.shape} and labels of shape {labels.shape} do not fit: group_perplexity "

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import EvalPrediction
 
-from ..groups import ClassGroups, check_groups
+from ..groups import ClassGroups
 from ..utils import check_number, listed
+from .batches import GroupMetric
 from .group_mean_iou.group_mean_iou import GroupMeanIoU, confusion_matrix, iou_scores
 from .pixel_answers import PixelAnswers, counts_of
 
 
-class mean_iou:  # noqa: N801  # used like a function: compute_metrics=mean_iou(groups)
+class mean_iou(GroupMetric):  # noqa: N801  # used like a function: compute_metrics=mean_iou(groups)
     """
     A `compute_metrics` for semantic segmentation: `mean_iou`, `head_iou`, `medium_iou`, `tail_iou`, pixel accuracy
     under the names of [`group_accuracy`] (`accuracy`, `tail_accuracy`, ...) and `balanced_accuracy`, the mean of the
@@ -57,9 +57,8 @@ class mean_iou:  # noqa: N801  # used like a function: compute_metrics=mean_iou(
         leave_out: Sequence[int | str] = (),
         class_names: Sequence[str] | None = None,
     ):
-        check_groups(groups)
+        super().__init__(groups)
         check_number("ignore_index", ignore_index, whole=True)
-        self.groups = groups
         self.ignore_index = ignore_index
         self.class_names = _items_of(class_names)
         if class_names is not None and len({*map(str, self.class_names)}) != groups.num_classes:
@@ -78,13 +77,11 @@ class mean_iou:  # noqa: N801  # used like a function: compute_metrics=mean_iou(
             )
         self.confusion = self._nothing()
         self.answers: PixelAnswers | None = None
-        self.reset()
 
     def _nothing(self) -> np.ndarray:
         return np.zeros((self.groups.num_classes,) * 2, np.int64)
 
     def reset(self) -> None:
-        """Forgets the batches of an evaluation that did not end."""
         self._sum = self._nothing()
         self._images: list[np.ndarray] = []
 
@@ -145,26 +142,16 @@ class mean_iou:  # noqa: N801  # used like a function: compute_metrics=mean_iou(
         counts = confusion_matrix(*ids, self.groups.num_classes, self.ignore_index)
         return torch.from_numpy(counts.ravel()).to(labels.device)
 
-    def __call__(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
-        """`compute_result=False` is for all batches but the last, whose call gives the result of all of them."""
-        labels = prediction.label_ids
-        one_by_one = isinstance(labels, list)  # eval_do_concat_batches=False
-        pairs = zip(prediction.predictions, labels, strict=True) if one_by_one else [(prediction.predictions, labels)]
-        try:
-            for predictions, references in pairs:
-                first = _tensor(predictions[0] if isinstance(predictions, tuple) else predictions)
-                is_counted = first.shape[1:] == (self._sum.size,)
-                counts = first if is_counted else self.confusions(first, _tensor(references))
-                of_images = counts.cpu().numpy().reshape(-1, *self._sum.shape)
-                self._sum += of_images.sum(0)
-                self._images.append(counts_of(of_images))
-        except (ValueError, FloatingPointError):
-            self.reset()
-            raise
-        if not compute_result:
-            return {}
+    def _add(self, predictions: Any, labels: Any) -> None:
+        first = _tensor(predictions[0] if isinstance(predictions, tuple) else predictions)
+        is_counted = first.shape[1:] == (self._sum.size,)
+        counts = first if is_counted else self.confusions(first, _tensor(labels))
+        of_images = counts.cpu().numpy().reshape(-1, *self._sum.shape)
+        self._sum += of_images.sum(0)
+        self._images.append(counts_of(of_images))
+
+    def _result(self) -> dict[str, float]:
         self.confusion, self.answers = self._sum, PixelAnswers(self._sum, np.concatenate(self._images))
-        self.reset()
         scores = self.scores()
         for score in ("iou", "accuracy"):
             of_classes = scores.pop(f"class_{score}")

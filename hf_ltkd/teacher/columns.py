@@ -23,7 +23,7 @@ def inputs_of(model: nn.Module, batch: dict[str, Any], of_loss: Collection[str] 
 
 def forward_names(model: nn.Module) -> frozenset[str] | None:
     """The arguments that the forward of a network names, `None` if it takes any."""
-    return _forward_names(type(network_of(model)))
+    return _forward_names(network_of(model).__class__)
 
 
 @functools.cache

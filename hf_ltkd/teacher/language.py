@@ -13,9 +13,9 @@ from transformers.models.auto.modeling_auto import (
 LanguageModelKind = Literal["causal", "masked"]
 
 
-def network_of(model: nn.Module | None) -> Any:
+def network_of(model: Any) -> Any:
     """The model itself, without the wrapper of PEFT."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def language_model_kind(model: nn.Module | None) -> LanguageModelKind | None:

@@ -266,21 +266,15 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
         if context is None:  # called outside the training loop: this batch is the whole step
             inputs = self.calls.on_grid(inputs)
             context = StepContext(self._ask_teacher(inputs))
-        terms = self.calls.terms(
-            self.distillation_loss,
-            self.calls.compared(outputs, inputs),
-            context.teacher_outputs,
-            self._labels_of(inputs, context.teacher_outputs),
-            epoch=self.state.epoch,
-            step_statistics=context.step_statistics,
-            **self._columns_of(inputs),
-        )
+        compared, asked = self.calls.compared(outputs, inputs), context.teacher_outputs
+        further = {"step_statistics": context.step_statistics, "epoch": self.state.epoch, **self._columns_of(inputs)}
+        terms = self.calls.terms(self.distillation_loss, compared, asked, self._labels_of(inputs, asked), **further)
         weights = {self.distillation_loss.ce: context.label_weight}
         terms = {name: weights.get(name, context.weight) * term for name, term in terms.items()}
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
             step = self.state.global_step + 1
-            raise FloatingPointError(blame(step, terms, outputs, context.teacher_outputs))
+            raise FloatingPointError(blame(step, terms, outputs, asked))
         for name, term in terms.items():
             self._train_terms[name] = self._train_terms.get(name, 0.0) + term.detach() / context.micro_batches
         self._train_steps += 1 / context.micro_batches

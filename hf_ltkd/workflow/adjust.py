@@ -165,9 +165,7 @@ def adjusted(model: nn.Module, class_counts: Sequence[int], *, tau: float = 1.0)
     def take_out(module: Any, inputs: Any, outputs: Any) -> Any:
         logits = logits_of(outputs)
         of_class = shift.to(logits)
-        logits = logits - (
-            of_class[:, None, None] if logits.ndim == 4 else of_class
-        )  # [batch, classes, height, width]
+        logits = logits - (of_class[:, None, None] if logits.ndim == 4 else of_class)  # of pixels [..., height, width]
         return logits if isinstance(outputs, Tensor) else replace(outputs, logits=logits)
 
     hook = model.register_forward_hook(take_out)

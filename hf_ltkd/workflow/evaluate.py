@@ -7,6 +7,7 @@ from typing import Any
 from ..data.arguments import DataArguments, MaskArguments
 from ..groups import CLASS_GROUPS_NAME, ClassGroups
 from ..metrics.answers import Answers
+from ..metrics.pixel_answers import PixelAnswers
 from .arguments import SEGMENTATION, EvaluateArguments, ModelArguments, SourceArguments, split_settings
 from .beforehand import check_apart, check_weights
 from .classes import check_answer
@@ -24,29 +25,32 @@ class Evaluation:
         model (`str`): The model's folder, Hub id or name.
         accuracy (`dict[str, float]`): The fractions `accuracy` and `{group}_accuracy`, `None` without an image.
         images ([`Images`]): What it was evaluated on, and the groups.
-        answers ([`Answers`]): To each of these images.
+        answers ([`Answers`] or [`PixelAnswers`]): To each of these images.
         files (`list[Path]`): What was written.
     """
 
     model: str
     accuracy: dict[str, float | None]
     images: Images
-    answers: Answers
+    answers: Answers | PixelAnswers
     files: list[Path] = field(default_factory=list)
 
     @property
     def intervals(self) -> dict[str, list[float] | None]:
-        """The 95 % interval of each accuracy, of balanced accuracy and macro-F1."""
+        """The 95 % interval of each accuracy, of balanced accuracy and macro-F1; of pixels of each IoU."""
         return self.answers.intervals(self.images.groups)
 
     @property
     def scores(self) -> dict[str, float | None]:
-        """Macro-F1, balanced, worst-class and harmonic mean accuracy, many to few-shot accuracy, calibration error."""
+        """
+        Macro-F1, balanced, worst-class and harmonic mean accuracy, many to few-shot accuracy, calibration error; of
+        pixels `mean_iou`, `{group}_iou` and balanced accuracy.
+        """
         return scores_beside(self.answers, self.images.groups)
 
     @property
     def classes(self) -> list[dict[str, Any]]:
-        """Precision, recall, F1 and support of each class by name."""
+        """Precision, recall, F1 and support of each class by name; of pixels IoU, accuracy, precision and support."""
         return self.answers.class_report(self.images.groups, self.images.data.class_names)
 
 

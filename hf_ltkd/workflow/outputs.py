@@ -249,8 +249,8 @@ def draw_bias(
         parts, how = (data.test, data.train), {"batch_size": PIXEL_BATCH, "max_batches": 10}
     else:
         parts, how, report = (data.test, data.train.labelled()), {"max_batches": 30}, None
-    masses = [teacher_group_mass(teacher, part, images.groups, **how) for part in parts]
-    plot_teacher_bias(*masses, images.groups, path, loss_shares=loss_shares, of_pixels=report)
+    evaluation, training = (teacher_group_mass(teacher, part, images.groups, **how) for part in parts)
+    plot_teacher_bias(evaluation, training, images.groups, path, loss_shares=loss_shares, of_pixels=report)
 
 
 @torch.no_grad()

@@ -7,14 +7,13 @@ import os
 import re
 import shutil
 import signal
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import with_random_weights
 from PIL import Image
-from segmenters import CLASSES, FAMILIES
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
@@ -24,20 +23,17 @@ from transformers import (
     MobileNetV2ForImageClassification,
     ResNetConfig,
     ResNetForImageClassification,
-    SegformerImageProcessorPil,
     SwinConfig,
     SwinForImageClassification,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessorPil,
-    set_seed,
 )
 
 from hf_ltkd import create_model
 from hf_ltkd.cli.describe import describe_export
 from hf_ltkd.cli.main import main
 from hf_ltkd.hub.card import write_model_card
-from hf_ltkd.hub.describe import describe_model
 from hf_ltkd.hub.push import published_files
 from hf_ltkd.workflow import export as module
 from hf_ltkd.workflow.export import WARM_UP, compare, export, find_images, measure, prepare, put_in_place
@@ -52,21 +48,6 @@ TINY_VIT = ViTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
     patch_size=8, num_labels=5)  # fmt: skip
 TINY_SWIN = SwinConfig(image_size=32, patch_size=2, embed_dim=8, depths=[2, 2], num_heads=[2, 2], window_size=4,
     num_labels=3)  # fmt: skip
-
-
-def with_random_weights(model):
-    """Weights and statistics with which the logits depend on the pixels; those of deep fresh networks hardly do."""
-    set_seed(0)
-    for name, parameter in model.named_parameters():
-        if parameter.dim() < 2:
-            torch.nn.init.normal_(parameter, mean=float(name.endswith("weight")), std=0.3)
-        else:
-            torch.nn.init.normal_(parameter, std=(2 / parameter[0].numel()) ** 0.5)
-    for layer in model.modules():
-        if isinstance(layer, torch.nn.BatchNorm2d):
-            layer.momentum = 1.0
-    model.train()(torch.randn(16, *describe_model(model)["input"]))
-    return model.eval()
 
 
 def content_of(folder):
@@ -137,10 +118,7 @@ def test_measurements(machine):
     assert measured["examples"] == "10 images" and measured["batch_sizes"] == [1, 2, 7]
     assert measured["max_difference"] < 1e-5 * measured["max_logit"] and measured["max_logit"] > 0.5
     networks = measured["networks"]
-    assert {who: network["input"] for who, network in networks.items()} == {
-        "student": [3, 8, 8],
-        "teacher": [3, 16, 16],
-    }
+    assert [networks[who]["input"] for who in ("student", "teacher")] == [[3, 8, 8], [3, 16, 16]]
     assert networks["student"]["onnx_bytes"] == (folder / "onnx" / "model.onnx").stat().st_size
     weights = (machine[0] / "teacher" / "model.safetensors").stat().st_size
     assert weights < networks["teacher"]["onnx_bytes"] < weights + 100_000  # its weights and its graph
@@ -347,78 +325,6 @@ def test_networks(network, tmp_path):
     assert expected.std(0).max() > 1e-3 * expected.abs().max()  # the images matter
     logits = torch.from_numpy(logits_of(tmp_path, pixels.numpy()))
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
-
-
-def save_segmenter(folder, family="segformer", side=32):
-    made = FAMILIES[family]()
-    model = with_random_weights(type(made)(made.config))  # whole: `segformer` leaves its normalisation out
-    model.config.id2label = {c: f"class {c}" for c in range(CLASSES)}
-    model.save_pretrained(folder)
-    SegformerImageProcessorPil(size={"height": side, "width": side}).save_pretrained(folder)
-    return model
-
-
-def as_exported(monkeypatch, models, fits=lambda pixels: True):
-    """An export takes no time, and its file gives what PyTorch gives for the pixels that it fits."""
-    made = []
-
-    def write(name, model, pixels, path, any_size=False):
-        made.append((Path(name).name, any_size))
-        path.write_bytes(b"a graph")
-
-    def run(model, pixels):
-        with torch.no_grad():
-            return model(pixels).logits.numpy() + (0 if fits(pixels) else 1)
-
-    monkeypatch.setattr(module, "write_onnx", write)
-    monkeypatch.setattr(module, "start", lambda *_: partial(run, models[made[-1][0]]))
-    return made
-
-
-@pytest.mark.parametrize("fits", ["any size", "one size"])
-def test_a_segmentation(tmp_path, monkeypatch, fits):
-    """Its logits are a map; where the file is wrong about images of other sizes, it is made again for one size."""
-    models = {who: save_segmenter(tmp_path / who, side=side) for who, side in (("student", 32), ("teacher", 48))}
-    made = as_exported(monkeypatch, models, lambda p: fits == "any size" or p.shape[2:] in ((32, 32), (48, 48)))
-    measured = export(tmp_path / "student", str(tmp_path / "teacher"), runs=1)
-    sizes = [True] if fits == "any size" else [True, False]
-    assert made == [*(("student", size) for size in sizes), ("teacher", False)]
-    assert measured["batch_sizes"] == (1, 2) and measured["examples"] == "3 examples of random pixels"
-    student, teacher = (measured["networks"][who] for who in ("student", "teacher"))
-    assert (student["input"], student["output"]) == ([3, 32, 32], [5, 8, 8])
-    assert (teacher["input"], teacher["output"]) == ([3, 48, 48], [5, 12, 12])
-    assert measured["any_size"] == (fits == "any size")
-    kind = {"any size": "any size", "one size": "this size alone"}[fits]
-    assert f"the student's file takes images of {kind}; logits 5×8×8 of each" in describe_export(measured)
-    card = write_model_card(tmp_path / "student").read_text(encoding="utf-8")
-    assert "`[batch, 5, 8, 8]`; images may" + {"any size": " be", "one size": " not be of another"}[fits] in card
-
-
-def test_a_segmentation_whose_weights_are_for_one_size(tmp_path, monkeypatch):
-    made = as_exported(monkeypatch, {"student": save_segmenter(tmp_path / "student", "dpt")})
-    measured = export(tmp_path / "student", runs=1)
-    assert made == [("student", False)] and not measured["any_size"]
-
-
-def test_a_segmentation_beside_a_classifier(machine, tmp_path):
-    save_segmenter(tmp_path / "student")
-    with pytest.raises(ValueError, match="The teacher is a ViTForImage.* and the student a SegformerForSemantic"):
-        export(tmp_path / "student", str(machine[0] / "teacher"))
-    assert not (tmp_path / "student" / "onnx").exists()
-
-
-@pytest.mark.slow  # each takes a minute or less
-@pytest.mark.parametrize("family", FAMILIES)
-def test_segmentation_families(family, tmp_path):
-    """Real files; of any size where PyTorch's network is, and its export can be."""
-    model = save_segmenter(tmp_path, family)
-    measured = export(tmp_path, runs=1)
-    assert measured["any_size"] == (family == "segformer")
-    for size in ((32, 32), *[(40, 57)] * measured["any_size"]):
-        pixels = torch.randn(4, 3, *size)
-        expected = model(pixels).logits.detach()
-        logits = torch.from_numpy(logits_of(tmp_path, pixels.numpy()))
-        torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
 
 
 def test_compare_sees_what_is_different():

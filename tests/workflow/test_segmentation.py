@@ -5,16 +5,16 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, DatasetDict, Features, load_dataset
+from datasets import DatasetDict, Features, load_dataset
 from datasets import Image as ImageColumn
 from hub_server import use_hub
 from photos import CPU
 from PIL import Image
+from streets import FLAGS, NAMES, SHORT, TASK, scenes, write_streets
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, SegformerConfig
 
 import hf_ltkd
@@ -28,24 +28,8 @@ from hf_ltkd.workflow.push import push
 from hf_ltkd.workflow.scenes import _half
 
 
-NAMES = ["road", "building", "car", "person", "bicycle"]
-TASK = ["--task", "semantic-segmentation"]
-SHORT: dict[str, Any] = {"max_steps": 2, "per_device_train_batch_size": 4, "warmup_steps": 0, **CPU}
-FLAGS = [str(item) for name, value in SHORT.items() for item in (f"--{name}", value)]
 MODELS = ["teacher", "adjusted teacher", "plain student", "adjusted plain student", "balanced softmax student"]
 MODELS += ["this student"]
-
-
-def scenes(count: int, seed: int) -> Dataset:
-    """Stripes of five classes, the last of few pixels, a row that is ignored, colours that tell the classes apart."""
-    random = np.random.default_rng(seed)
-    classes = random.choice(5, (count, 24), p=[0.5, 0.3, 0.1, 0.06, 0.04])
-    masks = np.repeat(np.sort(classes, axis=1)[..., None], 32, axis=2)
-    masks[:, -1], masks[:, 0] = np.arange(32) % 5, 255
-    noise = random.integers(0, 60, masks.shape)
-    pixels = np.stack([masks * 40, 200 - masks * 40, noise], axis=-1).clip(0, 255).astype(np.uint8)
-    columns = {"image": [*map(Image.fromarray, pixels)], "mask": [*map(Image.fromarray, masks.astype(np.uint8))]}
-    return Dataset.from_dict(columns, features=Features({"image": ImageColumn(), "mask": ImageColumn()}))
 
 
 @dataclass(frozen=True)
@@ -71,9 +55,7 @@ class Streets:
 @pytest.fixture(scope="module")
 def streets(tmp_path_factory) -> Streets:
     folder = tmp_path_factory.mktemp("streets")
-    (folder / "streets").mkdir()
-    for seed, (split, count) in enumerate({"train": 12, "validation": 3, "test": 21}.items()):
-        scenes(count, seed).to_parquet(folder / "streets" / f"{split}.parquet")
+    write_streets(folder / "streets")
     data, teacher, student = (str(folder / name) for name in ("streets", "teacher", "student"))
     arguments = ["--data", data, "--model", "upernet_8", "--class_names", *NAMES, "--output_dir", teacher]
     assert main(["train-teacher", *TASK, *arguments, *FLAGS, "--learning_rate", "0.02", "--max_steps", "12"]) == 0
@@ -332,100 +314,3 @@ def test_adjusting(streets, tmp_path):
     prior = np.log(counts / counts.sum()).astype(np.float32)
     by_hand = confusion_by_hand(streets.teacher, streets.data, prior)
     assert np.abs(confusion_by_hand(str(tmp_path / "new"), streets.data) - by_hand).sum() <= 4  # rounding at an edge
-
-
-WRONG: dict[str, tuple[list[str], str]] = {
-    "pair": (["--pair", "resnet32x4", "resnet8x4"], "--pair does not go with --task semantic-segmentation"),
-    "cache": (["--teacher_cache", "c"], "--teacher_cache does not go with"),
-    "tune": (["--tune", "3"], "--tune does not go with"),
-    "seeds": (["--seeds", "3"], "--seeds does not go with"),
-    "match_labels": (["--match_labels", "true"], "--match_labels does not go with"),
-    "unlabelled": (["--unlabelled", "more"], "--unlabelled does not go with"),
-    "mixup": (["--mixup_alpha", "0.2"], "--mixup_alpha does not go with"),
-    "image_size": (["--image_size", "32"], "give --size and --crop_size"),
-    "group_column": (["--group_column", "film"], "--group_column does not go with"),
-    "sampling": (["--train_sampling_strategy", "class_balanced"], "an image has several classes"),
-    "two teachers": (["--teacher", "{s.teacher}", "{s.teacher}"], "2 teachers do not go with"),
-    "reviewkd": (["--loss", "reviewkd"], "compares features of classifiers"),
-    "no loss": (["--loss", "focal"], "There is no loss 'focal'"),
-    "no teacher": (["--teacher", "nowhere"], "'nowhere'"),
-    "no data": (["--data", "nowhere"], "'nowhere' is no folder here"),
-    "no images": (["--data", "{s.teacher}"], "training images with masks"),
-    "a classifier teaches": (["--teacher", "{s.folder}/classifier"], "which does not give each pixel a class"),
-    "a classifier learns": (["--student", "resnet8x4"], "which does not give each pixel a class"),
-    "a classifier learns from files": (["--student", "{s.folder}/classifier"], "does not give each pixel a class"),
-    "no network": (["--student", "upernet_0"], "There is no network 'upernet_0'"),
-    "other classes": (["--teacher", "{s.folder}/four"], "has 4 classes, the masks 5"),
-    "other names": (["--class_names", "a", "b", "c", "d", "e"], "Class 0 is 'road' for the model"),
-    "two names": (["--class_names", "a", "a", "c", "d", "e"], "has a name twice"),
-    "few classes": (["--num_classes", "4"], "has the id 4"),
-    "one class": (["--num_classes", "1"], "num_classes=1 is not valid"),
-    "names and number": (["--num_classes", "4", "--class_names", "a", "b"], "do not fit"),
-    "class ignored": (["--ignore_index", "3", "--num_classes", "5"], "ignore_index=3 is one of the 5 classes"),
-    "no column": (["--mask_column", "depth"], "There is no column 'depth' of masks in the train split"),
-    "no image column": (["--image_column", "photo"], "There is no column 'photo' of images"),
-    "no split": (["--eval_split", "night"], "There is no 'night' split"),
-    "size": (["--size", "24"], "give two numbers"),
-    "size 0": (["--size", "0", "32"], "size=0 is not valid"),
-    "crop": (["--crop_size", "48", "32"], "--crop_size 48, 32 is larger than --size 24, 32"),
-    "scale": (["--scale", "2", "1"], "give the smallest and the largest factor"),
-    "colour": (["--colors", "red"], "must be a colour as R,G,B"),
-    "colours of ids": (["--colors", "0,0,0", "1,1,1"], "which colors does not hold"),
-    "fraction": (["--eval_fraction", "2"], "eval_fraction=2"),
-    "num_groups": (["--num_groups", "9"], "num_groups=9"),
-    "output": (["--output_dir", "{s.data}"], "the folder of --data"),
-    "resume": (["--resume_from_checkpoint", "true"], "finds nothing"),
-    "missing mask": (["--data", "{s.folder}/lacking"], "no mask of the same name"),
-    "wrong size": (["--data", "{s.folder}/sizes"], "a mask must be as large as its image"),
-    "damaged": (["--data", "{s.folder}/damaged"], "cannot be read"),
-    "no pixel": (["--data", "{s.folder}/blank"], "No pixel of the test split has a class"),
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def wrong(streets) -> Streets:
-    """Folders beside the good ones, each with one fault."""
-    create_model("resnet8", 5, 32).save_pretrained(streets.folder / "classifier")
-    create_model("upernet_4", 4).save_pretrained(streets.folder / "four")
-    for name in ("lacking", "sizes", "damaged", "blank"):
-        for row, example in enumerate(scenes(6, 1)):
-            for kind in ("image", "mask"):
-                (streets.folder / name / f"{kind}s").mkdir(parents=True, exist_ok=True)
-                example[kind].save(streets.folder / name / f"{kind}s" / f"{row}.png")
-    (streets.folder / "lacking" / "masks" / "2.png").unlink()
-    Image.fromarray(np.zeros((24, 30), np.uint8)).save(streets.folder / "sizes" / "masks" / "1.png")
-    broken = streets.folder / "damaged" / "images" / "3.png"
-    broken.write_bytes(broken.read_bytes()[:-300])
-    for path in (streets.folder / "blank" / "masks").iterdir():
-        Image.fromarray(np.full((24, 32), 255, np.uint8)).save(path)
-    return streets
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_input_is_one_sentence_before_anything_is_written(wrong, tmp_path, monkeypatch, capsys, name):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("hf_ltkd.cli.commands.estimate", None)  # nothing is trained
-    given, message = WRONG[name]
-    arguments = ["--teacher", wrong.teacher, "--data", wrong.data, "--student", "upernet_4", *FLAGS]
-    assert main(["distill", *TASK, *arguments, *(word.format(s=wrong) for word in given)]) == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("hf-ltkd: ")]
-    assert re.search(message if "|" in message else re.escape(message), line), line
-    assert "Error:" not in line and not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["train-teacher", "--size", "24", "32"], "--size is for --task semantic-segmentation"),
-        (["train-teacher", *TASK, "--peft", "lora"], "--peft does not go with"),
-        (["train-teacher", *TASK, "--model", "vgg8"], "does not give each pixel a class"),
-        (["evaluate", "--model", "{s.teacher}", "--match_labels"], "--match_labels does not go with"),
-        (["evaluate", "--model", "{s.folder}/four"], "has the id 4"),
-        (["evaluate", "--model", "{s.folder}/classifier", *TASK], "does not give each pixel a class"),
-    ],
-)
-def test_other_commands(wrong, tmp_path, monkeypatch, capsys, arguments, message):
-    monkeypatch.chdir(tmp_path)
-    words = [word.format(s=wrong) for word in arguments]
-    assert main([*words, "--data", wrong.data, *(FLAGS if words[0] == "train-teacher" else [])]) == 2
-    assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
