@@ -337,7 +337,11 @@ class MaskArguments:
         if self.scale[0] > self.scale[1]:
             raise ValueError(f"scale={self.scale} is not valid: give the smallest and the largest factor.")
         if self.colors is not None and all(isinstance(item, str) for item in self.colors):
-            self.colors = dict(map(_color, self.colors, range(len(self.colors))))  # type: ignore[assignment]
+            pairs = [_color(item, class_id) for class_id, item in enumerate(self.colors)]
+            for color, class_id in pairs:
+                if (other := dict(pairs)[color]) != class_id:
+                    raise ValueError(f"--colors gives {color} to the classes {class_id} and {other}: give it to one.")
+            self.colors = dict(pairs)  # type: ignore[assignment]
 
 
 def _color(item: str, class_id: int) -> tuple[tuple[int, ...], int]:

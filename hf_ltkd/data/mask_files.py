@@ -68,7 +68,7 @@ def read_mask_folder(folder: str | os.PathLike) -> DatasetDict:
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {str(folder)!r}: give the one that holds images/ and masks/.")
-    pair = _pair(folder)
+    pair = find_pair(folder)
     if pair is not None:
         images, masks = (_splits(path) for path in pair)
         if "train" in images and "train" in masks:
@@ -76,7 +76,7 @@ def read_mask_folder(folder: str | os.PathLike) -> DatasetDict:
         else:
             pairs = {"train": pair}
     else:
-        found = {split: _pair(path) for split, path in _splits(folder).items()}
+        found = {split: find_pair(path) for split, path in _splits(folder).items()}
         pairs = {split: pair for split, pair in found.items() if pair is not None}
     if "train" not in pairs:
         raise ValueError(
@@ -87,7 +87,7 @@ def read_mask_folder(folder: str | os.PathLike) -> DatasetDict:
     return DatasetDict({split: _dataset(*pair) for split, pair in pairs.items()})
 
 
-def _pair(folder: Path) -> tuple[Path, Path] | None:
+def find_pair(folder: Path) -> tuple[Path, Path] | None:
     """The folders of images and of masks in a folder."""
     names = {name.lower(): name for name in reversed(visible(folder)[1])}
     found = [next((names[name] for name in usual if name in names), None) for usual in (IMAGE_FOLDERS, MASK_FOLDERS)]

@@ -14,6 +14,7 @@ from datasets.exceptions import DatasetGenerationError
 from ..utils import listed
 from .arguments import DataArguments
 from .image_files import describe_unread, list_class_folders, visible
+from .mask_files import find_pair
 from .names import split_of
 from .tables import is_table, table_splits
 
@@ -49,9 +50,15 @@ def read_class_part(folder: Path, split: str, args: DataArguments, said: list[st
     One folder per class. To evaluate on, one may be empty.
 
     Raises:
-        `ValueError`: if a class has no training image, or the classes hold folders called as splits.
+        `ValueError`: if a class has no training image, the classes hold folders called as splits, or they are images
+            and masks.
     """
     found = list_class_folders(folder, None if split == "train" else sorted(visible(folder)[1]))
+    if len(found.names) == 2 and (pair := find_pair(folder)):
+        raise ValueError(
+            f"{str(folder)!r} holds {pair[0].name}/ and {pair[1].name}/, which are no classes of images: for a class "
+            "for each pixel add --task semantic-segmentation to train-teacher, distill, diagnose or evaluate."
+        )
     inside = {inner for nested in found.nested for inner in visible(folder / nested)[1]}
     if inside and len(found.nested) == len(found.names) and all(split_of(inner, is_folder=True) for inner in inside):
         some, one = found.nested[0], sorted(inside)[0]

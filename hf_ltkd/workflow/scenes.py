@@ -161,6 +161,11 @@ def load_scenes(
             f"No pixel of the {evaluated} split has a class, as where a benchmark keeps its masks to itself: choose "
             f"another with --eval_split ({listed([*splits])})."
         )
+    if num_classes < 2:
+        raise ValueError(
+            f"The masks hold class 0 alone beside ignore_index={masks.ignore_index}: two classes are needed, so say "
+            "with --ignore_index what the masks hold, or label the other pixels."
+        )
     trained = counts["train"].sum(0)
     if groups is None:
         unseen = np.flatnonzero(trained == 0)
@@ -255,6 +260,8 @@ def _splits(splits: DatasetDict, args: DataArguments, said: list[str]) -> tuple[
         raise ValueError(f"There is no {args.eval_split!r} split: the data have {listed([*splits])} (--eval_split).")
     evaluated = wanted or next((name for name in ("test", "validation") if name in splits), None)
     uses = {"train": "for training", evaluated: "to evaluate on"}
+    if evaluated == "train":
+        uses["train"] = "for training, and to evaluate on, which says nothing of other images"
     if evaluated == "test":
         uses["validation"] = "to choose checkpoints on"
     for name, split in splits.items():

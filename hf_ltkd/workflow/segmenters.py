@@ -20,7 +20,7 @@ from .arguments import SEGMENTATION
 from .beforehand import check_weights
 from .classes import check_answer
 from .images import Images
-from .inputs import Model, is_pretrained, model_name, new_classifier
+from .inputs import Model, find_data, is_pretrained, model_name, new_classifier
 from .scenes import Scenes
 
 
@@ -62,6 +62,8 @@ def masks_of(given: Mapping[str, Any], others: Mapping[str, Any]) -> MaskArgumen
         for name in names:
             if others.get(name) is not None:
                 raise ValueError(f"--{name} does not go with {flag}: {reason}; leave it out.")
+    if isinstance(data := others.get("data"), str) and "benchmark" in find_data(data):
+        raise ValueError(f"--data {data!r} does not go with {flag}: its images have no masks; give data that have.")
     if others.get("train_sampling_strategy") in ("class_balanced", "square_root"):
         raise ValueError(f"--train_sampling_strategy by class does not go with {flag}: an image has several classes.")
     if isinstance(others.get("teacher"), list) and len(others["teacher"]) > 1:

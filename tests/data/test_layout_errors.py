@@ -1,5 +1,7 @@
 """Folders that are nearly right: one sentence that names the offender."""
 
+from functools import partial
+
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +23,17 @@ def refused(message: str, build, **arguments):
     [
         refused(r"test/ and train/ hold images alone", both(folders, pattern="{number}.png")),
         refused(r"data/ holds images alone", lambda root: folders(root, TRAIN, "{number}.png")),
+        *(
+            refused(
+                f"holds {pair[1]}/ and {pair[2]}/, which .*--task semantic-segmentation",
+                partial(folders, images=pair, pattern=p),
+            )
+            for pair, p in (
+                ({1: "images", 2: "masks"}, "{name}/{number}.png"),
+                ({1: "img", 2: "annotations"}, "{name}/train/{number}.png"),
+                ({1: "Images", 2: "Labels"}, "train/{name}/{number}.png"),
+            )
+        ),
         refused(
             r"holds cover.png beside one folder, photos/, with folders in it: .* give '.*data/photos'",
             lambda root: (folders(root / "photos", TRAIN), write(root / "cover.png", png(1))),

@@ -29,6 +29,8 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "no loss": (["--loss", "focal"], "There is no loss 'focal'"),
     "no teacher": (["--teacher", "nowhere"], "'nowhere'"),
     "no data": (["--data", "nowhere"], "'nowhere' is no folder here"),
+    "a benchmark": (["--data", "cifar100_lt"], "its images have no masks"),
+    "one class in masks": (["--data", "{folder}/same"], "The masks hold class 0 alone"),
     "no images": (["--data", "{folder}/teacher"], "training images with masks"),
     "a classifier teaches": (["--teacher", "{folder}/classifier"], "which does not give each pixel a class"),
     "a classifier learns": (["--student", "resnet8x4"], "which does not give each pixel a class"),
@@ -49,6 +51,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "crop": (["--crop_size", "48", "32"], "--crop_size 48, 32 is larger than --size 24, 32"),
     "scale": (["--scale", "2", "1"], "give the smallest and the largest factor"),
     "colour": (["--colors", "red"], "must be a colour as R,G,B"),
+    "a colour twice": (["--colors", "0,0,0", "9,9,9", "0,0,0"], "to the classes 0 and 2"),
     "colours of ids": (["--colors", "0,0,0", "1,1,1"], "which colors does not hold"),
     "fraction": (["--eval_fraction", "2"], "eval_fraction=2"),
     "num_groups": (["--num_groups", "9"], "num_groups=9"),
@@ -72,7 +75,7 @@ def folder(tmp_path_factory) -> Path:
     SegformerImageProcessorPil(size={"height": 24, "width": 32}).save_pretrained(folder / "teacher")
     create_model("resnet8", 5, 32).save_pretrained(folder / "classifier")
     create_model("upernet_4", 4).save_pretrained(folder / "four")
-    for name in ("lacking", "sizes", "damaged", "blank"):
+    for name in ("lacking", "sizes", "damaged", "blank", "same"):
         for row, example in enumerate(scenes(6, 1)):
             for kind in ("image", "mask"):
                 (folder / name / f"{kind}s").mkdir(parents=True, exist_ok=True)
@@ -81,8 +84,9 @@ def folder(tmp_path_factory) -> Path:
     Image.fromarray(np.zeros((24, 30), np.uint8)).save(folder / "sizes" / "masks" / "1.png")
     broken = folder / "damaged" / "images" / "3.png"
     broken.write_bytes(broken.read_bytes()[:-300])
-    for path in (folder / "blank" / "masks").iterdir():
-        Image.fromarray(np.full((24, 32), 255, np.uint8)).save(path)
+    for name, value in (("blank", 255), ("same", 0)):
+        for path in (folder / name / "masks").iterdir():
+            Image.fromarray(np.full((24, 32), value, np.uint8)).save(path)
     return folder
 
 
