@@ -132,6 +132,7 @@ def test_engines_of_a_cpu_pass(tmp_path, check_engines, monkeypatch, two_ranks):
 
 
 @pytest.mark.distributed
+@pytest.mark.slow
 def test_as_many_processes_are_started_as_were_asked_for(tmp_path, check_engines, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # what another trainer left behind is not the user's

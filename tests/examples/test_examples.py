@@ -165,7 +165,7 @@ def test_the_command_on_two_ranks_from_yaml(folder, tmp_path):
         (["--loss", "kd", "--teacher", "x", "--pair", "vgg13", "--output_dir", "x"], "must be two names"),
         (
             ["--loss", "ce", "--adjust_teacher", "--output_dir", "x"],
-            "goes with losses that compare logits, not with --loss ce",
+            "goes with losses that compare logits alone, not with --loss ce",
         ),
         (["--loss", "ce", "--output_dir", "x"], "--data is missing"),
         (["--loss", "ce", "--data_dir", "nowhere", "--output_dir", "x"], "data_dir 'nowhere' is not a folder"),

@@ -123,6 +123,7 @@ answer.append(results)
 """
 
 
+@pytest.mark.slow
 def test_metric_loads_without_hf_ltkd_and_the_card_is_true(hub, published, elsewhere, tmp_path):
     folder = write(hub.repos["spaces/me/group_accuracy"], tmp_path / "group_accuracy")
     card = hub.repos["spaces/me/group_accuracy"]["README.md"].decode()

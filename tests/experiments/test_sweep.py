@@ -60,6 +60,7 @@ def test_every_combination_and_seed_once(start_sweep, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_seed_has_its_initial_weights_and_order_for_every_loss(start_sweep, tmp_path, monkeypatch):
     """`reviewkd`, with the live teacher, draws random numbers for its own modules before the training begins."""
     weights, batches = {}, {}

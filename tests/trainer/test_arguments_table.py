@@ -85,12 +85,7 @@ def test_it_changes_what_adam_learns(tmp_path, adam, args):
 
 
 KEEPS = [
-    {
-        "dataloader_num_workers": 2,
-        "dataloader_persistent_workers": True,
-        "dataloader_prefetch_factor": 2,
-        "dataloader_multiprocessing_context": "fork",
-    },
+    {"dataloader_num_workers": 2, "dataloader_prefetch_factor": 2, "dataloader_multiprocessing_context": "fork"},
     {"logging_strategy": "epoch", "logging_first_step": True, "logging_nan_inf_filter": False, "log_level": "info"},
     {"disable_tqdm": False, "log_on_each_node": False, "log_level_replica": "error", "run_name": "a", "project": "b"},
     {"eval_strategy": "steps", "eval_steps": 1, "eval_delay": 2, "eval_on_start": True},
@@ -109,10 +104,13 @@ KEEPS = [
 
 # Watching memory traces every allocation, which takes long.
 WATCHED = pytest.param({"skip_memory_metrics": False}, marks=pytest.mark.slow)
+PERSISTENT = pytest.param(  # they end five seconds after the training
+    {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}, marks=pytest.mark.slow
+)
 OUT_OF_ORDER = pytest.param({"dataloader_num_workers": 1, "dataloader_in_order": False}, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("args", [*KEEPS, WATCHED, OUT_OF_ORDER], ids=lambda args: "-".join(args))
+@pytest.mark.parametrize("args", [*KEEPS, WATCHED, PERSISTENT, OUT_OF_ORDER], ids=lambda args: "-".join(args))
 def test_it_changes_nothing_that_is_learned(tmp_path, plain, args):
     trainer, found = weights(tmp_path, **args)
     assert torch.equal(found, plain)
