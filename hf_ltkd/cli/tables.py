@@ -34,6 +34,8 @@ def group_table(
     columns = _columns(next(iter(results.values())))
     width = max(14, *(len(name) + 2 for name in results))
     intervals, deviations = intervals or {}, deviations or {}
+    if not any(interval is not None for row in intervals.values() for interval in row.values()):
+        intervals = {}  # of so few images none is said
     cells = {
         name: [
             _percent(metrics[metric], intervals.get(name, {}).get(metric), deviations.get(name, {}).get(metric))
@@ -58,8 +60,8 @@ def score_table(
         return []
     rows = [["(%)", *(SCORES[name] for name in names)]]
     rows += [[model, *(_percent(m[n]) if n in m else "" for n in names)] for model, m in results.items()]
-    if intervals is not None:
-        known = [intervals.get(name) for name in names]
+    known = [(intervals or {}).get(name) for name in names]
+    if any(known):
         rows.append(["95 % interval", *("" if i is None else f"{100 * i[0]:.0f}–{100 * i[1]:.0f}" for i in known)])
     shots = "many, medium, few: classes of more than 100, of 20 to 100, of fewer than 20 training images"
     return [

@@ -152,7 +152,9 @@ def look_at(dataset: Dataset, column: str, *, progress: bool = True) -> tuple[np
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
         tqdm(total=len(files), desc="Checking images", unit="img", disable=not progress) as bar,
+        warnings.catch_warnings(),  # here: threads that each restore what they found may leave all silent
     ):
+        warnings.simplefilter("ignore")  # Pillow's, of single files
         for start in range(0, len(files), BATCH):
             for row, (digest, reason) in enumerate(pool.map(_look, files[start : start + BATCH][column]), start):
                 digests[row] = digest
@@ -168,11 +170,9 @@ def _look(file: dict[str, Any] | None) -> tuple[bytes, str | None]:
         return b"", "no image is there (null)"
     try:
         data = file["bytes"] if file["bytes"] is not None else _read(file["path"])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with PILImage.open(BytesIO(data), formats=IMAGE_FORMATS) as image:
-                image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
-                image.load()
+        with PILImage.open(BytesIO(data), formats=IMAGE_FORMATS) as image:
+            image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
+            image.load()
     except PILImage.UnidentifiedImageError:
         return b"", f"it is none of {', '.join(IMAGE_FORMATS)}" if data else "it is empty"
     except Exception as error:  # Pillow's decoders raise whatever they stumble over

@@ -1,6 +1,7 @@
 """Images are looked at once: damaged, missing, repeated and unreadable ones are named; rare classes."""
 
 import io
+import threading
 import warnings
 
 import datasets
@@ -131,6 +132,15 @@ def test_the_look_can_be_left_out(photos):
     assert DataArguments(data_dir="x").check_images is True
     with pytest.raises(ValueError, match="skip_damaged needs to look at the images"):
         DataArguments(data_dir="x", check_images=False, skip_damaged=True)
+
+
+def test_threads_leave_the_filter_of_warnings_alone(photos, monkeypatch):
+    """Of two that restore it, one after the other, the second may restore what the first had set."""
+    entered, enter = [], warnings.catch_warnings.__enter__
+    note = lambda self: entered.append(threading.current_thread()) or enter(self)  # noqa: E731
+    monkeypatch.setattr(warnings.catch_warnings, "__enter__", note)
+    check_images(arguments(photos), progress=False)
+    assert entered and {*entered} == {threading.main_thread()}
 
 
 def test_the_same_image_on_both_sides_is_named(photos):

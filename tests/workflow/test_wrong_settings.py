@@ -114,7 +114,14 @@ def nothing_starts(monkeypatch):
     def started(*args, **kwargs):
         raise AssertionError("This was taken for right.")
 
-    names = ("distill.run", "train_teacher.run", "images.group_report", "scenes.group_report", "diagnose.loss_parts", "push.push_folder")
+    names = (
+        "distill.run",
+        "train_teacher.run",
+        "images.group_report",
+        "scenes.group_report",
+        "diagnose.loss_parts",
+        "push.push_folder",
+    )
     for name in (*(f"hf_ltkd.workflow.{name}" for name in names), "hf_ltkd.cli.commands.estimate"):
         monkeypatch.setattr(name, started)
     monkeypatch.setattr("hf_ltkd.workflow.beforehand.get_token", lambda: "token")
