@@ -61,7 +61,7 @@ def recommend_weights(
         return Recommendation(
             values,
             "the recipe for images: 1 and 1 at temperature 1 beside a balanced softmax. On pixels it has been tried "
-            "on CamVid alone, with small networks from scratch and two seeds, where no method stood out; so compare "
+            "on CamVid alone, with small networks from scratch and three seeds, where no method stood out; so compare "
             "it with the students without a teacher, and try --loss cwd, made for pixels, and --loss kd, too.",
         )
     return Recommendation(
