@@ -200,7 +200,7 @@ def print_adjustment(adjustment: Adjustment) -> None:
     say(
         "Adjusted",
         f"{adjustment.model}: {what}",
-        f"{len(counts)} classes of {max(counts):,} to {min(counts):,} images",
+        f"{len(counts)} classes of {max(counts):,} to {min(counts):,} training examples",
     )
     if adjustment.caution:
         say("", adjustment.caution)

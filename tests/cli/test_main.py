@@ -82,7 +82,7 @@ def test_adjusting(home, tmp_path, capsys):
     target = str(tmp_path / "new")
     assert main(["adjust", "--model", home.student, "--data", home.photos, "--output_dir", target, "--tau", "2"]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "bias of each class less 2 · log of its share" in out and "3 classes of 38 to 8 images" in out
+    assert "bias of each class less 2 · log of its share" in out and "3 classes of 38 to 8 training examples" in out
     assert "before" in out and f"the adjusted model is in '{target}'" in out
     assert main(["adjust", "--model", target]) == 2
     assert "has been adjusted already (tau 2.0)" in capsys.readouterr().err
