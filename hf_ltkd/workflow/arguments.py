@@ -47,8 +47,8 @@ class DistillArguments:
     loss: str = field(
         default="ltkd",
         metadata={
-            "help": "The method: ltkd, kd, dkd, dist, reviewkd, catkd, bkd, gkl, wttm, cwd and ifvd (pixels), ce (the "
-            "cross-entropy without a teacher), or a loss of your own as package.module:Class or file.py:Class."
+            "help": "The method: ltkd, kd, dkd, dist, reviewkd, catkd, bkd, gkl, wttm, ce (the cross-entropy without "
+            "a teacher), or a loss of your own as package.module:Class or file.py:Class; for pixels cwd and ifvd, too."
         },
     )
     loss_args: list[str] = field(
