@@ -28,8 +28,11 @@ METHODS = {  # in experiments with `finalists`, and what the tables call them
     "KD, T 2 + balanced softmax, balanced teacher": "KD + BS, BS teacher",
     "KD from a logit-adjusted teacher + balanced softmax": "KD + BS, adjusted teacher",
     "BKD": "BKD",
+    # See tempered_groups.py; tried afterwards, and compared with nothing.
+    "LTKD(1,1), T 2, prior for rebalancing + balanced softmax": "recipe at T 2, prior for rebalancing",
+    "LTKD(1,1), T 2, not rebalanced + balanced softmax, balanced teacher": "recipe at T 2, BS teacher, not rebalanced",
 }
-DISTILLED, RECIPES = [*METHODS][7:], [*METHODS][7:11]
+DISTILLED, RECIPES = [*METHODS][7:14], [*METHODS][7:11]
 COMPARED = [  # first less second
     *((method, "Balanced softmax") for method in (PAPERS, *DISTILLED)),
     *((method, PAPERS) for method in RECIPES),

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from datasets import DatasetDict, Features, load_dataset
 from datasets import Image as ImageColumn
 from hub_server import use_hub
-from photos import CPU
+from photos import CPU, Home
 from PIL import Image
 from streets import FLAGS, NAMES, SHORT, TASK, scenes, write_streets
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, SegformerConfig
@@ -22,7 +21,6 @@ from hf_ltkd import ClassGroups, create_model
 from hf_ltkd.cli import main
 from hf_ltkd.data.holdout import Holdout
 from hf_ltkd.workflow.evaluate import evaluate
-from hf_ltkd.workflow.outputs import Comparison
 from hf_ltkd.workflow.plan import make_plan, plan_teacher
 from hf_ltkd.workflow.push import push
 from hf_ltkd.workflow.scenes import _half
@@ -32,24 +30,12 @@ MODELS = ["teacher", "adjusted teacher", "plain student", "adjusted plain studen
 MODELS += ["this student"]
 
 
-@dataclass(frozen=True)
-class Streets:
-    """A folder with streets/, teacher/ and student/, and what came out when the student was distilled."""
-
-    folder: Path
-    comparison: Comparison
+class Streets(Home):
+    """With streets/ instead of photos/."""
 
     @property
     def data(self) -> str:
         return str(self.folder / "streets")
-
-    @property
-    def teacher(self) -> str:
-        return str(self.folder / "teacher")
-
-    @property
-    def student(self) -> str:
-        return str(self.folder / "student")
 
 
 @pytest.fixture(scope="module")
