@@ -35,14 +35,13 @@ class GroupReport:
         accuracy (`dict`): `accuracy` and `{group}_accuracy`, fractions; `None` for a group without an image.
         probability (`list[float]`): The share of the model's probability that each group gets; they sum to 1.
         images (`list[int]`): Images of each group; pixels, where each has a class.
-        answers ([`Answers`] or [`PixelAnswers`], *optional*): The answers themselves, whose `scores` have the IoU of
-            pixels.
+        answers ([`Answers`] or [`PixelAnswers`]): The answers themselves, whose `scores` have the IoU of pixels.
     """
 
     accuracy: dict[str, float | None]
     probability: list[float]
     images: list[int]
-    answers: Answers | PixelAnswers | None = None
+    answers: Answers | PixelAnswers
 
     @property
     def favour(self) -> list[float | None]:

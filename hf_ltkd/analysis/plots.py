@@ -61,7 +61,7 @@ def plot_teacher_bias(
         _plain_logs(axes[0].yaxis)
         axes[0].set_ylabel("part of a batch's pixels (%)")
         axes[0].set_title("Probability of each group (dashed: its pixels)")
-        _draw_iou(axes[1], of_pixels.answers.scores(groups), groups)  # type: ignore[union-attr]
+        _draw_iou(axes[1], of_pixels.answers.scores(groups), groups)
     if loss_shares is not None:
         _draw_shares(axes[-1], loss_shares, groups)
     _save(figure, path)

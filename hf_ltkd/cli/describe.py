@@ -109,7 +109,7 @@ def describe_bias(report: GroupReport, groups: ClassGroups) -> list[str]:
     if first is None or last is None:
         missing = groups.names[0] if first is None else groups.names[-1]
         return [*lines, f"Whether it is biased is not known: there is no test image of the {missing}."]
-    if report.answers is not None and report.answers.at_chance:
+    if report.answers.at_chance:
         return [*lines, f"{report.answers.describe()} Whether it is biased cannot be told: use another teacher."]
     due = f"the {groups.names[-1]} gets {last:.0%} of its due, the {groups.names[0]} {first:.0%}."
     if last >= 0.95:

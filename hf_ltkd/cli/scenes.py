@@ -64,7 +64,7 @@ def describe_scene_evaluation(scenes: Scenes) -> list[str]:
 
 def describe_scene_bias(report: GroupReport, groups: ClassGroups) -> list[str]:
     """Whom a teacher favours, and how right it is."""
-    total, scores = sum(report.images), report.answers.scores(groups)  # type: ignore[union-attr]
+    total, scores = sum(report.images), report.answers.scores(groups)
     lines = []
     for name, share, pixels in zip(groups.names, report.probability, report.images, strict=True):
         iou = scores[f"{name}_iou"]

@@ -104,7 +104,8 @@ def diagnose(teacher: Model | list[Model], data: Any = None, **settings: Any) ->
             student = fit_classes(student, images.data, args.match_labels, images.data.test.for_student())
     groups = images.groups
     report = images.report(network, args.batch_size)
-    weights = recommend_weights(images.class_counts, of_pixels=masks is not None)
+    accuracy = images.teacher_accuracy(network, report, args.batch_size)
+    weights = recommend_weights(images.class_counts, of_pixels=masks is not None, teacher_accuracy=accuracy)
     alpha, beta, temperature = (weights.values[name] for name in ("alpha", "beta", "temperature"))
     parts = loss_parts(network, images.data.train, groups, student=student, temperature=temperature, **most)
     shares = {"KD": parts.kd_shares(), f"LTKD({alpha:g}, {beta:g})": parts.ltkd_shares(alpha, beta)}

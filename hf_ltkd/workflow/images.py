@@ -48,6 +48,15 @@ class Images:
         """A teacher's, or any trained model's, answers to the evaluation images."""
         return group_report(model, self.data.test, self.groups, batch_size=batch_size)
 
+    def teacher_accuracy(self, teacher: nn.Module, report: GroupReport, batch_size: int) -> float | None:
+        """
+        A teacher's balanced accuracy, by which settings may be chosen: on the validation images, where there are some
+        beside those of its `report`. `None` where none was measured.
+        """
+        if self.data.validation is not None:
+            report = group_report(teacher, self.data.validation, self.groups, batch_size=batch_size)
+        return report.answers.scores(self.groups).get("balanced_accuracy")
+
     def recommend_training(self, network: str, is_pretrained: bool) -> Recommendation:
         """Training arguments to start from."""
         return recommend_training(len(self.data.train), network, is_pretrained)

@@ -282,24 +282,25 @@ def make_plan(**settings: Any) -> DistillPlan:
     args, reason = _training(choices.student, images, training, recommend, **trust)
     student = new_network(choices.student, images, args, **trust)
 
-    loss_reason = "the method's values where --loss_args says nothing"
-    if type(first_loss) is LTKDLoss and choices.pair is None and recommend:
-        epochs, of_pixels = epochs_of(args, len(images.data.train)), masks is not None
-        weights = recommend_weights(images.class_counts, epochs, args.label_smoothing_factor, of_pixels)
-        loss_args, loss_reason = {**weights.values, **loss_args}, weights.reason
-    if choices.adjust_teacher:
-        loss_args["prior"] = "teacher"
-    loss = new_loss(choices, images.groups, loss_args, images.data.args.benchmark)
-    make_mixer(args, student, loss, choices.teacher_cache is not None)  # says what does not go together
+    make_mixer(args, student, first_loss, choices.teacher_cache is not None)  # says what does not go together
     bias = None
     if teacher is not None:
         place_teacher(teacher, args.device)
         bias = images.report(teacher, args.per_device_eval_batch_size)
-        if bias.answers is not None and bias.answers.at_chance:
+        if bias.answers.at_chance:
             warnings.warn(
                 f"The teacher {model_name(teacher)!r} may have nothing to teach. {bias.answers.describe()}",
                 stacklevel=2,
             )
+    loss_reason = "the method's values where --loss_args says nothing"
+    if type(first_loss) is LTKDLoss and choices.pair is None and recommend:
+        epochs, of_pixels = epochs_of(args, len(images.data.train)), masks is not None
+        accuracy = None if bias is None else images.teacher_accuracy(teacher, bias, args.per_device_eval_batch_size)
+        weights = recommend_weights(images.class_counts, epochs, args.label_smoothing_factor, of_pixels, accuracy)
+        loss_args, loss_reason = {**weights.values, **loss_args}, weights.reason
+    if choices.adjust_teacher:
+        loss_args["prior"] = "teacher"
+    loss = new_loss(choices, images.groups, loss_args, images.data.args.benchmark)
     return DistillPlan(
         name=model_name(choices.student),
         network=student,

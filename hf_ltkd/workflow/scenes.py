@@ -98,6 +98,9 @@ class Scenes(Images):
         """As of images, seen as the teacher sees them; the report's `images` are the pixels of each group."""
         return group_report(model, self.data.test.for_teacher(), self.groups, batch_size=batch_size)
 
+    def teacher_accuracy(self, teacher: nn.Module, report: GroupReport, batch_size: int) -> None:
+        """No setting has been found to depend on it."""
+
     def recommend_training(self, network: str, is_pretrained: bool) -> Recommendation:
         return recommend_pixel_training(len(self.data.train), is_pretrained)
 

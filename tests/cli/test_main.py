@@ -12,6 +12,7 @@ import hf_ltkd
 from hf_ltkd.cli import main
 from hf_ltkd.cli.arguments import COMMANDS
 from hf_ltkd.cli.main import HELP
+from hf_ltkd.workflow import recommend
 
 
 FLAGS = [str(item) for name, value in TRAINING.items() for item in (f"--{name}", value)]
@@ -30,6 +31,7 @@ def test_version(capsys):
 
 def test_dry_run_says_it_all_and_writes_nothing(home, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(recommend, "SHARP", 0)
     before = home.files()
     arguments = ["--teacher", home.teacher, "--data", home.photos, "--student", "resnet8", *FLAGS]
     assert main(["distill", *arguments, "--push", "me/small", "--dry_run"]) == 0  # needs no login
@@ -42,9 +44,9 @@ def test_dry_run_says_it_all_and_writes_nothing(home, tmp_path, capsys, monkeypa
         "6 images, 2 of every class, split off the training images",
         "20% of the smallest class, at most 20% (--eval_fraction), chosen with seed 0",
         "The teacher was trained without them.",
-        "ltkd: alpha 1.0, beta 1.0, temperature 1.0, rebalance True, reweight True, ",
+        "ltkd: alpha 1.0, beta 1.0, temperature 2.0, rebalance True, reweight True, ",
         "ce_weight 1.0, ce balanced_softmax, warmup_epochs 16.0 1 and 1",
-        "1 and 1 at temperature 1 beside a balanced softmax did better than the paper's 6, 6 and 4",
+        "1 and 1 beside a balanced softmax, at temperature 2 for a teacher that is right about half of the images",
         "240 epochs in batches of 16, sgd, learning rate 0.05",
         "(960 batches each;",
         f"240 epochs would take {64 * 240 * 3 * 4 / 1e6:.1f} MB",
@@ -99,15 +101,16 @@ def test_evaluation(home, capsys):
     assert shown[0] == "student" and [float(x) / 100 for x in shown[1:]] == pytest.approx(expected, abs=6e-4)
 
 
-def test_diagnosis(home, tmp_path, capsys):
+def test_diagnosis(home, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(recommend, "SHARP", 0)
     arguments = ["diagnose", "--teacher", home.teacher, "--data", home.photos, "--picture", str(tmp_path / "b.png")]
     assert main(arguments) == 0 and (tmp_path / "b.png").is_file()
     out = " ".join(capsys.readouterr().out.split())
     for share in home.comparison.teacher_probability.values():
         assert f"gets {share:.1%} of its probability" in out
     assert "KD 100.0% 0.0% 0.0% 0.0% LTKD(1, 1) 100.0%" in out
-    assert "of a student that knows nothing yet, at temperature 1" in out
-    assert "Start with alpha 1, beta 1, temperature 1, ce balanced_softmax: 1 and 1 at temperature 1" in out
+    assert "of a student that knows nothing yet, at temperature 2" in out
+    assert "Start with alpha 1, beta 1, temperature 2, ce balanced_softmax: 1 and 1 beside a balanced softmax" in out
 
 
 def test_push(home, monkeypatch, capsys):

@@ -90,7 +90,9 @@ def test_table_of_scores():
     ],
 )
 def test_whom_a_teacher_favours(probability, verdict):
-    *rows, last = describe.describe_bias(GroupReport(TEACHER, probability, [20, 20, 20]), GROUPS)
+    labels = np.repeat([0, 1, 2], 20)
+    report = GroupReport(TEACHER, probability, [20, 20, 20], Answers(labels, labels))
+    *rows, last = describe.describe_bias(report, GROUPS)
     assert last == verdict
     assert (
         rows[2] == f"tail    gets {probability[2]:>6.1%} of its probability for  33.3% of the images, accuracy 25.0%"

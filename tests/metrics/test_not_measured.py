@@ -14,6 +14,7 @@ from hf_ltkd.analysis.bias import GroupReport, group_report
 from hf_ltkd.cli.describe import describe_bias
 from hf_ltkd.data import ImageDataset
 from hf_ltkd.metrics import without_prefix
+from hf_ltkd.metrics.answers import Answers
 from hf_ltkd.utils import write_json
 
 
@@ -48,7 +49,9 @@ def test_report_of_a_model(missing, name, tmp_path):
 )
 def test_verdict(images, verdict):
     accuracy = {name: 0.5 for name in ("accuracy", "head_accuracy", "medium_accuracy", "tail_accuracy")}
-    assert describe_bias(GroupReport(accuracy, [0.6, 0.3, 0.1], [*images]), GROUPS)[-1] == verdict
+    labels = np.repeat(np.arange(3), images)
+    report = GroupReport(accuracy, [0.6, 0.3, 0.1], [*images], Answers(labels, labels))
+    assert describe_bias(report, GROUPS)[-1] == verdict
 
 
 def test_metrics_leave_it_out():

@@ -6,11 +6,13 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from photos import CPU, TRAINING
 
 from hf_ltkd import DistillationTrainingArguments
+from hf_ltkd.workflow import recommend
 from hf_ltkd.workflow.plan import LOCK_NAME, TrainingPlan, make_plan, plan_teacher
 
 
@@ -28,7 +30,8 @@ def plan_of(home, tmp_path):
     return plan
 
 
-def test_what_is_not_set_is_recommended(plan_of):
+def test_what_is_not_set_is_recommended(plan_of, monkeypatch):
+    monkeypatch.setattr(recommend, "SHARP", 1.1)  # no teacher is
     plan = plan_of(loss_args={"alpha": 2})
     values = plan.loss.hyper_parameters()
     assert (values["alpha"], values["beta"], values["temperature"], values["warmup_epochs"]) == (2, 1, 1, 16)
@@ -39,6 +42,10 @@ def test_what_is_not_set_is_recommended(plan_of):
     assert plan.unseen and plan.bias.images == [2, 2, 2]
     assert plan.images.groups.names == ("head", "medium", "tail") and plan.teacher.config.depth == 14
     assert plan.cache_views == 240 and plan.cache_bytes == 64 * 240 * 3 * 4
+    accuracy = np.mean([plan.bias.accuracy[f"{name}_accuracy"] for name in plan.images.groups.names])  # a class each
+    monkeypatch.setattr(recommend, "SHARP", accuracy)
+    assert plan_of().loss.hyper_parameters()["temperature"] == 2
+    assert plan_of(loss_args={"temperature": 3}).loss.hyper_parameters()["temperature"] == 3
 
 
 def test_what_is_set_wins(plan_of):

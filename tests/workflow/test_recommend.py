@@ -3,7 +3,7 @@
 import json
 import re
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 
 import pytest
 import yaml
@@ -32,6 +32,8 @@ def test_weights():
     assert recommend_weights([90, 30]).values == values
     assert "ce" not in recommend_weights([9, 5]).values  # nearly even
     assert "ce" not in recommend_weights([90, 30], label_smoothing=0.1).values
+    for accuracy, temperature in ((0.49, 1), (0.5, 2), (None, 1)):
+        assert recommend_weights([90, 30], teacher_accuracy=accuracy).values == {**values, "temperature": temperature}
 
 
 def test_cross_entropy_of_a_teacher():
@@ -50,6 +52,26 @@ def test_figures_are_those_of_the_results():
             for name in ("accuracy", "tail_accuracy"):
                 figures.append(f"{100 * mean(values[name] for method, values in metrics if method == teacher):.1f}")
     assert re.findall(r"\d+\.\d", recommend_ce([10, 5]).reason) == figures
+
+
+def test_gains_are_those_of_the_results():
+    """And the differences in the recommendation of weights: paired over the seeds, with Student's interval."""
+    at, papers, alone = "LTKD(1,1), T {} + balanced softmax", "LTKD", "Balanced softmax"
+    figures = []
+    for experiment, method, other in (
+        *(("traffic_signs", at.format(2), alone), ("texts", at.format(2), alone)),
+        *(("texts", at.format(2), papers), ("superclasses", at.format(1), papers)),
+    ):
+        lines = map(json.loads, (EXPERIMENTS / "results" / f"recipe_{experiment}.jsonl").read_text().splitlines())
+        found = {(line["method"], line["seed"]): 100 * line["metrics"]["accuracy"] for line in lines}
+        gains = [found[method, seed] - found[other, seed] for seed in range(5)]
+        figures += [
+            f"{mean(gains):.1f}",
+            f"{2.776445 * stdev(gains) / 5**0.5:.1f}",
+        ]  # Student's t, 4 degrees of freedom
+    reason = recommend_weights([90, 30]).reason
+    assert re.findall(r"\d+\.\d", reason) == figures
+    assert "is not known" in reason and "is 87%" in recommend_weights([90, 30], teacher_accuracy=0.871).reason
 
 
 def test_pixels():

@@ -67,7 +67,9 @@ def searched(home, tmp_path_factory):
 
 def test_the_first_trial_is_the_plan_itself_and_the_best_is_chosen(searched):
     plan, _, tuning, _ = searched
-    assert tuning.start == {"alpha": 1, "beta": 1, "temperature": 1} == tuning.trials[0]["arguments"]
+    assert (
+        tuning.start == {"alpha": 1, "beta": 1, "temperature": plan.loss.temperature} == tuning.trials[0]["arguments"]
+    )
     assert [trial["number"] for trial in tuning.trials] == [0, 1, 2]
     complete = [trial for trial in tuning.trials if trial["state"] == "complete"]
     assert tuning.chosen == max(complete, key=lambda trial: trial["value"])["arguments"]
@@ -89,11 +91,22 @@ def test_the_test_images_are_never_looked_at(searched):
     assert data.validation.labels.tolist() == [0, 1, 2] and data.split.class_counts == [37, 17, 7]
 
 
+def test_validation_images_choose_the_temperature(searched):
+    plan = searched[0]
+    pixels = torch.stack([item["pixel_values"] for item in plan.images.data.validation.__getitems__([0, 1, 2])])
+    with torch.no_grad():
+        right = plan.teacher.eval()(pixels).logits.argmax(1) == torch.arange(3)
+    assert plan.images.teacher_accuracy(plan.teacher, plan.bias, 2) == pytest.approx(right.double().mean().item())
+    assert plan.loss.temperature == (2 if right.sum() > 1 else 1)
+
+
 def test_a_trial_is_the_same_training_but_shorter(searched):
     """What the first trial came to is what its loss and its steps come to by themselves."""
     plan, cache, tuning, _ = searched
     fresh = make_plan(**_settings(plan))
-    loss = create_loss("ltkd", fresh.images.groups, ce="balanced_softmax", alpha=1, beta=1, temperature=1)
+    loss = create_loss(
+        "ltkd", fresh.images.groups, ce="balanced_softmax", alpha=1, beta=1, temperature=plan.loss.temperature
+    )
     part = 2 / 4  # of the steps
     loss.warmup_epochs = part * fresh.loss.warmup_epochs
     trainer = fresh.trainer(fresh.network, loss, cache, max_steps=2, save_strategy="no")
