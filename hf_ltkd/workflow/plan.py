@@ -295,7 +295,9 @@ def make_plan(**settings: Any) -> DistillPlan:
     loss_reason = "the method's values where --loss_args says nothing"
     if type(first_loss) is LTKDLoss and choices.pair is None and recommend:
         epochs, of_pixels = epochs_of(args, len(images.data.train)), masks is not None
-        accuracy = None if bias is None else images.teacher_accuracy(teacher, bias, args.per_device_eval_batch_size)
+        accuracy = None
+        if teacher is not None and bias is not None:
+            accuracy = images.teacher_accuracy(teacher, bias, args.per_device_eval_batch_size)
         weights = recommend_weights(images.class_counts, epochs, args.label_smoothing_factor, of_pixels, accuracy)
         loss_args, loss_reason = {**weights.values, **loss_args}, weights.reason
     if choices.adjust_teacher:
