@@ -137,6 +137,7 @@ def test_lines_that_are_not_shown_are_counted(tmp_path, no_pictures):
     assert "Lines of runs that an earlier line has already: 1; the first counts." in about
 
 
+@pytest.mark.usefixtures("pictures")
 def test_figures_page_and_readme(tmp_path):
     four = made_up("reduced_figure_4", {"LTKD": [(20, 30)], "KD": [(18, 30)]})
     for each in four:

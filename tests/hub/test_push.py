@@ -214,14 +214,14 @@ def test_a_failed_push_says_where_the_student_is_and_what_to_do(student, faults,
     ("where", "fault"),
     [pytest.param("/preupload/", "later", marks=pytest.mark.slow), ("/commit/", "drip"), ("/create", "drip")],
 )
-def test_a_hub_that_never_comes_to_an_end(student, faults, hub, tmp_path, where, fault):
+def test_a_hub_that_never_comes_to_an_end(student, faults, hub, tmp_path, monkeypatch, where, fault):
     """An hour of Retry-After, and an answer a byte at a time: the whole push has a limit of five silences."""
+    monkeypatch.setattr("hf_ltkd.hub.push.SLOWEST", 1e9)
     faults[:] = [(where, fault)]
     begin = time.monotonic()
     with use_hub(hub, tmp_path, sleep=time.sleep):
         message = error_of(push_folder, student, "me/student", timeout=0.2)
-    size = sum((student / name).stat().st_size for name in published_files(student))
-    assert 1 <= time.monotonic() - begin < 10 and size / 1e5 < 5
+    assert 1 <= time.monotonic() - begin < 10
     assert "the Hub could not be reached (TimeoutError: it was not done after" in message and "hf-ltkd push" in message
 
 

@@ -30,19 +30,11 @@ CASES = [
 ]
 
 
-def run(code, folder="-"):
+def run(code, folder):
     """In a fresh process without a network, where nothing of hf_ltkd has been imported."""
     command = [sys.executable, "-c", f"folder = {str(folder)!r}\n{code}"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def test_importing_it_imports_neither_torch_nor_transformers():
-    names = "('torch', 'transformers', 'datasets', 'numpy')"
-    output, errors = run(
-        f"import hf_ltkd, sys; print([name for name in {names} if name in sys.modules])"
-    ).communicate()
-    assert output == "[]\n", errors
 
 
 @pytest.mark.parametrize("imports, use", [CASES[1], pytest.param(*CASES[5], marks=pytest.mark.slow)])

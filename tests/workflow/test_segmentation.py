@@ -39,13 +39,14 @@ class Streets(Home):
 
 
 @pytest.fixture(scope="module")
-def streets(tmp_path_factory) -> Streets:
+def streets(tmp_path_factory, drawing) -> Streets:
     folder = tmp_path_factory.mktemp("streets")
     write_streets(folder / "streets")
     data, teacher, student = (str(folder / name) for name in ("streets", "teacher", "student"))
     arguments = ["--data", data, "--model", "upernet_8", "--class_names", *NAMES, "--output_dir", teacher]
     assert main(["train-teacher", *TASK, *arguments, *FLAGS, "--learning_rate", "0.02", "--max_steps", "12"]) == 0
-    comparison = hf_ltkd.distill(teacher, "upernet_4", data, task=TASK[1], output_dir=student, **SHORT)
+    with drawing():
+        comparison = hf_ltkd.distill(teacher, "upernet_4", data, task=TASK[1], output_dir=student, **SHORT)
     return Streets(folder, comparison)
 
 
