@@ -169,6 +169,28 @@ def test_loads_where_hf_ltkd_is_not_installed(pushed, elsewhere):
     assert module.startswith("transformers_modules.")
 
 
+IMPORT = """
+import os, sys, traceback, transformers
+
+child = os.fork()  # this process stays without hf_ltkd
+if child == 0:
+    try:
+        sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != "NotInstalled"]
+        import hf_ltkd
+        model = transformers.AutoModelForImageClassification.from_pretrained(folder)
+        os._exit(type(model).__module__ != "hf_ltkd.models.cifar_resnet")
+    finally:
+        traceback.print_exc()
+        os._exit(2)
+answer = os.waitpid(child, 0)[1]
+"""
+
+
+def test_a_folder_loads_where_hf_ltkd_is_imported_after_transformers(pushed, elsewhere):
+    """models/test_registration.py has every order."""
+    assert elsewhere(IMPORT, folder=pushed[0] / "end") == 0
+
+
 @pytest.fixture
 def faults(hub, tmp_path):
     """Faults of the Hub for one test: `faults[:] = [(text in the path, fault)]`."""
