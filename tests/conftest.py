@@ -71,22 +71,20 @@ def two_ranks():
 # What takes longest, in this order.
 LONGEST = (
     "two_ranks",
-    "trainer/test_arguments_table",
-    "models/test_registration",
-    "hub/test_card",
-    "models/test_families",
-    "experiments/test_sweep",
-    "analysis/test_plots",
-    "experiments/test_report",
-    "experiments/test_run",
-    "workflow/test_train_teacher",
-    "workflow/test_estimate",
-    "hub/test_describe",
-    "examples/test_examples",
+    "tests/experiments/",
+    "workflow/test_segmentation.py",
     "hub/test_push",
-    "test_setup",
-    "workflow/test_diagnose",
-    "trainer/test_columns",
+    "test_documentation",
+    "data/test_pixels",
+    "workflow/test_export.py",
+    "workflow/test_distill",
+    "losses/test_every_loss",
+    "examples/test_examples",
+    "models/test_families",
+    "workflow/test_train_teacher",
+    "data/test_teacher_pixels",
+    "trainer/test_arguments_table",
+    "examples/test_segmentation_example",
 )
 
 
@@ -110,7 +108,7 @@ def pytest_xdist_make_scheduler(config, log):
         def _split_scope(self, nodeid: str) -> str:
             if "two_ranks" in nodeid.partition("[")[2]:
                 return "two_ranks"
-            return "experiments" if "/experiments/" in nodeid else super()._split_scope(nodeid)
+            return "experiments" if nodeid.startswith("tests/experiments/") else super()._split_scope(nodeid)
 
     config.option.loadscopereorder = False  # by number of tests
     return FilesAndRanks(config, log) if config.getvalue("dist") == "loadfile" else None

@@ -13,6 +13,7 @@ import shlex
 import string
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import datasets
 import numpy as np
@@ -219,6 +220,7 @@ def test_command_is_understood(where, command, monkeypatch, tmp_path):
         return values, unknown
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse_and_stop)
+    monkeypatch.setitem(sys.modules, "gradio", MagicMock())  # which is imported before, for seconds
     modules = set(sys.modules)
     if command[0] == "hf-ltkd":
         script, arguments = None, command[1:]

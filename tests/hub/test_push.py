@@ -217,7 +217,6 @@ def error_of(function, *arguments, **more):
         ("/commit/", 422, "the Hub answered 422; it understands what was sent, but takes a value in it for wrong"),
         ("/commit/", 429, "the Hub answered 429; these were too many requests"),
         ("/commit/", 500, "the Hub answered 500; this may be a fault of the Hub"),
-        ("/commit/", "hang", "Timeout"),
         ("/commit/", "drop", "the Hub could not be reached ("),
         ("/preupload/", 429, "the Hub answered 429"),
         ("/preupload/", "hang", "Timeout"),
