@@ -7,6 +7,7 @@ What takes seconds to import is imported inside the fixtures: the process that h
 import gc
 import os
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,14 @@ def quick_trainings():
     """Accelerate collects garbage when a training starts: it need not look at all that was ever imported."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_cards():
+    """The template of a card is compiled once."""
+    from jinja2 import Environment
+
+    Environment.compile = cache(Environment.compile)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -35,8 +35,8 @@ from hf_ltkd.data.processors import choose_pixels, make_processor, pixels_of, re
 
 
 SHAPES = [(60, 90), (90, 61), (48, 48), (20, 15), (150, 230), (37, 301)]  # height, width
-# They make 700 pixels and more a side, and take seconds.
-LARGE = "Aria Deepseek Donut DepthPro Nougat Owl PPChart PPDoc PPFormula RTDetr Sam Sapiens Step3 UVDoc UnlimitedOcr"
+# They make 700 pixels and more a side, and take seconds; timm's takes arguments.
+LARGE = "Timm Aria Deepseek Donut DepthPro Nougat Owl PPChart PPDoc PPFormula RTDetr Sam Sapiens Step3 UVDoc Unlimited"
 
 
 @cache

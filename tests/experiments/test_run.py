@@ -64,8 +64,7 @@ def test_adjusted_scores_are_those_of_logits_less_the_log_prior(start, images, t
     assert lines["Teacher"]["class_accuracy"] != lines["Teacher, adjusted"]["class_accuracy"]
 
 
-def test_a_plain_student_that_diverges_is_noted_where_it_is_to_be_adjusted(start, monkeypatch, tmp_path):
-    monkeypatch.setattr(run, "describe", lambda job, cells: None)  # the cost has its own tests
+def test_a_plain_student_that_diverges_is_noted_where_it_is_to_be_adjusted(start, tmp_path):
     (line,) = start(tmp_path, experiment="diverging")
     assert line["method"] == "Student, adjusted" and "finite" in line["error"] and "metrics" not in line
     assert start(tmp_path, experiment="diverging") == [line]
@@ -83,7 +82,6 @@ def start_in_a_process(start, tmp_path):
     def start_in_a_process(prepare=lambda: None, seeds=(0, 1)):
         def start_there():
             run.time.sleep = lambda seconds: os.sched_yield()
-            run.describe = lambda job, cells: None  # the cost has its own tests
             prepare()
             start(tmp_path, *PART, "--seeds", *seeds)
 
@@ -158,7 +156,7 @@ def test_students_wait_for_a_teacher_that_another_process_trains(whole, start_in
 def test_more_runs_of_a_finished_protocol(whole, start, tmp_path, capsys):
     """A part of the experiment; then what a loss that diverges, another protocol and a measured student leave."""
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
-    assert start(tmp_path, "--methods", "LTKD", "--seeds", "1") == lines_of(whole)
+    assert start(tmp_path, "--methods", "LTKD", "--seeds", "1", cost=True) == lines_of(whole)
     text = capsys.readouterr().out
     assert "Runs        2, of which 2 are done" in text and "seed (1) of LTKD" in text and "Cost" not in text
 

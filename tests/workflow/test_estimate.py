@@ -54,7 +54,7 @@ def test_nothing_is_changed_and_nothing_written(home, tmp_path, capsys):
     for timed in (True, False):
         plan = make_plan(
             teacher=home.teacher,
-            student="vgg8",
+            student="resnet8",
             data=home.photos,
             loss="reviewkd",  # trains modules beside the student
             plain_student=False,
