@@ -233,6 +233,7 @@ def test_masks_of_colours_and_a_dataset_in_memory(tmp_path):
         assert torch.equal(plan.images.data.test[0]["labels"], by_id.images.data.test[0]["labels"])
 
 
+@pytest.mark.slow  # test_train_teacher.py and trainer/test_checkpoints.py have it for classes of images
 def test_it_goes_on_from_the_last_checkpoint(streets, tmp_path):
     """The same weights, bit for bit, whether it was interrupted or not; two at once into one folder are refused."""
     how = {
