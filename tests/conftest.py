@@ -1,22 +1,21 @@
-"""No network, one thread, where the real data lies, and which tests share a process."""
+"""
+No network, one thread, where the real data lies, and which tests share a process.
 
+What takes seconds to import is imported inside the fixtures: the process that hands out the tests runs none.
+"""
+
+import gc
 import os
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import pytest
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers, datasets and evaluate read it
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and for processes that tests start
-
-import gc  # noqa: E402
-from pathlib import Path  # noqa: E402
-
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from hub_server import Elsewhere, HubServer  # noqa: E402
-from ranks import TwoRanks  # noqa: E402
-
-
-torch.set_num_threads(1)
-pytest_plugins = ["photos"]
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for processes that tests start
+gc.disable()  # imports and collected tests are no garbage
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,6 +23,39 @@ def quick_trainings():
     """Accelerate collects garbage when a training starts: it need not look at all that was ever imported."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_cards():
+    """The template of a card is compiled once."""
+    from jinja2 import Environment
+
+    Environment.compile = cache(Environment.compile)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def drawing():
+    """Drawing takes most of a second: a picture is one pixel, but `with drawing():`."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    savefig = Figure.savefig
+    Figure.savefig = lambda figure, file, **options: Image.new("L", (1, 1)).save(file, "png")
+
+    @contextmanager
+    def drawing():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Figure, "savefig", savefig)
+            yield
+
+    return drawing
+
+
+@pytest.fixture
+def pictures(drawing):
+    """They are drawn."""
+    with drawing():
+        yield
 
 
 @pytest.fixture
@@ -37,6 +69,8 @@ def data_dir() -> Path:
 @pytest.fixture(scope="session", params=["two_ranks"])
 def two_ranks():
     """Runs a function on two ranks: `two_ranks(function, *arguments)`, see ranks.py."""
+    from ranks import TwoRanks
+
     ranks = TwoRanks()
     yield ranks
     if ranks.connections:
@@ -46,26 +80,25 @@ def two_ranks():
 # What takes longest, in this order.
 LONGEST = (
     "two_ranks",
-    "trainer/test_arguments_table",
-    "models/test_registration",
-    "hub/test_card",
-    "models/test_families",
-    "experiments/test_sweep",
-    "analysis/test_plots",
-    "experiments/test_report",
-    "experiments/test_run",
-    "workflow/test_train_teacher",
-    "workflow/test_estimate",
-    "hub/test_describe",
-    "examples/test_examples",
+    "tests/experiments/",
+    "workflow/test_segmentation.py",
     "hub/test_push",
-    "test_setup",
-    "workflow/test_diagnose",
-    "trainer/test_columns",
+    "test_documentation",
+    "data/test_pixels",
+    "workflow/test_export.py",
+    "workflow/test_distill",
+    "losses/test_every_loss",
+    "examples/test_examples",
+    "models/test_families",
+    "workflow/test_train_teacher",
+    "data/test_teacher_pixels",
+    "trainer/test_arguments_table",
+    "examples/test_segmentation_example",
 )
 
 
 def pytest_collection_modifyitems(items):
+    gc.enable()
     for item in items:
         if "two_ranks" in item.fixturenames:
             item.add_marker("distributed")
@@ -75,22 +108,34 @@ def pytest_collection_modifyitems(items):
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_make_scheduler(config, log):
     """
-    With `--dist loadfile` a file goes to one process, for its fixtures' sake; so do all tests on two ranks. What takes
-    longest starts first, so that no process works on while the others have ended.
+    With `--dist loadfile` a file goes to one process, for its fixtures' sake; so do all tests on two ranks, and those
+    of the experiments. What takes longest starts first, so that no process works on while the others have ended.
     """
     from xdist.scheduler import LoadFileScheduling
 
     class FilesAndRanks(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "two_ranks" if "two_ranks" in nodeid.partition("[")[2] else super()._split_scope(nodeid)
+            if "two_ranks" in nodeid.partition("[")[2]:
+                return "two_ranks"
+            return "experiments" if nodeid.startswith("tests/experiments/") else super()._split_scope(nodeid)
 
     config.option.loadscopereorder = False  # by number of tests
     return FilesAndRanks(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")
+def home(tmp_path_factory):
+    """Photos, a teacher, and a student that was distilled from it, see photos.py; not to be changed."""
+    from photos import make_home
+
+    return make_home(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="session")
 def hub():
     """A Hub on loopback; a process talks to it inside `hub_server.use_hub`."""
+    from hub_server import HubServer
+
     with HubServer() as server:
         yield server
 
@@ -98,6 +143,8 @@ def hub():
 @pytest.fixture(scope="session")
 def elsewhere(hub, tmp_path_factory):
     """Runs scripts in a process that has the Hub, but not hf_ltkd: `elsewhere(script, **names)`."""
+    from hub_server import Elsewhere
+
     machine = Elsewhere(hub, tmp_path_factory.mktemp("elsewhere"))
     yield machine
     if machine.process is not None:

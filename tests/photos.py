@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
@@ -55,9 +54,7 @@ def write_photos(folder: Path) -> None:
             Image.fromarray(pixels).save(folder / name / f"{number}.png")
 
 
-@pytest.fixture(scope="session")
-def home(tmp_path_factory) -> Home:
-    folder = tmp_path_factory.mktemp("home")
+def make_home(folder: Path) -> Home:
     photos, teacher, student = (str(folder / name) for name in ("photos", "teacher", "student"))
     write_photos(folder / "photos")
     size = {"image_size": 8, "crop_padding": 1}

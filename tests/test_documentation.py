@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import copy
 import doctest
 import functools
 import importlib
@@ -12,6 +13,7 @@ import shlex
 import string
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import datasets
 import numpy as np
@@ -55,6 +57,22 @@ def small_cifar100(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def small_data(small_cifar100):
+    """What the README's first block loads of it, and how; `data["train"]` and `data["test"]` its image datasets."""
+
+    class Data(hf_ltkd.data.ImageData):
+        def __getitem__(self, split):
+            return getattr(self, split)
+
+    cifar100_lt = functools.partial(
+        hf_ltkd.cifar100_lt, data_dir=str(small_cifar100), image_size=8, crop_padding=1, progress=False
+    )
+    data = cifar100_lt(100)
+    data.__class__ = Data
+    return data, cifar100_lt
+
+
+@pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """A folder of photos, one folder per class: three photos of each but five of the first."""
     folder = tmp_path_factory.mktemp("home") / "photos"
@@ -75,23 +93,12 @@ def write_streets(folder: Path) -> None:
 
 
 @pytest.fixture
-def stand_ins(small_cifar100, photos, tmp_path, monkeypatch):
-    """
-    The names that a block takes for granted: a small CIFAR-100 for the real one, two steps for a training.
-
-    `data` is that of the README's first block, `data["train"]` and `data["test"]` its image datasets.
-    """
-
-    class Data(hf_ltkd.data.ImageData):
-        def __getitem__(self, split):
-            return getattr(self, split)
-
+def stand_ins(small_cifar100, small_data, photos, tmp_path, monkeypatch):
+    """The names that a block takes for granted: a small CIFAR-100 for the real one, two steps for a training."""
+    data, cifar100_lt = copy.deepcopy(small_data)
     monkeypatch.chdir(tmp_path)
     Path("photos").symlink_to(photos)
     write_streets(Path("streets"))
-    cifar100_lt = functools.partial(
-        hf_ltkd.cifar100_lt, data_dir=str(small_cifar100), image_size=8, crop_padding=1, progress=False
-    )
     short = {"max_steps": 2, "use_cpu": True, "report_to": "none", "disable_tqdm": True}
     arguments = functools.partial(hf_ltkd.DistillationTrainingArguments, **short)
     files = {split: str(small_cifar100 / f"{split}.parquet") for split in ("train", "test")}
@@ -103,8 +110,6 @@ def stand_ins(small_cifar100, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda name: splits)
     build = hf_ltkd.TeacherCache.build
     monkeypatch.setattr(hf_ltkd.TeacherCache, "build", lambda *args, views, **kwargs: build(*args, views=2, **kwargs))
-    data = cifar100_lt(100)
-    data.__class__ = Data
     teacher = hf_ltkd.create_model("resnet8", 100, image_size=8, id2label=dict(enumerate(NAMES)))
     teacher.save_pretrained("teacher")
     data.image_processor.save_pretrained("teacher")
@@ -215,6 +220,7 @@ def test_command_is_understood(where, command, monkeypatch, tmp_path):
         return values, unknown
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse_and_stop)
+    monkeypatch.setitem(sys.modules, "gradio", MagicMock())  # which is imported before, for seconds
     modules = set(sys.modules)
     if command[0] == "hf-ltkd":
         script, arguments = None, command[1:]

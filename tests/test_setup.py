@@ -4,6 +4,7 @@ import ast
 import re
 import runpy
 import sys
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -20,7 +21,7 @@ INDIRECT = {"jinja2", "accelerate"}
 OPTIONAL = {"triton", "deepspeed"}
 TOOLS = {"pytest-timeout", "pytest-xdist", "ruff", "mypy", "import-linter", "pre-commit"}  # commands and plugins
 OWN = {"hf_ltkd"} | {path.stem for folder in ("examples", "tests") for path in (ROOT / folder).rglob("*")}
-DISTRIBUTIONS = packages_distributions()
+DISTRIBUTIONS = cache(packages_distributions)  # a second, when a test asks
 FITTING = {"onnx", "timm", "torchvision"}  # onnxscript, timm's models and image processors need them
 
 
@@ -47,7 +48,7 @@ def foreign_imports(statements) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             names.add(node.module.partition(".")[0])
     names -= OWN | set(sys.stdlib_module_names)
-    return {canonical(distribution) for name in names for distribution in DISTRIBUTIONS.get(name, [name])}
+    return {canonical(distribution) for name in names for distribution in DISTRIBUTIONS().get(name, [name])}
 
 
 def imported(folder: str) -> dict[str, list[str]]:

@@ -132,13 +132,13 @@ def trend_tables(grid: Grid) -> list[Table]:
 def status_table(experiments: list[Experiment], results: Results) -> Table:
     """A row for each table and figure of the paper."""
     rows = [["", "the paper's protocol", "a reduced protocol", "what is missing of the paper's"]]
-    for experiment in experiments:
+    grids = [Grid(experiment, {}, results) for experiment in experiments]
+    for experiment, full in zip(experiments, grids, strict=True):
         if experiment.paper != experiment.name:
             continue
-        others = [Grid(other, {}, results) for other in experiments if other is not experiment]
-        reduced = "; ".join(filter(None, (reduced_status(grid, experiment.name) for grid in others)))
-        full = paper_status(Grid(experiment, {}, results))
-        rows.append([experiment.title, full, reduced or "not yet run", cost_of_missing(experiment, results)])
+        others = (reduced_status(grid, experiment.name) for grid in grids if grid is not full)
+        cells = [paper_status(full), "; ".join(filter(None, others)) or "not yet run"]
+        rows.append([experiment.title, *cells, cost_of_missing(experiment, results)])
     return Table("", rows)
 
 

@@ -19,6 +19,7 @@ from hf_ltkd.analysis.plots import (
 from hf_ltkd.metrics.pixel_answers import PixelAnswers, counts_of
 
 
+pytestmark = pytest.mark.usefixtures("pictures")
 GROUPS = ClassGroups([0, 1, 2], names=["many", "some", "few"])
 RESULTS = {
     "KD": {"many_accuracy": [0.8, 0.6], "some_accuracy": [0.5], "few_accuracy": [0.1], "accuracy": [0.45]},
@@ -27,7 +28,7 @@ RESULTS = {
 
 
 @pytest.fixture
-def axes(monkeypatch):
+def axes(pictures, monkeypatch):
     """The axes of every figure that was saved."""
     saved, savefig = [], Figure.savefig
 

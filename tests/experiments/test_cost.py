@@ -8,7 +8,7 @@ from tiny import FOLDER, TINY
 
 
 def test_plan_without_running(start, tmp_path, capsys):
-    start(tmp_path, "--dry_run")
+    start(tmp_path, "--dry_run", cost=True)
     text = capsys.readouterr().out
     assert "Runs        7, of which 0 are done" in text and "seed 0 1 of Student, LTKD, ReviewKD" in text
     for kind in ("teacher resnet8x2, batch 16", "student resnet8 by logits, batch 16", "by reviewkd from resnet8x2"):
@@ -17,7 +17,7 @@ def test_plan_without_running(start, tmp_path, capsys):
     speeds = {line["kind"]: line["examples_per_second"] for line in read_json_lines(tmp_path / "speeds.jsonl")}
     assert len(speeds) == 5 and min(speeds.values()) > 0
     before = (tmp_path / "speeds.jsonl").read_text()
-    start(tmp_path, "--dry_run")
+    start(tmp_path, "--dry_run", cost=True)
     assert (tmp_path / "speeds.jsonl").read_text() == before  # measured once
 
 
@@ -45,7 +45,7 @@ def test_without_the_number_of_images_they_are_counted(start, images, tmp_path, 
     flags = ["--losses", "kd", "--teacher", images / "teacher0", "--imbalance_factors", "4", "--dry_run"]
     flags += ["--data", "label_column=colour", "image_size=8", "crop_padding=1", "--seeds", "0"]
     flags += ["--training", "per_device_train_batch_size=14", "max_steps=15", "use_cpu=true"]
-    start(tmp_path, *flags, experiment=None)
+    start(tmp_path, *flags, experiment=None, cost=True)
     speeds = read_json_lines(tmp_path / "speeds.jsonl")
     kinds = ["student resnet8 by logits, batch 14", f"logits of {images / 'teacher0'}"]
     assert [line["kind"] for line in speeds] == kinds

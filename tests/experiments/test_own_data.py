@@ -59,6 +59,7 @@ def test_an_experiment_on_texts(start, tmp_path):
     methods = {"Student": {"loss": "ce"}, "KD": {"loss": "kd"}}
     values = {**TINY, "data": {"label_column": "intent", "text_column": "text"}, "pairs": ["bag_128:bag_16"]}
     values |= {"images_per_class": 10, "imbalance_factors": [2], "teacher_seeds": [0, 3], "methods": methods}
+    values["running"] = {"use_cpu": True, "save_strategy": "no"}
     values["training"] = {"num_train_epochs": 8, "learning_rate": 0.05, "per_device_train_batch_size": 8}
     (tmp_path / "texts.yaml").write_text(json.dumps(values))
     lines = start(tmp_path / "out", "--experiment", tmp_path / "texts.yaml", "--data_dir", tmp_path, experiment=None)

@@ -1,5 +1,6 @@
 """The report on made-up results, on those of this repository and of a sweep; and its page."""
 
+import functools
 import json
 import re
 import shutil
@@ -37,6 +38,14 @@ def cells_of(section, caption, row):
     table = section.split(f"{caption}\n\n")[1]
     line = next(line for line in table.splitlines() if line.startswith(f"| {row} |"))
     return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def read_once():
+    """Reading the experiments of the repository takes longer than their report."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "load_experiment", functools.cache(load_experiment))
+        yield
 
 
 @pytest.fixture
@@ -137,6 +146,7 @@ def test_lines_that_are_not_shown_are_counted(tmp_path, no_pictures):
     assert "Lines of runs that an earlier line has already: 1; the first counts." in about
 
 
+@pytest.mark.usefixtures("pictures")
 def test_figures_page_and_readme(tmp_path):
     four = made_up("reduced_figure_4", {"LTKD": [(20, 30)], "KD": [(18, 30)]})
     for each in four:

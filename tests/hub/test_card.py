@@ -51,6 +51,7 @@ def card_of(folder, **kwargs):
     return ModelCard(write_model_card(folder, **kwargs).read_text(encoding="utf-8"))
 
 
+@pytest.mark.usefixtures("pictures")
 def test_what_is_given_and_measured_is_in_the_card(folder):
     kwargs = {"dataset": "me/data", "dataset_split": "validation", "license": "mit", "tags": "mine", "language": "en"}
     card = card_of(folder, repo_id="me/it", teacher_metrics=TEACHER, plain_student_metrics=PLAIN, **kwargs)

@@ -287,7 +287,7 @@ def test_wrong_arguments(arguments, message):
 )
 def test_wrong_arguments_of_the_module(arguments, message):
     with pytest.raises(ValueError, match=message):
-        GroupMeanIoU().compute(predictions=[[[0]]], references=[[[0]]], **arguments)
+        GroupMeanIoU(keep_in_memory=True).compute(predictions=[[[0]]], references=[[[0]]], **arguments)
     if arguments:
         with pytest.raises(ValueError, match=message):
             GroupMeanIoU(**arguments)

@@ -138,8 +138,8 @@ def check(old, folder, photos):
         assert logits.shape == (1, 3) and torch.equal(logits, student(pixel_values=pixels).logits)
 
 
-# Of two families of one kind one is quick enough for every run.
-ALIKE = ("convnext", "swin", "dinov2", "mobilenet_v2", "regnet", "resnet", "deit")
+# Of two families of one kind one is quick enough for every run; the pixels of the last two are in data/test_pixels.py.
+ALIKE = ("convnext", "swin", "dinov2", "mobilenet_v2", "regnet", "resnet", "deit", "mobilevit", "efficientnet")
 
 
 @pytest.mark.parametrize(

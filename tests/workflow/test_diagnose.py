@@ -23,6 +23,7 @@ from hf_ltkd.data.holdout import load_or_hold_out
 from hf_ltkd.workflow import recommend
 
 
+@pytest.mark.usefixtures("pictures")
 def test_the_bias_is_what_the_teacher_answers(home, tmp_path):
     result = diagnose(home.teacher, home.photos, picture=tmp_path / "bias.png")
     data, _ = load_or_hold_out(DataArguments(data_dir=home.photos, image_size=8), progress=False)
@@ -96,6 +97,7 @@ def streets(tmp_path_factory):
     return folder
 
 
+@pytest.mark.usefixtures("pictures")
 def test_a_teacher_of_pixels(streets, tmp_path, capsys):
     """Its share of each group and its IoU by hand, from files and image processor; what the command says of them."""
     picture = tmp_path / "bias.png"

@@ -89,6 +89,7 @@ def test_a_folder_is_not_named_like_a_dataset_of_the_hub(home):
     assert name_dataset(images.data) == "me/photos"
 
 
+@pytest.mark.usefixtures("pictures")
 def test_the_losses_are_drawn_below_the_bias(home, tmp_path):
     images = load_images(SourceArguments(home.photos), {}, home.teacher)
     teacher = AutoModelForImageClassification.from_pretrained(home.teacher)

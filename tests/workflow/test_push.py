@@ -86,6 +86,7 @@ def test_what_is_given_wins(hub, place, student, tmp_path):
     assert creation["visibility"] == "private"
 
 
+@pytest.mark.usefixtures("pictures")
 def test_the_second_push_sends_only_what_is_missing(hub, place, student):
     push(student, place, dataset="me/bees", license="mit")
     first = dict(hub.repos[place])

@@ -39,13 +39,14 @@ class Streets(Home):
 
 
 @pytest.fixture(scope="module")
-def streets(tmp_path_factory) -> Streets:
+def streets(tmp_path_factory, drawing) -> Streets:
     folder = tmp_path_factory.mktemp("streets")
     write_streets(folder / "streets")
     data, teacher, student = (str(folder / name) for name in ("streets", "teacher", "student"))
     arguments = ["--data", data, "--model", "upernet_8", "--class_names", *NAMES, "--output_dir", teacher]
     assert main(["train-teacher", *TASK, *arguments, *FLAGS, "--learning_rate", "0.02", "--max_steps", "12"]) == 0
-    comparison = hf_ltkd.distill(teacher, "upernet_4", data, task=TASK[1], output_dir=student, **SHORT)
+    with drawing():
+        comparison = hf_ltkd.distill(teacher, "upernet_4", data, task=TASK[1], output_dir=student, **SHORT)
     return Streets(folder, comparison)
 
 
@@ -232,6 +233,7 @@ def test_masks_of_colours_and_a_dataset_in_memory(tmp_path):
         assert torch.equal(plan.images.data.test[0]["labels"], by_id.images.data.test[0]["labels"])
 
 
+@pytest.mark.slow  # test_train_teacher.py and trainer/test_checkpoints.py have it for classes of images
 def test_it_goes_on_from_the_last_checkpoint(streets, tmp_path):
     """The same weights, bit for bit, whether it was interrupted or not; two at once into one folder are refused."""
     how = {

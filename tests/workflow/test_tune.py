@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from photos import TRAINING, Home
-from PIL import Image
 from transformers import TrainerCallback
 
 from hf_ltkd import ClassGroups, TeacherCache, create_loss
@@ -33,9 +32,8 @@ pytest.importorskip("optuna")
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Two evaluations a trial, no picture."""
+    """Two evaluations a trial."""
     monkeypatch.setattr(module, "EVALUATIONS", 2)
-    monkeypatch.setattr(module, "plot_tuning", lambda *args: None)
 
 
 def plan_in(home: Home, folder: Path, **settings) -> DistillPlan:
@@ -78,7 +76,7 @@ def test_the_first_trial_is_the_plan_itself_and_the_best_is_chosen(searched):
         assert [step for step, _ in trial["curve"]] == [1, 2][: len(trial["curve"])]
         assert trial["value"] == trial["curve"][-1][1]
     assert Tuning.from_pretrained(plan.output_dir) == tuning
-    assert Image.open(plan.output_dir / "tuning.png").width > 500
+    assert (plan.output_dir / "tuning.png").is_file()
     # One validation image of each of three classes: sqrt(3 · 0.25) / 3.
     assert tuning.images == 3 and tuning.standard_error == pytest.approx(0.75**0.5 / 3)
 
