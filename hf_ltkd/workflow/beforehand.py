@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from ..groups import ClassGroups
-from ..losses import DistillationLoss, create_loss, loss_arguments
+from ..losses import DistillationLoss, create_loss, find_loss, loss_arguments
 from ..models import create_model
 from ..trainer.checks import broken_tensors
 from ..utils import listed, parse_values
@@ -83,6 +83,8 @@ def new_loss(
     choices: DistillArguments, groups: ClassGroups, loss_args: Mapping[str, Any], benchmark: str | None
 ) -> DistillationLoss:
     """The loss that was asked for."""
+    if choices.adjust_teacher and "prior" in loss_arguments(find_loss(choices.loss)):
+        loss_args = {"prior": "teacher", **loss_args}
     dataset = (benchmark or "cifar100_lt").removesuffix("_lt")
     pair: Any = choices.pair and tuple(choices.pair)
     return create_loss(choices.loss, groups, pair=pair, dataset=dataset, **loss_args)

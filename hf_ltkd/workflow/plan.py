@@ -287,8 +287,6 @@ def make_plan(**settings: Any) -> DistillPlan:
         epochs, of_pixels = epochs_of(args, len(images.data.train)), masks is not None
         weights = recommend_weights(images.class_counts, epochs, args.label_smoothing_factor, of_pixels)
         loss_args, loss_reason = {**weights.values, **loss_args}, weights.reason
-    if choices.adjust_teacher:
-        loss_args["prior"] = "teacher"
     loss = new_loss(choices, images.groups, loss_args, images.data.args.benchmark)
     make_mixer(args, student, loss, choices.teacher_cache is not None)  # says what does not go together
     bias = None
