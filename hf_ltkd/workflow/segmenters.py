@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoModelForSemanticSegmentation, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
@@ -12,15 +13,18 @@ from transformers.utils.hub import has_file
 
 from ..data.arguments import MaskArguments
 from ..data.image_files import class_name
+from ..data.mask_files import has_masks
 from ..models import create_model
 from ..teacher.loading import class_names_of, explained, load_config, load_model
 from ..trainer.dense import is_dense
 from ..trainer.training_args import DistillationTrainingArguments
+from ..utils import listed
 from .arguments import SEGMENTATION
 from .beforehand import check_weights
 from .classes import check_answer
 from .images import Images
 from .inputs import Model, find_data, is_pretrained, model_name, new_classifier
+from .masked_images import ranges
 from .scenes import Scenes
 
 
@@ -57,6 +61,12 @@ def masks_of(given: Mapping[str, Any], others: Mapping[str, Any]) -> MaskArgumen
         for name in given:
             if name != "task":
                 raise ValueError(f"--{name} is for {flag}: add that, or leave it out.")
+        folder = others.get("data") or others.get("data_dir")
+        if "task" not in given and are_masks(folder):
+            raise ValueError(
+                f"The folder {folder!r} holds images and masks: add {flag}, or --task image-classification if these "
+                "are classes of images."
+            )
         return None
     for reason, names in REFUSED.items():
         for name in names:
@@ -69,6 +79,11 @@ def masks_of(given: Mapping[str, Any], others: Mapping[str, Any]) -> MaskArgumen
     if isinstance(others.get("teacher"), list) and len(others["teacher"]) > 1:
         raise ValueError(f"{len(others['teacher'])} teachers do not go with {flag}: give one.")
     return masks
+
+
+def are_masks(data: Any) -> bool:
+    """Whether data are a folder here that holds images and masks."""
+    return isinstance(data, str | os.PathLike) and os.path.isdir(os.path.expanduser(data)) and has_masks(data)
 
 
 def is_segmenter(model: Model, trust_remote_code: bool = False) -> bool:
@@ -205,9 +220,12 @@ def check_mask_classes(model: PreTrainedModel, scenes: Scenes) -> None:
     """
     names, name = scenes.data.class_names, model_name(model)
     if model.config.num_labels != len(names):
+        own = [own or f"class {class_id}" for class_id, own in enumerate(class_names_of(model))]
+        held = np.flatnonzero(scenes.data.class_counts + scenes.data.test_counts.sum(0))
         raise ValueError(
-            f"The model {name!r} has {model.config.num_labels} classes, the masks {len(names)}: give a model of these "
-            "classes, or say with --num_classes and --ignore_index what the masks hold."
+            f"The model {name!r} has {len(own)} classes ({listed(own)}), the masks {len(names)} (they hold "
+            f"{ranges(held)}): give a model of these classes, or say with --num_classes and --ignore_index what the "
+            "masks hold (hf-ltkd check names those that hold something else)."
         )
     for class_id, (own, given) in enumerate(zip(class_names_of(model), names, strict=True)):
         if scenes.data.named and own not in (None, class_name(given)):
