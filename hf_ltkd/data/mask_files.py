@@ -23,7 +23,7 @@ MASK_COLUMNS = ("mask", "masks", "annotation", "annotations", "segmentation_mask
 def has_masks(folder: str | os.PathLike) -> bool:
     """Whether there are images and masks in a folder, by the names of its folders, or of a parquet file's columns."""
     folder = Path(folder).expanduser()
-    if any(find_pair(path) for path in (folder, *_splits(folder).values())):
+    if folder.is_dir() and any(find_pair(path) for path in (folder, *_splits(folder).values())):
         return True
     file = next((path for pattern in ("*.parquet", "*/*.parquet") for path in folder.glob(pattern)), None)
     if file is None:

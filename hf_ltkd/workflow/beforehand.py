@@ -106,6 +106,8 @@ def check_loss(
     name, count = f"--loss {choices.loss}", len(choices.teachers)
     if loss.needs_pixels and not of_pixels:
         raise ValueError(f"{name} is for models that give each pixel a class: choose another loss, such as kd.")
+    if given.get("mass_per_image") and not of_pixels:
+        raise ValueError("--loss_args mass_per_image is for models that give each pixel a class: leave it out.")
     if loss.needs_hidden_states and of_pixels:
         raise ValueError(f"{name} compares features of classifiers of whole images: choose another loss, such as kd.")
     if loss.needs_teacher and not count:
@@ -250,7 +252,9 @@ def check_apart(flag: str, path: str | os.PathLike, others: Mapping[str, Any]) -
                 f"--{flag} {str(path)!r} is {'' if place == folder else 'inside '}the folder of --{other} "
                 f"({str(name)!r}), whose content it would change: choose one outside."
             )
-    above = next(parent for parent in (place, *place.parents) if parent.exists())
+    above = next(above for above in (place, *place.parents) if above.exists())
+    if flag == "picture" and above == place:  # that of an earlier run
+        above = place.parent
     if above.is_file() or not os.access(above, os.W_OK):
         what = "is a file" if above.is_file() else "cannot be written to"
         raise ValueError(f"--{flag} {str(path)!r}: {str(above)!r} {what}; choose another place.")

@@ -8,13 +8,14 @@ import numpy as np
 from ..data.arguments import DataArguments, MaskArguments
 from ..data.check import ImageReport, inspect
 from ..data.holdout import describe_split
+from ..data.mask_files import has_masks
 from ..data.masks import MaskReader
 from ..data.sources import find_source
 from ..utils import listed
 from .arguments import SEGMENTATION, SourceArguments, split_settings
 from .inputs import is_main_process, name_data
 from .masked_images import MaskedImages, find_masks
-from .segmenters import are_masks, masks_of
+from .segmenters import masks_of
 
 
 MOST = 10  # sentences of images and masks that cannot be used
@@ -44,11 +45,14 @@ class MaskReport:
 
     def describe(self) -> list[str]:
         """All of it in plain sentences."""
-        lines = [*self.images.sources]
+        lines, holdout = [*self.images.sources], self.images.holdout
+        if holdout is not None:
+            part = f"{holdout.eval_fraction:.0%} of the training images (--eval_fraction)"
+            lines.append(f"test: {part}, held out because there is no test split")
         for split, counts in self.images.counts.items():
             pixels, images = counts.sum(0), (counts > 0).sum(0)
             parts = [
-                f"{self.class_names[c]} {pixels[c] / pixels.sum():.2%} ({pixels[c]:,} in {images[c]:,} images)"
+                f"{self.class_names[c]} {pixels[c] / pixels.sum():.2%} ({pixels[c]:,} in {images[c]:,} of the images)"
                 for c in np.argsort(-pixels, kind="stable")
                 if pixels[c]
             ]
@@ -84,12 +88,13 @@ def check(data: Any = None, **settings: Any) -> ImageReport | MaskReport:
     source, fields, mask_fields = split_settings(
         {"data": data, **settings}, SourceArguments, DataArguments, MaskArguments
     )
-    if are_masks(data):
-        mask_fields.setdefault("task", SEGMENTATION)
-    masks, where = masks_of(mask_fields, {"data": data, **settings}), SourceArguments(**source)
+    where = SourceArguments(**source)
     splits, fields = name_data(where, fields)
     if splits is not None:
         raise ValueError("check opens image files, and a dataset in memory has none: give its folder or name.")
+    if fields.get("data_dir") and has_masks(fields["data_dir"]):
+        mask_fields.setdefault("task", SEGMENTATION)
+    masks = masks_of(mask_fields, {"data": data, **settings})
     if masks is not None:
         return check_masks(where, fields, masks)
     args = DataArguments(**fields)

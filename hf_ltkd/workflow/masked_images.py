@@ -10,6 +10,7 @@ import numpy as np
 from datasets import DatasetDict, Image
 
 from ..data.arguments import DataArguments, MaskArguments
+from ..data.columns import as_images
 from ..data.holdout import Holdout
 from ..data.mask_files import MASK_COLUMNS, read_masks
 from ..data.masks import MaskReader, count_masks
@@ -143,6 +144,7 @@ def find_masks(
     splits = DatasetDict({split_of(name, is_folder=True) or name: split for name, split in splits.items()})
     columns, sources = _columns(splits, args, masks), list[str]()
     splits, evaluated = _splits(splits, args, sources)
+    splits = DatasetDict({name: as_images(split, columns[0])[0] for name, split in splits.items()})
     return MaskedImages(splits, columns, evaluated, args, sources)
 
 
@@ -153,7 +155,8 @@ def _columns(splits: DatasetDict, args: DataArguments, masks: MaskArguments) -> 
     features = splits["train"].features
     mask = masks.mask_column or next((name for name in MASK_COLUMNS if name in features), None)
     images = [name for name, feature in features.items() if isinstance(feature, Image) and name != mask]
-    image = args.image_column or next((name for name in IMAGE_COLUMNS if name in images), next(iter(images), None))
+    named = [name for name in IMAGE_COLUMNS if name in (images or features)]
+    image = args.image_column or next(iter([*named, *images]), None)
     for what, flag, column in (("masks", "mask_column", mask), ("images", "image_column", image)):
         for name, split in splits.items():
             if column not in split.features:

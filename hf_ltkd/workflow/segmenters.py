@@ -13,7 +13,6 @@ from transformers.utils.hub import has_file
 
 from ..data.arguments import MaskArguments
 from ..data.image_files import class_name
-from ..data.mask_files import has_masks
 from ..models import create_model
 from ..teacher.loading import class_names_of, explained, load_config, load_model
 from ..trainer.dense import is_dense
@@ -61,12 +60,6 @@ def masks_of(given: Mapping[str, Any], others: Mapping[str, Any]) -> MaskArgumen
         for name in given:
             if name != "task":
                 raise ValueError(f"--{name} is for {flag}: add that, or leave it out.")
-        folder = others.get("data") or others.get("data_dir")
-        if "task" not in given and are_masks(folder):
-            raise ValueError(
-                f"The folder {folder!r} holds images and masks: add {flag}, or --task image-classification if these "
-                "are classes of images."
-            )
         return None
     for reason, names in REFUSED.items():
         for name in names:
@@ -79,11 +72,6 @@ def masks_of(given: Mapping[str, Any], others: Mapping[str, Any]) -> MaskArgumen
     if isinstance(others.get("teacher"), list) and len(others["teacher"]) > 1:
         raise ValueError(f"{len(others['teacher'])} teachers do not go with {flag}: give one.")
     return masks
-
-
-def are_masks(data: Any) -> bool:
-    """Whether data are a folder here that holds images and masks."""
-    return isinstance(data, str | os.PathLike) and os.path.isdir(os.path.expanduser(data)) and has_masks(data)
 
 
 def is_segmenter(model: Model, trust_remote_code: bool = False) -> bool:
@@ -191,25 +179,26 @@ def new_network(
     """A network to train on these images; errors as of [`new_segmenter`] and [`new_classifier`]."""
     if isinstance(images, Scenes):
         network = new_segmenter(model, images, trust_remote_code)
-        check_last_batch(network, images, args.train_batch_size)
+        check_last_batch(network, images, args)
         return network
     return new_classifier(model, images.data, trust_remote_code)
 
 
-def check_last_batch(network: PreTrainedModel, scenes: Scenes, batch_size: int) -> None:
+def check_last_batch(network: PreTrainedModel, scenes: Scenes, args: DistillationTrainingArguments) -> None:
     """
     Raises:
-        `ValueError`: if the last batch of an epoch is one image, and the network cannot be trained on that.
+        `ValueError`: if a batch is one image, and the network cannot be trained on that.
     """
-    if len(scenes.data.train) % batch_size != 1:
+    images, size = len(scenes.data.train), args.train_batch_size
+    if size > 1 and (images % size != 1 or args.dataloader_drop_last):
         return
     try:
         copy.deepcopy(network).train()(pixel_values=scenes.data.train[0]["pixel_values"][None])
     except ValueError as error:  # batch normalisation of one value
         raise ValueError(
-            f"The last of the batches of {len(scenes.data.train)} images is one image, which a "
+            f"{'Each' if size == 1 else 'The last'} of the batches of {images} images is one image, which a "
             f"{type(network).__name__} cannot be trained on: choose another --per_device_train_batch_size than "
-            f"{batch_size}."
+            f"{size}{' and add images' if images == 1 else ''}."
         ) from error
 
 

@@ -119,7 +119,6 @@ def test_a_wrong_input_is_one_sentence_before_anything_is_written(folder, tmp_pa
             ["diagnose", "--teacher", "{folder}/seven"],
             "has 7 classes (class 0, class 1, class 2, class 3, class 4, ...",
         ),
-        (["train-teacher", "--model", "upernet_4"], "holds images and masks: add --task semantic-segmentation, or"),
         (["check", "--task", "image-classification"], "has no labels"),
         (["evaluate", "--model", "{folder}/classifier", *TASK], "does not give each pixel a class"),
     ],
