@@ -18,7 +18,7 @@ from .masked_images import MaskedImages, find_masks
 from .segmenters import masks_of
 
 
-MOST = 10  # sentences of images and masks that cannot be used
+MOST = 8  # sentences of images and masks that cannot be used
 
 
 @dataclass
@@ -57,13 +57,14 @@ class MaskReport:
                 if pixels[c]
             ]
             lines.append(f"{split}: {pixels.sum():,} pixels with a class: {listed(parts, 50) or 'none'}")
-            without = [self.class_names[c] for c in np.flatnonzero(pixels == 0)]
+            elsewhere = sum(rows.sum(0) for rows in self.images.counts.values()) > pixels
+            without = [self.class_names[c] for c in np.flatnonzero(elsewhere & (pixels == 0))]
             if without:
                 lines.append(f"{split}: no pixel of {listed(without, 10)}")
         return [*lines, *self.problems()]
 
     def problems(self) -> list[str]:
-        """What is wrong, up to ten sentences."""
+        """What is wrong, up to eight sentences."""
         more = len(self.found) - MOST
         return [*self.found[:MOST], *([f"and {more:,} images or masks more"] if more > 0 else [])]
 

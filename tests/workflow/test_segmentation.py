@@ -282,8 +282,9 @@ def test_images_and_masks_that_are_arrays(tmp_path):
     assert torch.equal(plans[0].test[0]["pixel_values"], plans[1].test[0]["pixel_values"])
     with pytest.raises(ValueError, match="There is no column of images in the train split"):
         plan_teacher(data=Dataset.from_dict({"mask": masks}), **how)
-    with pytest.raises(ValueError, match="The column 'image' holds .*string.*, no images"):
-        plan_teacher(data=Dataset.from_dict({"image": ["a.png"] * 12, "mask": masks}), **how)
+    for wrong in (["a.png"] * 12, [image / 255 for image in images]):
+        with pytest.raises(ValueError, match="The column 'image' holds .*, no images.*: expected"):
+            plan_teacher(data=Dataset.from_dict({"image": wrong, "mask": masks}), **how)
 
 
 def test_a_checkpoint_is_chosen_on_validation_images(streets, tmp_path):
