@@ -65,9 +65,10 @@ COMMANDS = {
         (DiagnoseArguments, ModelArguments, *SCENES),
     ),
     "check": Command(
-        "Opens every image once: which files are used for what, which are damaged, skipped, or there twice.",
+        "Opens every image once: which files are used for what, which are damaged, skipped, or there twice; of masks "
+        "the pixels of each class.",
         "hf-ltkd check --data ./photos",
-        IMAGES,
+        SCENES,
     ),
     "evaluate": Command(
         "Accuracy of a saved model for head, medium and tail; of one for pixels its IoU.",

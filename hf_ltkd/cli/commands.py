@@ -49,7 +49,7 @@ def run_check(**settings: Any) -> None:
     report = check.check(**settings)
     text.say("Images", *report.describe())
     if not report.ok:
-        raise ValueError("mend what is listed above, or leave damaged images out with --skip_damaged.")
+        raise ValueError(report.advice)
 
 
 RUN = {

@@ -51,12 +51,14 @@ def describe_scene_evaluation(scenes: Scenes) -> list[str]:
         ]
     without = [data.class_names[c] for c in np.flatnonzero(counts.sum(0) == 0)]
     if without:
-        classes = number(len(without), "class", "classes")
-        lines.append(f"Not evaluated are {classes} without a pixel there: {listed(without, 10)}")
+        lines.append(
+            f"No pixel there is of {listed(without, 10)}: an IoU of 0 where a model names one, else not measured."
+        )
     images = (counts > 0).astype(int) @ np.eye(groups.num_groups, dtype=int)[groups.group_of_class.numpy()] > 0
     for name, of_group in zip(groups.names, images.sum(0), strict=True):
         if of_group < FEWEST_IMAGES:
-            lines.append(f"Only {number(int(of_group), 'image')} there show the {name}: its IoU says little.")
+            few = f"Only {number(int(of_group), 'image')}" if of_group else "No image"
+            lines.append(f"{few} there show{'' if of_group > 1 else 's'} the {name}: its IoU says little.")
     if len(data.test) < FEWEST_IMAGES:
         lines.append(f"No intervals are said of fewer than {FEWEST_IMAGES} images.")
     return lines

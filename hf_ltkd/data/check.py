@@ -53,6 +53,8 @@ class ImageReport:
     rows: dict[str, list[int]] = field(default_factory=dict)
     digests: dict[str, np.ndarray] = field(default_factory=dict)
 
+    advice = "mend what is listed above, or leave damaged images out with --skip_damaged."
+
     @property
     def ok(self) -> bool:
         """Whether every image can be used and none is in both splits."""

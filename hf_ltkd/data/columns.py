@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Array3D, ClassLabel, Dataset, Features, Image, LargeList, List, Value, concatenate_datasets
 
-from ..utils import listed
+from ..utils import listed, one_line
 from .image_files import class_name, is_image, list_dataset
 from .names import find_label_name
 from .tables import path_column
@@ -51,7 +51,13 @@ def as_images(dataset: Dataset, wanted: str | None, root: str | os.PathLike | No
     elif _may_be_images(feature):
         plain = isinstance(feature, Value) and feature.dtype not in ("binary", "large_binary")
         dataset = dataset.cast_column(column, Value("binary")) if plain else dataset
-        return dataset.cast_column(column, Image()), column
+        try:
+            return dataset.cast_column(column, Image()), column
+        except TypeError as error:  # of a number that no image has
+            raise ValueError(
+                f"The column {column!r} holds {feature}, no images ({one_line(error)}): expected whole numbers from 0 "
+                "to 255, [height, width, 3]."
+            ) from error
     raise ValueError(
         f"The column {column!r} holds {feature}, no images: expected image files as bytes, {{bytes, path}}, paths "
         "from the folder of the file, or datasets.Image. Name another one with --image_column."

@@ -1,28 +1,45 @@
 """Images and their masks: of parquet files, of folders by the names of the files, of the Hub; nothing is decoded."""
 
 import os
+import warnings
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-from datasets import DatasetDict, Image, load_dataset
+import pyarrow.parquet as pq
+from datasets import Dataset, DatasetDict, Image, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from ..utils import listed, one_line
 from .image_files import file_dataset, files_below, is_image, visible
-from .names import split_of
+from .names import LABEL_NAMES, split_of
 
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages")
 MASK_FOLDERS = ("masks", "mask", "annotations", "annotation", "labels", "label", "segmentationclass")
+MASK_COLUMNS = ("mask", "masks", "annotation", "annotations", "segmentation_mask", "label", "labels")
 
 
-def read_masks(data: str | os.PathLike) -> DatasetDict:
+def has_masks(folder: str | os.PathLike) -> bool:
+    """Whether there are images and masks in a folder, by the names of its folders, or of a parquet file's columns."""
+    folder = Path(folder).expanduser()
+    if folder.is_dir() and any(find_pair(path) for path in (folder, *_splits(folder).values())):
+        return True
+    file = next((path for pattern in ("*.parquet", "*/*.parquet") for path in folder.glob(pattern)), None)
+    if file is None:
+        return False
+    columns = {column.name: pa.types.is_struct(column.type) for column in pq.read_schema(file)}  # an image is a struct
+    return any(columns.get(name) for name in MASK_COLUMNS) and all(columns.get(name, True) for name in LABEL_NAMES)
+
+
+def read_masks(data: str | os.PathLike, problems: list[str] | None = None) -> DatasetDict:
     """
     The splits of a dataset with a column of images and one of masks.
 
     Args:
         data (`str` or `os.PathLike`): A folder of parquet files (`train.parquet`, `test-00000-of-00002.parquet`, also
             in `data/` or in a folder for each split), one as [`read_mask_folder`] takes it, or a dataset's Hub id.
+        problems (`list[str]`, *optional*): Gets what would be raised of images without a mask, which are left out.
 
     Returns:
         `datasets.DatasetDict`: `"train"`, and `"validation"` and `"test"` where there are any, whatever they are
@@ -33,7 +50,7 @@ def read_masks(data: str | os.PathLike) -> DatasetDict:
     """
     folder = Path(data).expanduser()
     if folder.is_dir() and not any(path.endswith(".parquet") for path in files_below(str(folder))):
-        return read_mask_folder(folder)
+        return read_mask_folder(folder, problems)
     try:
         loaded = load_dataset(str(folder if folder.is_dir() else data))
     except (DatasetGenerationError, OSError, ValueError) as error:
@@ -47,7 +64,7 @@ def read_masks(data: str | os.PathLike) -> DatasetDict:
     return splits
 
 
-def read_mask_folder(folder: str | os.PathLike) -> DatasetDict:
+def read_mask_folder(folder: str | os.PathLike, problems: list[str] | None = None) -> DatasetDict:
     """
     Pairs each image with the mask of the same name (`images/a/1.jpg`, `masks/a/1.png`).
 
@@ -56,6 +73,7 @@ def read_mask_folder(folder: str | os.PathLike) -> DatasetDict:
 
     Args:
         folder (`str` or `os.PathLike`): The folder.
+        problems (`list[str]`, *optional*): As in [`read_masks`].
 
     Returns:
         `datasets.DatasetDict`: `"train"`, and `"validation"` and `"test"` where there are any, with the columns
@@ -71,20 +89,21 @@ def read_mask_folder(folder: str | os.PathLike) -> DatasetDict:
     pair = find_pair(folder)
     if pair is not None:
         images, masks = (_splits(path) for path in pair)
+        pairs: dict[str, Any] = {"train": pair}
         if "train" in images and "train" in masks:
-            pairs = {split: (images[split], masks[split]) for split in images if split in masks}
-        else:
-            pairs = {"train": pair}
+            pairs = {split: (images.get(split), masks.get(split)) for split in images | masks}
     else:
-        found = {split: find_pair(path) for split, path in _splits(folder).items()}
-        pairs = {split: pair for split, pair in found.items() if pair is not None}
+        pairs = {split: find_pair(path) for split, path in _splits(folder).items()}
+    for split in [split for split, pair in pairs.items() if pair is None or None in pair]:
+        del pairs[split]
+        warnings.warn(f"The {split} split in {str(folder)!r} is not used: it lacks images or masks.", stacklevel=2)
     if "train" not in pairs:
         raise ValueError(
             f"{str(folder)!r} holds {listed([f'{name}/' for name in visible(folder)[1]]) or 'no folder'}, and no "
             "training images with masks: expected images/ and masks/ (or annotations/), with the splits train/, "
             "validation/ and test/ in them or around them."
         )
-    return DatasetDict({split: _dataset(*pair) for split, pair in pairs.items()})
+    return DatasetDict({split: _dataset(*pair, problems) for split, pair in pairs.items()})
 
 
 def find_pair(folder: Path) -> tuple[Path, Path] | None:
@@ -99,18 +118,22 @@ def _splits(folder: Path) -> dict[str, Path]:
     return {split: path for split, path in named.items() if split is not None}
 
 
-def _dataset(images: Path, masks: Path):
+def _dataset(images: Path, masks: Path, problems: list[str] | None) -> Dataset:
     paths, mask_paths = (_by_stem(folder) for folder in (images, masks))
     for what, other, those, lacking in (("image", "mask", paths, mask_paths), ("mask", "image", mask_paths, paths)):
         alone = [path for stem, path in those.items() if stem not in lacking]
         if alone:
-            raise ValueError(
+            problem = (
                 f"{len(alone)} of the {len(those)} {what}s in {str(images if what == 'image' else masks)!r} have no "
                 f"{other} of the same name ({listed([Path(path).name for path in alone])}): add them, or take the "
                 f"{what}s out."
             )
+            if problems is None:
+                raise ValueError(problem)
+            problems.append(problem)
+    paths = {stem: path for stem, path in paths.items() if stem in mask_paths}
     if not paths:
-        raise ValueError(f"{str(images)!r} holds no image: add some, each with a mask of the same name.")
+        raise ValueError(f"{str(images)!r} holds no image with a mask of the same name: add some.")
     column = Image().cast_storage(pa.array([mask_paths[stem] for stem in paths], pa.string()))
     return file_dataset([*paths.values()], {"mask": column}).cast_column("mask", Image())
 

@@ -204,6 +204,7 @@ def count_masks(
     *,
     image_column: str | None = None,
     num_proc: int | None = None,
+    problems: list[str] | None = None,
 ) -> np.ndarray:
     """
     Reads every mask once, with a progress bar; a second time the result comes from the cache of `datasets`, which is
@@ -215,6 +216,8 @@ def count_masks(
         mask_column (`str`, *optional*, defaults to `"mask"`): The column of masks.
         image_column (`str`, *optional*): The column of images, which are decoded and compared in size with the masks.
         num_proc (`int`, *optional*): Processes that count.
+        problems (`list[str]`, *optional*):
+            Gets what would be raised, a sentence for each image or mask that cannot be used, whose pixels are 0.
 
     Returns:
         `np.ndarray` of shape `[images, classes]`, int64: Pixels of each class in each image.
@@ -230,7 +233,7 @@ def count_masks(
     if image_column is not None:
         check_split(dataset, image_column, "the images as image_column")
         columns.append(image_column)
-    arguments = {"columns": columns, "reader": reader}
+    arguments = {"columns": columns, "reader": reader, "raises": problems is None}
     counted = undecoded(dataset, columns).map(
         _count,
         with_indices=True,
@@ -239,16 +242,25 @@ def count_masks(
         num_proc=None if num_proc == 1 else num_proc,
         desc="Counting pixels",
     )
-    counts = [np.asarray(row) for row in counted.with_format("arrow")[:]["pixels"].to_pylist()]
+    table = counted.with_format("arrow")[:]
+    counts = [np.asarray(row) for row in table["pixels"].to_pylist()]
+    if problems is not None:
+        problems += filter(None, table["problem"].to_pylist())
     classes = reader.num_classes or max(map(len, counts))
     return np.stack([np.pad(row, (0, classes - len(row))) for row in counts]).astype(np.int64)
 
 
-def _count(example: dict[str, Any], row: int, columns: list[str], reader: MaskReader) -> dict[str, Any]:
+def _count(example: dict[str, Any], row: int, columns: list[str], reader: MaskReader, raises: bool) -> dict[str, Any]:
     mask, *images = (example[column] for column in columns)
-    ids = reader.read(mask, place_of(mask, row))
-    for image in images:
-        place = place_of(image, row)
-        width_height = open_image(image, "image", place).size if isinstance(image, dict) else np.shape(image)[1::-1]
-        check_size(ids.shape, width_height, place_of(mask, row), place)  # type: ignore[arg-type]
-    return {"pixels": np.bincount(ids[ids != reader.ignore_index], minlength=reader.num_classes or 0)}
+    try:
+        ids = reader.read(mask, place_of(mask, row))
+        for image in images:
+            place = place_of(image, row)
+            size = open_image(image, "image", place).size if isinstance(image, dict) else np.shape(image)[1::-1]
+            check_size(ids.shape, size, place_of(mask, row), place)  # type: ignore[arg-type]
+    except ValueError as error:
+        if raises:
+            raise
+        return {"pixels": np.zeros(reader.num_classes or 0, np.int64), "problem": str(error)}
+    pixels = np.bincount(ids[ids != reader.ignore_index], minlength=reader.num_classes or 0)
+    return {"pixels": pixels, "problem": ""}

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
@@ -49,13 +50,21 @@ LOSSES: dict[str, type[DistillationLoss]] = {
     "cwd": CWDLoss,
     "ifvd": IFVDLoss,
 }
+# What arguments of the cross-entropy go with.
+NEEDS = {
+    "tau": ", ce='logit_adjusted' or prior",
+    "effective_number_beta": ", ce='class_balanced' or drw_epoch",
+    "max_margin": ", ce='ldam'",
+    "ldam_scale": ", ce='ldam'",
+}
 
 
 def create_loss(
     name: str, groups: ClassGroups, *, pair: tuple[str, str] | None = None, dataset: str = "cifar100", **arguments
 ) -> DistillationLoss:
     """
-    A loss by its name, for scripts.
+    A loss by its name, for scripts; with a warning of each argument that has no effect beside the others, such as
+    `tau` without `ce="logit_adjusted"`.
 
     Args:
         name (`str`): A key of `LOSSES`, which you may add to, or `"package.module:Class"` or `"file.py:Class"` for a
@@ -84,6 +93,15 @@ def create_loss(
             f"{loss_class.__name__} does not take these arguments: {reason}: {', '.join(loss_arguments(loss_class))}."
         ) from error
     loss.source = published.source
+    used, defaults = loss.used_hyper_parameters(), loss_arguments(loss_class)
+    for argument in (a for a in loss.hyper_parameters() if a in arguments and a not in used):
+        if arguments[argument] != defaults[argument]:
+            values = ", ".join(f"{name}={value!r}" for name, value in used.items())
+            warnings.warn(
+                f"{argument}={arguments[argument]!r} has no effect on a {loss_class.__name__} of {values}: leave it "
+                f"out, or set what it goes with{NEEDS.get(argument, '')}.",
+                stacklevel=2,
+            )
     return loss
 
 

@@ -226,7 +226,6 @@ class DistillationLoss(Scheduled):
         of_ce = {"ce": True, "tau": self.ce == "logit_adjusted", "effective_number_beta": weighs, "drw_epoch": True}
         of_ce |= {"max_margin": is_ldam, "ldam_scale": is_ldam}
         hidden = {name for name, has_effect in of_ce.items() if not (has_effect and self.ce_weight)}
-        hidden |= {"warmup_epochs"} if not self.needs_teacher else set()
         init = type(self).__init__
         own = {} if init is DistillationLoss.__init__ else signature(init).parameters  # which may be called the same
         return {n: v for n, v in self.hyper_parameters().items() if v is not None and (n in own or n not in hidden)}

@@ -1,5 +1,7 @@
 """The cross-entropy by itself."""
 
+from typing import Any
+
 from torch import Tensor
 
 from .base import DistillationLoss
@@ -18,3 +20,6 @@ class CrossEntropyLoss(DistillationLoss):
 
     def distillation_terms(self, student_outputs, teacher_outputs, labels, step_statistics) -> dict[str, Tensor]:
         return {}
+
+    def used_hyper_parameters(self) -> dict[str, Any]:
+        return {name: value for name, value in super().used_hyper_parameters().items() if name != "warmup_epochs"}

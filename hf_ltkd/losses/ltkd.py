@@ -239,6 +239,10 @@ class LTKDLoss(LogitLoss):
             **super().hyper_parameters(),
         )
 
+    def used_hyper_parameters(self) -> dict[str, Any]:
+        of_mass = () if self.rebalance else ("group_mass_momentum", "mass_per_image")
+        return {name: value for name, value in super().used_hyper_parameters().items() if name not in of_mass}
+
     def prepare(self, student, teacher, pixel_values=None) -> None:
         """Forgets the running group mass; arguments as in [`DistillationLoss`]."""
         if self.group_mass_momentum:

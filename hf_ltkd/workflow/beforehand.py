@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from ..groups import ClassGroups
-from ..losses import DistillationLoss, create_loss, loss_arguments
+from ..losses import DistillationLoss, create_loss, find_loss, loss_arguments
 from ..models import create_model
 from ..trainer.checks import broken_tensors
 from ..utils import listed, parse_values
@@ -83,6 +83,8 @@ def new_loss(
     choices: DistillArguments, groups: ClassGroups, loss_args: Mapping[str, Any], benchmark: str | None
 ) -> DistillationLoss:
     """The loss that was asked for."""
+    if choices.adjust_teacher and "prior" in loss_arguments(find_loss(choices.loss)):
+        loss_args = {"prior": "teacher", **loss_args}
     dataset = (benchmark or "cifar100_lt").removesuffix("_lt")
     pair: Any = choices.pair and tuple(choices.pair)
     return create_loss(choices.loss, groups, pair=pair, dataset=dataset, **loss_args)
@@ -104,6 +106,8 @@ def check_loss(
     name, count = f"--loss {choices.loss}", len(choices.teachers)
     if loss.needs_pixels and not of_pixels:
         raise ValueError(f"{name} is for models that give each pixel a class: choose another loss, such as kd.")
+    if given.get("mass_per_image") and not of_pixels:
+        raise ValueError("--loss_args mass_per_image is for models that give each pixel a class: leave it out.")
     if loss.needs_hidden_states and of_pixels:
         raise ValueError(f"{name} compares features of classifiers of whole images: choose another loss, such as kd.")
     if loss.needs_teacher and not count:
@@ -248,7 +252,9 @@ def check_apart(flag: str, path: str | os.PathLike, others: Mapping[str, Any]) -
                 f"--{flag} {str(path)!r} is {'' if place == folder else 'inside '}the folder of --{other} "
                 f"({str(name)!r}), whose content it would change: choose one outside."
             )
-    above = next(parent for parent in (place, *place.parents) if parent.exists())
+    above = next(above for above in (place, *place.parents) if above.exists())
+    if flag == "picture" and above == place:  # that of an earlier run
+        above = place.parent
     if above.is_file() or not os.access(above, os.W_OK):
         what = "is a file" if above.is_file() else "cannot be written to"
         raise ValueError(f"--{flag} {str(path)!r}: {str(above)!r} {what}; choose another place.")

@@ -82,6 +82,8 @@ def check_answer(name: str, model: PreTrainedModel, images: SeededViews) -> None
     except Exception as error:  # whatever a network raises
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         shape = list(batch["pixel_values"].shape)
+        if is_dense(model) and hasattr(model.config, "image_size"):
+            reason += f"; its config says image_size={model.config.image_size}, so try that height and width as --size"
         raise ValueError(f"The model {name!r} cannot be asked for pixel_values of shape {shape}: {reason}") from error
     if logits.shape[:2] != (1, model.config.num_labels) or logits.ndim != (4 if is_dense(model) else 2):
         raise ValueError(

@@ -82,7 +82,6 @@ def diagnose(teacher: Model | list[Model], data: Any = None, **settings: Any) ->
     if masks is not None:
         network = load_segmenter(given[0], "teacher", **trust)
         student = None if args.student is None else load_segmenter(args.student, "student", **trust)
-        masks = replace(masks, num_classes=masks.num_classes or network.config.num_labels)
         images = load_scenes(where, image_fields, masks, network, student=student, **how)
         test = images.data.test
         for model, seen in ((network, test.for_teacher()), (student, test.for_student())):

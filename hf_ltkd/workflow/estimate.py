@@ -21,6 +21,7 @@ ALONE: dict[str, Any] = {
     "logging_strategy": "no",
     "report_to": "none",
     "save_strategy": "no",
+    "resume_from_checkpoint": None,
     "eval_strategy": "no",
     "eval_on_start": False,
     "load_best_model_at_end": False,

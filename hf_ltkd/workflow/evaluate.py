@@ -85,7 +85,6 @@ def evaluate(model: Model, data: Any = None, **settings: Any) -> Evaluation:
     images: Images
     if masks is not None:
         network = load_segmenter(model, "model", **trust)
-        masks = replace(masks, num_classes=masks.num_classes or network.config.num_labels)
         args = replace(args, batch_size=own.get("batch_size", PIXEL_BATCH))
         images = load_scenes(where, image_fields, masks, network, groups=groups, **trust)
         check_mask_classes(network, images)

@@ -300,8 +300,6 @@ def make_plan(**settings: Any) -> DistillPlan:
             accuracy = images.teacher_accuracy(teacher, bias, args.per_device_eval_batch_size)
         weights = recommend_weights(images.class_counts, epochs, args.label_smoothing_factor, of_pixels, accuracy)
         loss_args, loss_reason = {**weights.values, **loss_args}, weights.reason
-    if choices.adjust_teacher:
-        loss_args["prior"] = "teacher"
     loss = new_loss(choices, images.groups, loss_args, images.data.args.benchmark)
     return DistillPlan(
         name=model_name(choices.student),

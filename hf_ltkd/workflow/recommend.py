@@ -198,6 +198,9 @@ def merge_training(recommended: Recommendation, given: dict[str, Any]) -> dict[s
         keep = {"per_device_eval_batch_size", "logging_strategy", "save_strategy", "save_total_limit"}
         keep |= set() if "preset" in given else {"num_train_epochs", "per_device_train_batch_size"}
         values = {name: value for name, value in values.items() if name in keep}
+    for what in ("save", "logging", "eval"):
+        if f"{what}_steps" in given:
+            values[f"{what}_strategy"] = "steps"
     return {**values, **given}
 
 

@@ -8,16 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict, Image
+from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, SegformerImageProcessorPil
 
 from ..analysis.bias import GroupReport, group_report
 from ..data.arguments import DataArguments, MaskArguments
-from ..data.holdout import Holdout
-from ..data.mask_files import read_masks
-from ..data.masks import Colors, MaskReader, count_masks
-from ..data.names import split_of
+from ..data.masks import Colors, MaskReader
 from ..data.pixels import Pixels
 from ..data.processors import choose_pixels, pixels_of, resized
 from ..data.segmentation import SegmentationDataset
@@ -28,16 +25,14 @@ from ..teacher.loading import load_config
 from ..utils import listed
 from .arguments import SourceArguments
 from .images import Images
-from .inputs import Model, is_pretrained, load_pixels, model_name, name_data
+from .inputs import Model, is_pretrained, load_pixels, model_name
+from .masked_images import find_masks
 from .recommend import Recommendation, recommend_pixel_training
 
 
-IMAGE_COLUMNS = ("image", "images", "img", "pixel_values")
-MASK_COLUMNS = ("mask", "masks", "annotation", "annotations", "segmentation_mask", "label", "labels")
 LONGEST_SIDE = 512  # of images that no model says a size of
 SMALLEST_CROP = 32
 PIXEL_BATCH = 16  # images that a model is asked for at once
-MANY_IMAGES = 1000  # from which on several processes read masks
 
 
 @dataclass
@@ -136,47 +131,19 @@ def load_scenes(
         `ValueError`: if there are no such images, a column or a split is missing, a mask is missing, of another size
             than its image or holds what is no class, or a class has no pixel to train on.
     """
-    splits, given = name_data(source, given)
-    args = DataArguments(**given)
-    if splits is None:
-        splits = read_masks(args.data_dir or str(args.dataset_name))
-    names = {name: split_of(name, is_folder=True) or name for name in splits}
-    splits = DatasetDict({names[name]: split for name, split in splits.items()})
-    said: list[str] = []
-    columns = _columns(splits, args, masks)
-    splits, evaluated = _splits(splits, args, said)
+    found = find_masks(source, given, masks)
+    args, columns = found.args, found.columns
     own, own_student = (load_pixels(one, trust_remote_code) for one in (model, student))
     reduces = masks.reduce_labels
     if reduces is None:
         reduces = any(bool(getattr(p and p.processor, "do_reduce_labels", False)) for p in (own, own_student))
     reader = MaskReader(masks.num_classes, masks.ignore_index, _colors(masks), reduces)
-    counts = {name: _counts(split, reader, *columns) for name, split in splits.items()}
-    num_classes = max(rows.shape[1] for rows in counts.values())
-    counts = {name: np.pad(rows, ((0, 0), (0, num_classes - rows.shape[1]))) for name, rows in counts.items()}
-
-    holdout = None
-    if evaluated is None:
-        splits["test"], splits["train"], held_out, holdout = _hold_out(splits["train"], counts["train"], source, args)
-        counts |= {"test": counts["train"][held_out], "train": counts["train"][~held_out]}
-        evaluated = "test"
-    if not counts[evaluated].any():
-        raise ValueError(
-            f"No pixel of the {evaluated} split has a class, as where a benchmark keeps its masks to itself: choose "
-            f"another with --eval_split ({listed([*splits])})."
-        )
-    if num_classes < 2:
-        raise ValueError(
-            f"The masks hold class 0 alone beside ignore_index={masks.ignore_index}: two classes are needed, so say "
-            "with --ignore_index what the masks hold, or label the other pixels."
-        )
-    trained = counts["train"].sum(0)
+    found.count(reader, 0 if groups is None else groups.num_classes)
+    found.hold_out(source.eval_fraction)
+    found.check(masks, every_class=groups is None)
+    splits, evaluated, num_classes = found.splits, str(found.evaluated), found.num_classes
+    trained = found.counts["train"].sum(0)
     if groups is None:
-        unseen = np.flatnonzero(trained == 0)
-        if len(unseen):
-            raise ValueError(
-                f"{len(unseen)} of {num_classes} classes have no pixel in the training masks (class "
-                f"{listed([*unseen])}): say with --num_classes and --ignore_index what the masks hold, or add images."
-            )
         groups = ClassGroups.from_counts(trained, num_groups or min(3, num_classes))
     class_names, named = _names(masks, num_classes, model, trust_remote_code=trust_remote_code)
 
@@ -224,77 +191,18 @@ def load_scenes(
         class_names=class_names,
         named=named,
         class_counts=trained.tolist(),
-        test_counts=counts[evaluated],
+        test_counts=found.counts[evaluated],
         args=args,
         masks=replace(masks, size=[*size], crop_size=[*crop], num_classes=num_classes),
         image_processor=test.pixels.processor,
-        sources=said,
+        sources=found.sources,
         validation=made("validation", size) if evaluated == "test" and "validation" in splits else None,
     )
-    return Scenes(data, groups, holdout)  # type: ignore[arg-type]
+    return Scenes(data, groups, found.holdout)  # type: ignore[arg-type]
 
 
 def _colors(masks: MaskArguments) -> Colors | None:
     return masks.colors  # type: ignore[return-value]  # read from words in __post_init__
-
-
-def _columns(splits: DatasetDict, args: DataArguments, masks: MaskArguments) -> tuple[str, str]:
-    """The columns of images and of masks, which each split must have."""
-    if "train" not in splits:
-        raise ValueError(f"The data have the splits {listed([*splits])}, but none to train on: call one 'train'.")
-    features = splits["train"].features
-    mask = masks.mask_column or next((name for name in MASK_COLUMNS if name in features), None)
-    images = [name for name, feature in features.items() if isinstance(feature, Image) and name != mask]
-    image = args.image_column or next((name for name in IMAGE_COLUMNS if name in images), next(iter(images), None))
-    for what, flag, column in (("masks", "mask_column", mask), ("images", "image_column", image)):
-        for name, split in splits.items():
-            if column not in split.features:
-                raise ValueError(
-                    f"There is no column {f'{column!r} ' if column else ''}of {what} in the {name} split (--{flag}): "
-                    f"its columns are {listed(split.column_names, 20)}."
-                )
-    return str(image), str(mask)
-
-
-def _splits(splits: DatasetDict, args: DataArguments, said: list[str]) -> tuple[DatasetDict, str | None]:
-    """The splits that are used, and which of them is evaluated on, if there is one."""
-    wanted = args.eval_split and (split_of(args.eval_split, is_folder=True) or args.eval_split)
-    if wanted is not None and wanted not in splits:
-        raise ValueError(f"There is no {args.eval_split!r} split: the data have {listed([*splits])} (--eval_split).")
-    evaluated = wanted or next((name for name in ("test", "validation") if name in splits), None)
-    uses = {"train": "for training", evaluated: "to evaluate on"}
-    if evaluated == "train":
-        uses["train"] = "for training, and to evaluate on, which says nothing of other images"
-    if evaluated == "test":
-        uses["validation"] = "to choose checkpoints on"
-    for name, split in splits.items():
-        said.append(f"{name}: {len(split):,} images {uses[name]}" if name in uses else f"{name}: not used")
-        if len(split) == 0:
-            raise ValueError(f"The {name} split holds no image: add some, or leave it out.")
-    return DatasetDict({name: split for name, split in splits.items() if name in uses}), evaluated
-
-
-def _counts(split: Dataset, reader: MaskReader, image_column: str, mask_column: str) -> np.ndarray:
-    processes = min(8, os.cpu_count() or 1) if len(split) > MANY_IMAGES else None
-    return count_masks(split, reader, mask_column, image_column=image_column, num_proc=processes)
-
-
-def _hold_out(
-    train: Dataset, counts: np.ndarray, source: SourceArguments, args: DataArguments
-) -> tuple[Dataset, Dataset, np.ndarray, Holdout]:
-    """Images to evaluate on and those that are left, which the former are as a mask, and a record of it."""
-    number = math.floor(source.eval_fraction * len(train) + 1e-9)
-    if number == 0:
-        raise ValueError(
-            f"There is no test split, and {len(train)} training images are too few to hold out "
-            f"{source.eval_fraction:.0%} of them: add images, add a test split, or set --eval_fraction."
-        )
-    held_out = np.zeros(len(train), bool)
-    held_out[np.random.default_rng(args.split_seed).permutation(len(train))[:number]] = True
-    images = counts > 0  # in which a class occurs
-    record = Holdout(images[held_out].sum(0).tolist(), source.eval_fraction, args.split_seed, images.sum(0).tolist())
-    test, left = (train.select(np.flatnonzero(rows)) for rows in (held_out, ~held_out))
-    return test, left, held_out, record
 
 
 def _names(masks: MaskArguments, num_classes: int, model: Model | None, **trust: Any) -> tuple[list[str], bool]:

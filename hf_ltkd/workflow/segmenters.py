@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoModelForSemanticSegmentation, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
@@ -16,11 +17,13 @@ from ..models import create_model
 from ..teacher.loading import class_names_of, explained, load_config, load_model
 from ..trainer.dense import is_dense
 from ..trainer.training_args import DistillationTrainingArguments
+from ..utils import listed
 from .arguments import SEGMENTATION
 from .beforehand import check_weights
 from .classes import check_answer
 from .images import Images
 from .inputs import Model, find_data, is_pretrained, model_name, new_classifier
+from .masked_images import ranges
 from .scenes import Scenes
 
 
@@ -176,25 +179,26 @@ def new_network(
     """A network to train on these images; errors as of [`new_segmenter`] and [`new_classifier`]."""
     if isinstance(images, Scenes):
         network = new_segmenter(model, images, trust_remote_code)
-        check_last_batch(network, images, args.train_batch_size)
+        check_last_batch(network, images, args)
         return network
     return new_classifier(model, images.data, trust_remote_code)
 
 
-def check_last_batch(network: PreTrainedModel, scenes: Scenes, batch_size: int) -> None:
+def check_last_batch(network: PreTrainedModel, scenes: Scenes, args: DistillationTrainingArguments) -> None:
     """
     Raises:
-        `ValueError`: if the last batch of an epoch is one image, and the network cannot be trained on that.
+        `ValueError`: if a batch is one image, and the network cannot be trained on that.
     """
-    if len(scenes.data.train) % batch_size != 1:
+    images, size = len(scenes.data.train), args.train_batch_size
+    if size > 1 and (images % size != 1 or args.dataloader_drop_last):
         return
     try:
         copy.deepcopy(network).train()(pixel_values=scenes.data.train[0]["pixel_values"][None])
     except ValueError as error:  # batch normalisation of one value
         raise ValueError(
-            f"The last of the batches of {len(scenes.data.train)} images is one image, which a "
+            f"{'Each' if size == 1 else 'The last'} of the batches of {images} images is one image, which a "
             f"{type(network).__name__} cannot be trained on: choose another --per_device_train_batch_size than "
-            f"{batch_size}."
+            f"{size}{' and add images' if images == 1 else ''}."
         ) from error
 
 
@@ -205,9 +209,12 @@ def check_mask_classes(model: PreTrainedModel, scenes: Scenes) -> None:
     """
     names, name = scenes.data.class_names, model_name(model)
     if model.config.num_labels != len(names):
+        own = [own or f"class {class_id}" for class_id, own in enumerate(class_names_of(model))]
+        held = np.flatnonzero(scenes.data.class_counts + scenes.data.test_counts.sum(0))
         raise ValueError(
-            f"The model {name!r} has {model.config.num_labels} classes, the masks {len(names)}: give a model of these "
-            "classes, or say with --num_classes and --ignore_index what the masks hold."
+            f"The model {name!r} has {len(own)} classes ({listed(own)}), the masks {len(names)} (they hold "
+            f"{ranges(held)}): give a model of these classes, or say with --num_classes and --ignore_index what the "
+            "masks hold (hf-ltkd check names those that hold something else)."
         )
     for class_id, (own, given) in enumerate(zip(class_names_of(model), names, strict=True)):
         if scenes.data.named and own not in (None, class_name(given)):

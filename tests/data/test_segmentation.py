@@ -12,6 +12,7 @@ from transformers import BeitImageProcessorPil, MobileNetV2ImageProcessorPil, Mo
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
 from hf_ltkd.data import SegmentationDataset, read_mask_folder, read_masks
+from hf_ltkd.data.mask_files import has_masks
 from hf_ltkd.data.processors import pixels_of
 from hf_ltkd.data.segmentation import scaled_box
 from hf_ltkd.data.views import random_bits
@@ -308,6 +309,42 @@ def test_parquet_files(tmp_path, files):
     read = read_masks(tmp_path)
     assert {name: len(split) for name, split in read.items()} == {"train": 3, "validation": 2}
     assert (views(False, dataset=read["validation"]).example(1)[1] == scene(1, 96, 64)[1]).all()
+
+
+def test_which_folders_hold_masks(tmp_path):
+    assert not has_masks(tmp_path)
+    (tmp_path / "cats").mkdir()
+    data(1).to_parquet(tmp_path / "cats" / "train.parquet")
+    assert has_masks(tmp_path)
+    data(1).add_column("label", [0]).to_parquet(tmp_path / "cats" / "train.parquet")
+    assert not has_masks(tmp_path)  # images of a class each that have masks, too
+    for name in ("val/images", "val/annotations"):
+        (tmp_path / name).mkdir(parents=True)
+    assert has_masks(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "folders", [("images/train", "masks/train", "images/test"), ("train/images", "train/masks", "val/images")]
+)
+def test_a_split_without_masks_is_named(tmp_path, folders):
+    for folder in folders:
+        write_pair(tmp_path / folder, tmp_path / "elsewhere", "a", 0)
+        for path in (tmp_path / folder).iterdir():
+            path.rename(path.with_suffix(".png"))
+    with pytest.warns(UserWarning, match="The (test|validation) split in .* is not used: it lacks images or masks"):
+        assert [*read_masks(tmp_path)] == ["train"]
+
+
+def test_pairs_that_are_not_whole_can_be_listed(tmp_path):
+    for name in "abc":
+        write_pair(tmp_path / "images", tmp_path / "masks", name, 0)
+    next((tmp_path / "masks").glob("b.*")).unlink()
+    problems = []
+    assert len(read_masks(tmp_path, problems)["train"]) == 2
+    assert len(problems) == 1 and "1 of the 3 images in" in problems[0]
+    with pytest.raises(ValueError) as raised:
+        read_masks(tmp_path)
+    assert [str(raised.value)] == problems
 
 
 def test_data_that_cannot_be_read(tmp_path):

@@ -1,7 +1,9 @@
 """Losses by name: built-in, registered, of a module of one's own, with published values; and what is refused."""
 
+import re
 import sys
 import types
+import warnings
 
 import pytest
 from losses.cases import GROUPS
@@ -68,6 +70,39 @@ def test_arguments():
 def test_what_is_refused(name, arguments, message):
     with pytest.raises(ValueError, match=message):
         create_loss(name, GROUPS, **arguments)
+
+
+@pytest.mark.parametrize(
+    "name, arguments, without_effect",
+    [
+        ("kd", {"tau": 4}, "tau"),
+        ("cwd", {"tau": 4}, "tau"),
+        ("ce", {"ce": "balanced_softmax", "tau": 2}, "tau"),
+        ("ce", {"ce": "logit_adjusted", "tau": 2}, None),
+        ("kd", {"prior": "student", "tau": 2}, None),
+        ("ltkd", {"effective_number_beta": 0.9}, "effective_number_beta"),
+        ("ltkd", {"ce": "class_balanced", "effective_number_beta": 0.9}, None),
+        ("ce", {"ce": "ldam", "drw_epoch": 3, "effective_number_beta": 0.9}, None),
+        ("bkd", {"effective_number_beta": 0.9}, None),  # its own
+        ("kd", {"max_margin": 0.4}, "max_margin"),
+        ("kd", {"ce": "logit_adjusted", "ldam_scale": 30}, "ldam_scale"),
+        ("kd", {"ce": "ldam", "max_margin": 0.4, "ldam_scale": 30}, None),
+        ("kd", {"ce_weight": 0, "ce": "balanced_softmax"}, "ce"),
+        ("ce", {"warmup_epochs": 3}, "warmup_epochs"),
+        ("ltkd", {"rebalance": False, "group_mass_momentum": 0.5}, "group_mass_momentum"),
+        ("hf_ltkd:SumLoss", {"losses": [{"loss": "kd", "tau": 4}]}, "tau"),
+        ("hf_ltkd:SumLoss", {"losses": [{"loss": "kd"}], "ce": "logit_adjusted", "tau": 4}, None),
+        ("kd", {"tau": 1.0}, None),  # as it is anyway: values that are read back hold them all
+    ],
+)
+def test_an_argument_without_effect_is_warned_of(name, arguments, without_effect):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        loss = create_loss(name, GROUPS, **arguments)
+        create_loss(name, GROUPS, **loss.hyper_parameters() if ":" not in name else arguments)
+    said = [str(warning.message) for warning in caught]
+    assert len(said) == (0 if without_effect is None else 2)
+    assert all(re.match(rf"{without_effect}=\S+ has no effect on a \w+Loss of .*: leave it out, or", s) for s in said)
 
 
 def test_find_loss():

@@ -200,6 +200,7 @@ class Pixels(DistillationLoss):
         ("Labelled", {"pair": ["vgg13", "vgg8"]}, "No hyper-parameters of Labelled are published for vgg13"),
         ("Pixels", {}, "--loss own.py:Pixels is for models that give each pixel a class"),
         ("kd", {"adjust_teacher": True, "loss_args": {"prior": "student"}}, "--loss_args prior=student are two"),
+        ("ltkd", {"loss_args": {"mass_per_image": True}}, "mass_per_image is for models that give each pixel a class"),
         ("gkl", {"unlabelled": "x", "loss_args": {"class_wise": True}}, "--unlabelled x does not go with --loss gkl"),
     ],
 )

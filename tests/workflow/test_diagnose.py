@@ -25,6 +25,7 @@ from hf_ltkd.workflow import recommend
 
 @pytest.mark.usefixtures("pictures")
 def test_the_bias_is_what_the_teacher_answers(home, tmp_path):
+    (tmp_path / "bias.png").touch()  # that of an earlier run
     result = diagnose(home.teacher, home.photos, picture=tmp_path / "bias.png")
     data, _ = load_or_hold_out(DataArguments(data_dir=home.photos, image_size=8), progress=False)
     teacher = AutoModelForImageClassification.from_pretrained(home.teacher).eval()

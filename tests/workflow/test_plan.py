@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,10 @@ def test_the_plain_student_is_not_trained_twice(plan_of):
 
 
 def test_kd_from_an_adjusted_teacher(plan_of):
-    loss = plan_of(loss="kd", adjust_teacher=True).loss
-    assert loss.prior == "teacher"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".* has no effect")
+        loss = plan_of(loss="kd", adjust_teacher=True, loss_args={"tau": 0.5}).loss
+    assert loss.prior == "teacher" and loss.tau == 0.5
     assert loss.log_prior.exp() == pytest.approx(torch.tensor([38, 18, 8]) / 64)
 
 

@@ -134,3 +134,13 @@ def test_large_images_are_not_kept_in_memory():
     assert recommend_images(processor, None) == {"image_size": 32, "crop_padding": 4}
     assert recommend_images(processor, None, 16)["image_size"] == 16
     assert recommend_images(BitImageProcessor(crop_size=size), None)["image_size"] == 32
+
+
+def test_steps_that_are_given_count():
+    """They would say nothing beside a recommended strategy by epochs, or none."""
+    recommended = recommend_training(1_000, "resnet8", False)
+    for what, instead in (("save", "epoch"), ("logging", "epoch"), ("eval", None)):
+        assert recommended.values.get(f"{what}_strategy") == instead
+        assert merge_training(recommended, {f"{what}_steps": 5})[f"{what}_strategy"] == "steps"
+        given = {f"{what}_steps": 5, f"{what}_strategy": "no"}
+        assert merge_training(recommended, given)[f"{what}_strategy"] == "no"

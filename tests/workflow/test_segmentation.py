@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import DatasetDict, Features, load_dataset
+from datasets import Dataset, DatasetDict, Features, load_dataset
 from datasets import Image as ImageColumn
 from hub_server import use_hub
 from photos import CPU, Home
@@ -263,7 +263,30 @@ def test_a_last_batch_of_one_image(streets, tmp_path):
     how = {"data": DatasetDict(train=scenes(11, 0)), "task": TASK[1], "model": "upernet_4", "eval_fraction": 0.2}
     with pytest.raises(ValueError, match="last of the batches of 9 images is one image, which a UperNet"):
         plan_teacher(output_dir=tmp_path / "x", **{**how, **SHORT})
+    whole = {**how, **SHORT, "dataloader_drop_last": True}
+    assert plan_teacher(output_dir=tmp_path / "x", **whole).args.train_batch_size == 4
     assert plan_teacher(output_dir=tmp_path / "x", **CPU, **how).args.train_batch_size == 7
+    with pytest.raises(ValueError, match="Each of the batches of 9 images is one image"):
+        plan_teacher(output_dir=tmp_path / "x", **{**how, **SHORT, "per_device_train_batch_size": 1})
+    how["data"] = DatasetDict(train=scenes(1, 0), test=scenes(1, 1))
+    with pytest.raises(ValueError, match="batch_size than 4 and add images"):
+        plan_teacher(output_dir=tmp_path / "x", **{**how, **SHORT})
+
+
+def test_images_and_masks_that_are_arrays(tmp_path):
+    """The same as of image files."""
+    images, masks = ([np.asarray(one) for one in scenes(12, 0)[name]] for name in ("image", "mask"))
+    how = {"task": TASK[1], "model": "upernet_4", "output_dir": tmp_path / "x", **SHORT}
+    plans = []
+    for data in (scenes(12, 0), Dataset.from_dict({"image": images, "mask": masks})):
+        plans.append(plan_teacher(data=DatasetDict(train=data), **how).images.data)
+    assert plans[0].class_counts == plans[1].class_counts
+    assert torch.equal(plans[0].test[0]["pixel_values"], plans[1].test[0]["pixel_values"])
+    with pytest.raises(ValueError, match="There is no column of images in the train split"):
+        plan_teacher(data=Dataset.from_dict({"mask": masks}), **how)
+    for wrong in (["a.png"] * 12, [image / 255 for image in images]):
+        with pytest.raises(ValueError, match="The column 'image' holds .*, no images.*: expected"):
+            plan_teacher(data=Dataset.from_dict({"image": wrong, "mask": masks}), **how)
 
 
 def test_a_checkpoint_is_chosen_on_validation_images(streets, tmp_path):

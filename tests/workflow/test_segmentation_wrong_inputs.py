@@ -36,7 +36,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "a classifier learns": (["--student", "resnet8x4"], "which does not give each pixel a class"),
     "a classifier learns from files": (["--student", "{folder}/classifier"], "does not give each pixel a class"),
     "no network": (["--student", "upernet_0"], "There is no network 'upernet_0'"),
-    "other classes": (["--teacher", "{folder}/four"], "has 4 classes, the masks 5"),
+    "other classes": (["--teacher", "{folder}/four"], "3), the masks 5 (they hold 0 to 4)"),
     "other names": (["--class_names", "a", "b", "c", "d", "e"], "Class 0 is 'road' for the model"),
     "two names": (["--class_names", "a", "a", "c", "d", "e"], "has a name twice"),
     "few classes": (["--num_classes", "4"], "has the id 4"),
@@ -75,6 +75,7 @@ def folder(tmp_path_factory) -> Path:
     SegformerImageProcessorPil(size={"height": 24, "width": 32}).save_pretrained(folder / "teacher")
     create_model("resnet8", 5, 32).save_pretrained(folder / "classifier")
     create_model("upernet_4", 4).save_pretrained(folder / "four")
+    create_model("upernet_4", 7).save_pretrained(folder / "seven")
     for name in ("lacking", "sizes", "damaged", "blank", "same"):
         for row, example in enumerate(scenes(6, 1)):
             for kind in ("image", "mask"):
@@ -109,7 +110,16 @@ def test_a_wrong_input_is_one_sentence_before_anything_is_written(folder, tmp_pa
         (["train-teacher", *TASK, "--peft", "lora"], "--peft does not go with"),
         (["train-teacher", *TASK, "--model", "vgg8"], "does not give each pixel a class"),
         (["evaluate", "--model", "{folder}/teacher", "--match_labels"], "--match_labels does not go with"),
-        (["evaluate", "--model", "{folder}/four"], "has the id 4"),
+        (
+            ["evaluate", "--model", "{folder}/four"],
+            "has 4 classes (class 0, class 1, class 2, class 3), the masks 5",
+        ),
+        (["evaluate", "--model", "{folder}/seven"], "the masks 5 (they hold 0 to 4): give a model of these classes"),
+        (
+            ["diagnose", "--teacher", "{folder}/seven"],
+            "has 7 classes (class 0, class 1, class 2, class 3, class 4, ...",
+        ),
+        (["check", "--task", "image-classification"], "has no labels"),
         (["evaluate", "--model", "{folder}/classifier", *TASK], "does not give each pixel a class"),
     ],
 )
