@@ -128,12 +128,12 @@ def _dataset(images: Path, masks: Path, problems: list[str] | None) -> Dataset:
                 f"{other} of the same name ({listed([Path(path).name for path in alone])}): add them, or take the "
                 f"{what}s out."
             )
-            if problems is None:
+            if problems is None or paths.keys().isdisjoint(mask_paths):
                 raise ValueError(problem)
             problems.append(problem)
     paths = {stem: path for stem, path in paths.items() if stem in mask_paths}
     if not paths:
-        raise ValueError(f"{str(images)!r} holds no image with a mask of the same name: add some.")
+        raise ValueError(f"{str(images)!r} holds no image: add some, each with a mask of the same name.")
     column = Image().cast_storage(pa.array([mask_paths[stem] for stem in paths], pa.string()))
     return file_dataset([*paths.values()], {"mask": column}).cast_column("mask", Image())
 

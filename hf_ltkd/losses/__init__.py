@@ -99,7 +99,7 @@ def create_loss(
             warnings.warn(
                 f"{argument}={arguments[argument]!r} has no effect beside the other arguments of this "
                 f"{loss_class.__name__}{NEEDS.get(argument, '')}: leave it out.",
-                stacklevel=2,
+                stacklevel=1,  # one place, so that Python says it once
             )
     return loss
 
