@@ -44,8 +44,7 @@ class Command:
     trains: bool = False
 
 
-IMAGES = (SourceArguments, DataArguments)
-SCENES = (*IMAGES, MaskArguments)
+SCENES = (SourceArguments, DataArguments, MaskArguments)
 COMMANDS = {
     "distill": Command(
         "Distils a teacher into a student, compares it with the teacher and with a student that had none.",
@@ -78,7 +77,7 @@ COMMANDS = {
     "adjust": Command(
         "Takes the class prior of the training data out of a trained model's logits, in the bias of its head.",
         "hf-ltkd adjust --model teacher --data ./photos --output_dir adjusted",
-        (AdjustArguments, ModelArguments, *IMAGES),
+        (AdjustArguments, ModelArguments, *SCENES),
     ),
     "push": Command(
         "Sends a student's folder to the Hub, with its model card.",

@@ -22,7 +22,7 @@ From a biased teacher and a long-tailed folder of images to a small student.
   distill         plan, distil, compare, write the model card
   train-teacher   train a classifier by cross-entropy
   diagnose        whom a teacher favours: head, medium or tail
-  check           which images and masks are used, damaged, skipped, or there twice
+  check           what is used, damaged, skipped, or twice of images and masks
   evaluate        accuracy of a saved model for head, medium and tail
   adjust          take the class prior out of a trained model's logits
   push            send a student's folder to the Hub

@@ -206,7 +206,8 @@ def print_adjustment(adjustment: Adjustment) -> None:
         say("", adjustment.caution)
     if adjustment.images is not None and adjustment.before is not None and adjustment.after is not None:
         say("Evaluation", *describe_evaluation(adjustment.images))
-        say("Result", *group_table({"before": adjustment.before, "adjusted": adjustment.after}))
+        what = "IoU" if "mean_iou" in adjustment.before else "accuracy"
+        say("Result", *group_table({"before": adjustment.before, "adjusted": adjustment.after}, what=what))
     say("Files", f"the adjusted model is in {str(adjustment.output_dir)!r}")
 
 

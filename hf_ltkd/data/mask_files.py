@@ -86,15 +86,16 @@ def read_mask_folder(folder: str | os.PathLike, problems: list[str] | None = Non
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {str(folder)!r}: give the one that holds images/ and masks/.")
+    pairs: dict[str, Any] = {}
     pair = find_pair(folder)
     if pair is not None:
         images, masks = (_splits(path) for path in pair)
-        pairs: dict[str, Any] = {"train": pair}
+        pairs = {"train": pair}
         if "train" in images and "train" in masks:
             pairs = {split: (images.get(split), masks.get(split)) for split in images | masks}
     else:
         pairs = {split: find_pair(path) for split, path in _splits(folder).items()}
-    for split in [split for split, pair in pairs.items() if pair is None or None in pair]:
+    for split in [split for split, found in pairs.items() if found is None or None in found]:
         del pairs[split]
         warnings.warn(f"The {split} split in {str(folder)!r} is not used: it lacks images or masks.", stacklevel=2)
     if "train" not in pairs:
@@ -103,7 +104,7 @@ def read_mask_folder(folder: str | os.PathLike, problems: list[str] | None = Non
             "training images with masks: expected images/ and masks/ (or annotations/), with the splits train/, "
             "validation/ and test/ in them or around them."
         )
-    return DatasetDict({split: _dataset(*pair, problems) for split, pair in pairs.items()})
+    return DatasetDict({split: _dataset(*found, problems) for split, found in pairs.items()})
 
 
 def find_pair(folder: Path) -> tuple[Path, Path] | None:
@@ -128,12 +129,12 @@ def _dataset(images: Path, masks: Path, problems: list[str] | None) -> Dataset:
                 f"{other} of the same name ({listed([Path(path).name for path in alone])}): add them, or take the "
                 f"{what}s out."
             )
-            if problems is None:
+            if problems is None or paths.keys().isdisjoint(mask_paths):
                 raise ValueError(problem)
             problems.append(problem)
     paths = {stem: path for stem, path in paths.items() if stem in mask_paths}
     if not paths:
-        raise ValueError(f"{str(images)!r} holds no image with a mask of the same name: add some.")
+        raise ValueError(f"{str(images)!r} holds no image: add some, each with a mask of the same name.")
     column = Image().cast_storage(pa.array([mask_paths[stem] for stem in paths], pa.string()))
     return file_dataset([*paths.values()], {"mask": column}).cast_column("mask", Image())
 

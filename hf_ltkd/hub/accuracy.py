@@ -46,12 +46,12 @@ def accuracy_rows(
 
 def iou_rows(groups: ClassGroups | None, results: Results, report: Mapping[str, Any]) -> dict[str, list[str]]:
     """
-    By model a cell a group and one over all classes: the mean IoU in percent, where it was measured; the 95 %
-    intervals of the last model where `class_report.json` (`report`) has them of these very values.
+    By model a cell a group and one over all classes: the mean IoU in percent, if it was measured; the 95 % intervals
+    of the last model where `class_report.json` (`report`) has them of these very values.
     """
     names = iou_names(groups)
     rows = {
-        model: [f"{100 * metrics[name]:.1f}" if name in metrics else "" for name in names]
+        model: [f"{100 * metrics[name]:.1f}" if name in metrics else "not measured" for name in names]
         for model, metrics in results.items()
         if "mean_iou" in metrics
     }

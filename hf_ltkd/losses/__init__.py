@@ -52,10 +52,10 @@ LOSSES: dict[str, type[DistillationLoss]] = {
 }
 # What arguments of the cross-entropy go with.
 NEEDS = {
-    "tau": ", ce='logit_adjusted' or prior",
-    "effective_number_beta": ", ce='class_balanced' or drw_epoch",
-    "max_margin": ", ce='ldam'",
-    "ldam_scale": ", ce='ldam'",
+    "tau": ", as it goes with ce='logit_adjusted' or prior",
+    "effective_number_beta": ", as it goes with ce='class_balanced' or drw_epoch",
+    "max_margin": ", as it goes with ce='ldam'",
+    "ldam_scale": ", as it goes with ce='ldam'",
 }
 
 
@@ -96,11 +96,10 @@ def create_loss(
     used, defaults = loss.used_hyper_parameters(), loss_arguments(loss_class)
     for argument in (a for a in loss.hyper_parameters() if a in arguments and a not in used):
         if arguments[argument] != defaults[argument]:
-            values = ", ".join(f"{name}={value!r}" for name, value in used.items())
             warnings.warn(
-                f"{argument}={arguments[argument]!r} has no effect on a {loss_class.__name__} of {values}: leave it "
-                f"out, or set what it goes with{NEEDS.get(argument, '')}.",
-                stacklevel=2,
+                f"{argument}={arguments[argument]!r} has no effect beside the other arguments of this "
+                f"{loss_class.__name__}{NEEDS.get(argument, '')}: leave it out.",
+                stacklevel=1,  # one place, so that Python says it once
             )
     return loss
 

@@ -14,8 +14,7 @@ from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..analysis.bias import group_report
-from ..data.arguments import DataArguments
+from ..data.arguments import DataArguments, MaskArguments
 from ..groups import CLASS_GROUPS_NAME, ClassGroups
 from ..hub.card import write_model_card
 from ..hub.describe import describe_model
@@ -33,11 +32,14 @@ from ..hub.push import published_files
 from ..losses import log_class_prior
 from ..losses.checks import logits_of
 from ..teacher.live import load_teacher
+from ..trainer.dense import is_dense
 from ..utils import read_json, write_json
-from .arguments import AdjustArguments, ModelArguments, SourceArguments, split_settings
+from .arguments import SEGMENTATION, AdjustArguments, ModelArguments, SourceArguments, split_settings
 from .beforehand import check_apart, check_weights
 from .inputs import Images, check_classes, load_images, model_name, name_data
 from .report import scores_beside, write_report
+from .scenes import PIXEL_BATCH, Scenes, load_scenes
+from .segmenters import check_mask_classes, masks_of
 
 
 # Of distillation.json: what a run measured of the weights that the adjustment changes.
@@ -53,8 +55,8 @@ class Adjustment:
         tau (`float`): How strongly the prior counted.
         class_counts (`tuple[int, ...]`): Training examples per class.
         caution (`str`, *optional*): Why the model may be over-corrected now.
-        before, after (`dict[str, float]`, *optional*): The fractions `accuracy` and `{group}_accuracy` of both, where
-            `data` was given.
+        before, after (`dict[str, float]`, *optional*): The fractions `accuracy` and `{group}_accuracy` of both, of
+            pixels `mean_iou` and `{group}_iou` too, where `data` was given.
         images ([`Images`], *optional*): What they were evaluated on.
     """
 
@@ -87,19 +89,20 @@ def adjust(
             `class_groups.json`; both models are evaluated on them.
         output_dir (`str` or `os.PathLike`, *optional*, defaults to `"adjusted"`): A new folder.
         tau (`float`, *optional*, defaults to 1.0): How strongly the prior counts.
-        settings: `batch_size`, `trust_remote_code`, `eval_fraction`, and any field of `DataArguments`.
+        settings: `batch_size` (128 by default, 16 of pixels), `trust_remote_code`, `eval_fraction`, and any field of
+            `DataArguments` and, for a model that gives each pixel a class, `MaskArguments`.
 
     Raises:
         `ValueError`: if the model has been adjusted already, its head cannot hold the adjustment, nothing tells the
             counts, or there is something in `output_dir`; nothing is written then.
     """
     name = model_name(model)
-    own, trust, source, image_fields = split_settings(
+    own, trust, source, image_fields, mask_fields = split_settings(
         {"model": model, "data": data, "output_dir": output_dir, "tau": tau, **settings},
-        *(AdjustArguments, ModelArguments, SourceArguments, DataArguments),
+        *(AdjustArguments, ModelArguments, SourceArguments, DataArguments, MaskArguments),
     )
     args, where = AdjustArguments(**own), SourceArguments(**source)
-    has_images = bool(source or image_fields)  # a field of theirs alone is an error, not ignored
+    has_images = bool(source or image_fields or mask_fields)  # a field of theirs alone is an error, not ignored
     read = {"data": name_data(where, image_fields)[1].get("data_dir")} if has_images else {}
     target = Path(args.output_dir)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -115,22 +118,28 @@ def adjust(
         )
     network: Any = load_teacher(folder, **trust)
     check_weights(network, "model")
-    images = None
-    if has_images:
+    groups = ClassGroups.from_pretrained(folder) if (folder / CLASS_GROUPS_NAME).is_file() else None
+    if is_dense(network):
+        mask_fields.setdefault("task", SEGMENTATION)
+        args = replace(args, batch_size=own.get("batch_size", PIXEL_BATCH))
+    masks = masks_of(mask_fields, {"data": data, **settings})
+    images: Images | None = None
+    if has_images and masks is not None:
+        images = load_scenes(where, image_fields, masks, network, groups=groups, **trust)
+        check_mask_classes(network, images)
+    elif has_images:
         images = load_images(where, image_fields, network, **trust)
         check_classes(network, images.data)
-    counts = _class_counts(name, folder, network, images)
+    counts = _class_counts(name, groups, network, images)
 
     before = after = None
     answers: Any = None
     if images is not None:
-        if (folder / CLASS_GROUPS_NAME).is_file():
-            images = Images(images.data, ClassGroups.from_pretrained(folder), images.holdout)
-        before = group_report(network, images.data.test, images.groups, batch_size=args.batch_size).accuracy
+        images = replace(images, groups=groups or images.groups)
+        before, _ = _measured(network, images, args.batch_size)
     adjust_head(network, counts, tau=args.tau)
     if images is not None:
-        report = group_report(network, images.data.test, images.groups, batch_size=args.batch_size)
-        after, answers = report.accuracy, report.answers
+        after, answers = _measured(network, images, args.batch_size)
 
     target.absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="_adjust-", dir=target.absolute().parent) as elsewhere:
@@ -147,7 +156,10 @@ def adjust(
             scores = {**after, **scores_beside(answers, images.groups)}
             kept |= {"metrics": scores, "test_examples": len(images.data.test)}
             rows = answers.class_report(images.groups, images.data.class_names)
-            kept |= {"class_accuracy": [row["recall"] for row in rows], "class_examples": [r["support"] for r in rows]}
+            columns = {"class_accuracy": "recall", "class_examples": "support"}
+            if masks is not None:
+                columns = {"class_accuracy": "accuracy", "class_iou": "iou"}
+            kept |= {name: [row[column] for row in rows] for name, column in columns.items()}
             write_report(made, answers, images)
         write_json(made / RUN_NAME, {**kept, "logit_adjustment": {"tau": args.tau, "class_counts": list(counts)}})
         write_model_card(made)
@@ -230,12 +242,21 @@ def _folder_of(name: str) -> Path:
         raise ValueError(f"There is no model {name!r} as a folder here or on the Hub: {reason}") from error
 
 
-def _class_counts(name: str, folder: Path, network: PreTrainedModel, images: Images | None) -> tuple[int, ...]:
+def _measured(network: PreTrainedModel, images: Images, batch_size: int) -> tuple[dict[str, float | None], Any]:
+    """Accuracy of each group, of pixels every score, and the answers that they are of."""
+    report = images.report(network, batch_size)
+    answers: Any = report.answers
+    scores = answers.scores(images.groups) if isinstance(images, Scenes) else {}
+    return {**report.accuracy, **scores}, answers
+
+
+def _class_counts(
+    name: str, groups: ClassGroups | None, network: PreTrainedModel, images: Images | None
+) -> tuple[int, ...]:
     """Those that the model was saved with, else those of the training images."""
-    groups = ClassGroups.from_pretrained(folder) if (folder / CLASS_GROUPS_NAME).is_file() else None
     counts: Sequence[int] | None = groups.class_counts if groups is not None else None
     if counts is None and images is not None:
-        counts = images.data.split.class_counts
+        counts = images.class_counts
     if counts is None:
         raise ValueError(
             f"{name!r} was saved without the training examples of each class ({CLASS_GROUPS_NAME}): give the images "

@@ -59,12 +59,21 @@ class MaskedImages:
             reader ([`MaskReader`]): How.
             least (`int`, *optional*, defaults to 0): Classes that there are at least, whether they have pixels or not.
             problems (`list[str]`, *optional*): As in [`count_masks`].
+
+        Raises:
+            `ValueError`: as [`count_masks`], the split named.
         """
         image_column, mask_column = self.columns
         for name, split in self.splits.items():
             processes = min(8, os.cpu_count() or 1) if len(split) > MANY_IMAGES else None
-            how: dict[str, Any] = {"image_column": image_column, "num_proc": processes, "problems": problems}
-            self.counts[name] = count_masks(split, reader, mask_column, **how)
+            found: list[str] | None = None if problems is None else []
+            how: dict[str, Any] = {"image_column": image_column, "num_proc": processes, "problems": found}
+            try:
+                self.counts[name] = count_masks(split, reader, mask_column, **how)
+            except ValueError as error:  # a row alone says little
+                raise ValueError(f"{name}: {error}") from error
+            if problems is not None:
+                problems += [f"{name}: {problem}" for problem in found or []]
         classes = max(least, *(rows.shape[1] for rows in self.counts.values()))
         self.counts = {n: np.pad(rows, ((0, 0), (0, classes - rows.shape[1]))) for n, rows in self.counts.items()}
 

@@ -209,10 +209,10 @@ def check_mask_classes(model: PreTrainedModel, scenes: Scenes) -> None:
     """
     names, name = scenes.data.class_names, model_name(model)
     if model.config.num_labels != len(names):
-        own = [own or f"class {class_id}" for class_id, own in enumerate(class_names_of(model))]
+        known = [own or f"class {class_id}" for class_id, own in enumerate(class_names_of(model))]
         held = np.flatnonzero(scenes.data.class_counts + scenes.data.test_counts.sum(0))
         raise ValueError(
-            f"The model {name!r} has {len(own)} classes ({listed(own)}), the masks {len(names)} (they hold "
+            f"The model {name!r} has {len(known)} classes ({listed(known)}), the masks {len(names)} (they hold "
             f"{ranges(held)}): give a model of these classes, or say with --num_classes and --ignore_index what the "
             "masks hold (hf-ltkd check names those that hold something else)."
         )

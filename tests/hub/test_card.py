@@ -13,6 +13,7 @@ from PIL import Image
 from transformers import ViTImageProcessorPil, set_seed
 
 from hf_ltkd import ClassGroups, CrossEntropyLoss, DistillationTrainingArguments, LongTailSplit, create_model
+from hf_ltkd.hub.accuracy import iou_rows
 from hf_ltkd.hub.card import escape, write_model_card
 from hf_ltkd.hub.names import PICTURES
 from hf_ltkd.hub.readme import BEGIN, END
@@ -305,3 +306,9 @@ def test_public_arguments(tmp_path):
     text = json.dumps(values)
     for private in ("hf_secret", str(tmp_path), "me/x", "host-7", "there", "/home"):
         assert private not in text
+
+
+def test_an_iou_that_was_not_measured():
+    groups = ClassGroups.from_counts([9, 3, 1])
+    rows = iou_rows(groups, {"teacher": {"mean_iou": 0.5, "head_iou": 0.6, "medium_iou": 0.4}}, {})
+    assert rows == {"teacher": ["60.0", "40.0", "not measured", "50.0"]}

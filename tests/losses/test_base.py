@@ -49,7 +49,8 @@ def test_every_loss_takes_every_cross_entropy(name, ce):
         "class_balanced": lambda: class_balanced_loss(STUDENT, LABELS, class_balanced_weights(COUNTS, beta=0.99)),
         "ldam": lambda: ldam_loss(STUDENT, LABELS, COUNTS, scale=1.0),
     }[ce]()
-    loss = create_loss(name, GROUPS, ce=ce, ce_weight=0.5, tau=1.5, effective_number_beta=0.99)
+    of_ce = {"logit_adjusted": {"tau": 1.5}, "class_balanced": {"effective_number_beta": 0.99}}
+    loss = create_loss(name, GROUPS, ce=ce, ce_weight=0.5, **of_ce.get(ce, {}))
     terms = loss(STUDENT, TEACHER, LABELS)
     assert next(iter(terms)) == ce and "cross_entropy" not in list(terms)[1:]
     assert_close(terms[ce], 0.5 * expected, 60, 30 * largest_log_prob(STUDENT))

@@ -54,6 +54,7 @@ def test_all_that_is_wrong_with_masks_is_said_at_once(streets, capsys):
         "have no mask of the same name (0.png)",
         "have no image of the same name (1.png)",
         "2.png' is of 24 × 30 pixels (height × width) and its image",
+        "train: The mask",
         "3.png' has the id 9 (768 pixels), neither one of the classes 0 to 4 nor ignore_index=255",
         "4.png' cannot be read",
         "5.png' holds colours (RGB), not class ids",

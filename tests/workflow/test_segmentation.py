@@ -318,10 +318,26 @@ def test_push(streets, hub, tmp_path):
     assert "Distilling did not pay" in card and '"me/streets"' in card and "name: Mean IoU" in card
 
 
-def test_adjusting(streets, tmp_path):
+def test_adjusting(streets, tmp_path, capsys):
     """What is said instead of a student that did not pay can be done."""
-    assert main(["adjust", "--model", streets.teacher, "--output_dir", str(tmp_path / "new")]) == 0
+    arguments = ["adjust", "--model", streets.teacher, "--data", streets.data]
+    assert main([*arguments, "--output_dir", str(tmp_path / "new")]) == 0
+    out = " ".join(capsys.readouterr().out.split())
     counts = np.array(ClassGroups.from_pretrained(streets.teacher).class_counts)
     prior = np.log(counts / counts.sum()).astype(np.float32)
     by_hand = confusion_by_hand(streets.teacher, streets.data, prior)
-    assert np.abs(confusion_by_hand(str(tmp_path / "new"), streets.data) - by_hand).sum() <= 4  # rounding at an edge
+    adjusted = confusion_by_hand(str(tmp_path / "new"), streets.data)
+    assert np.abs(adjusted - by_hand).sum() <= 4  # rounding at an edge
+    iou = [iou_by_hand(confusion) for confusion in (confusion_by_hand(streets.teacher, streets.data), adjusted)]
+    for name, values in zip(("before", "adjusted"), iou, strict=True):
+        cells = [f"{100 * np.mean(part):.1f}" for part in (values[:2], values[2:3], values[3:], values)]
+        assert f"{name} {' '.join(cells)}" in out
+    assert json.loads((tmp_path / "new" / "distillation.json").read_text())["class_iou"] == pytest.approx(iou[1])
+    (tmp_path / "plain").mkdir()  # without groups, the training masks are counted
+    for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
+        shutil.copy(Path(streets.teacher) / name, tmp_path / "plain")
+    arguments = ["adjust", "--model", str(tmp_path / "plain"), "--output_dir", str(tmp_path / "again")]
+    assert main(arguments) == 2 and "give the images that it was trained on with --data" in capsys.readouterr().err
+    assert main([*arguments, "--data", streets.data]) == 0
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("new", "again")]
+    assert weights[0] == weights[1]
