@@ -91,10 +91,7 @@ def test_group_accuracy(axes, tmp_path):
     check_file(path)
     bars = [c for c in axes[0].containers if hasattr(c, "patches")]
     heights = {c.get_label(): [bar.get_height() for bar in c.patches] for c in bars}
-    assert heights == {
-        "KD": pytest.approx([70, 50, 10, 45]),
-        "LTKD": pytest.approx([70, 55, 30, 52]),
-    }
+    assert heights == {"KD": pytest.approx([70, 50, 10, 45]), "LTKD": pytest.approx([70, 55, 30, 52])}
     error = bars[0].errorbar.lines[2][0].get_segments()[0]
     # One sample deviation of 80 % and 60 %: the root of (10² + 10²) / (2 - 1).
     assert error[:, 1].tolist() == pytest.approx([70 - 200**0.5, 70 + 200**0.5])

@@ -90,17 +90,8 @@ def test_teacher_folder(folder):
 )
 def test_distil(folder, tmp_path, capsys, flags, network, loss, values):
     """The loss, network and groups that were asked for, three steps of it, and the accuracy of what was saved."""
-    arguments = [
-        "--data_dir",
-        folder / "data",
-        *COMMON,
-        "--teacher",
-        folder / "teacher",
-        *flags,
-        "--output_dir",
-        tmp_path,
-    ]
-    run_script("distill_image_classification.py", *arguments)
+    arguments = ["--data_dir", folder / "data", *COMMON, "--teacher", folder / "teacher", *flags]
+    run_script("distill_image_classification.py", *arguments, "--output_dir", tmp_path)
     written = json.loads((tmp_path / "distillation.json").read_text())
     assert written["student"]["class"] == network and written["training"]["steps"] == 3
     assert written["loss"]["class"] == loss and values.items() <= written["loss"]["hyper_parameters"].items()

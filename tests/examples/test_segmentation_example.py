@@ -2,42 +2,23 @@
 
 import json
 
-import numpy as np
 import pytest
-from datasets import Dataset, Features
-from datasets import Image as ImageColumn
 from helpers import run_script
-from PIL import Image
+from streets import scenes
 
 from hf_ltkd import ClassGroups
 
 
-COMMON = ["--num_classes", "11", "--crop_size", "24", "32", "--max_steps", "2", "--use_cpu"]
-COMMON += [
-    "--disable_tqdm",
-    "true",
-    "--report_to",
-    "none",
-    "--per_device_train_batch_size",
-    "4",
-    "--save_strategy",
-    "no",
-]
+COMMON = "--num_classes 11 --crop_size 24 32 --max_steps 2 --use_cpu --disable_tqdm true --report_to none".split()
+COMMON += "--per_device_train_batch_size 4 --save_strategy no".split()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Stripes of 11 classes, the last of few pixels, and some ignored ones."""
-    folder, random = tmp_path_factory.mktemp("scenes"), np.random.default_rng(0)
-    for split, count in {"train": 6, "validation": 3, "test": 3}.items():
-        masks = np.repeat(
-            np.sort(random.choice(11, (count, 24), p=[0.3] + [0.07] * 10), axis=1)[..., None], 32, axis=2
-        )
-        masks[:, -1], masks[:, 0] = np.arange(32) % 11, 255
-        pixels = np.stack([masks * 20, masks * 10, random.integers(0, 256, masks.shape)], axis=-1).astype(np.uint8)
-        columns = {"image": [*map(Image.fromarray, pixels)], "mask": [*map(Image.fromarray, masks.astype(np.uint8))]}
-        features = Features({"image": ImageColumn(), "mask": ImageColumn()})
-        Dataset.from_dict(columns, features=features).to_parquet(folder / f"{split}.parquet")
+    """Of 11 classes."""
+    folder = tmp_path_factory.mktemp("scenes")
+    for seed, (split, count) in enumerate({"train": 6, "validation": 3, "test": 3}.items()):
+        scenes(count, seed, [0.3] + [0.07] * 10).to_parquet(folder / f"{split}.parquet")
     return folder
 
 
@@ -45,17 +26,8 @@ def test_a_teacher_and_its_student(folder, tmp_path, capsys):
     teacher, student = tmp_path / "teacher", tmp_path / "student"
     distil = ["distill_semantic_segmentation.py", "--data", folder, *COMMON]
     run_script(*distil, "--loss", "ce", "--student", "upernet_8", "--output_dir", teacher)
-    run_script(
-        *distil,
-        "--teacher",
-        teacher,
-        "--student",
-        "upernet_4",
-        "--loss_args",
-        "temperature=1",
-        "--output_dir",
-        student,
-    )
+    taught = ["--teacher", teacher, "--student", "upernet_4", "--loss_args", "temperature=1"]
+    run_script(*distil, *taught, "--output_dir", student)
     assert capsys.readouterr().out.count("IoU (%)") == 2
     run = json.loads((student / "distillation.json").read_text())
     assert len(run["class_iou"]) == 11 and run["loss"]["hyper_parameters"]["temperature"] == 1

@@ -52,11 +52,7 @@ def test_every_combination_and_seed_once(start_sweep, tmp_path):
     # More values, seeds and losses are added; what is there stays.
     assert runs_of(
         start_sweep(tmp_path, "--losses", "kd", "dkd", "--seeds", "0", "2", "--loss_args", "temperature=2")
-    ) == [
-        ("dkd", {"temperature": 2}, 0),
-        ("kd", {"temperature": 2}, 2),
-        ("dkd", {"temperature": 2}, 2),
-    ]
+    ) == [("dkd", {"temperature": 2}, 0), ("kd", {"temperature": 2}, 2), ("dkd", {"temperature": 2}, 2)]
 
 
 @pytest.mark.slow
