@@ -82,7 +82,7 @@ def finalists_section(grids: list[Grid]) -> Section | None:
 def accuracies(columns: dict[str, Column]) -> Table:
     rows = [["", *columns], *([label] for label in METHODS.values())]
     for column in columns.values():
-        means = {name: {m: round(o.accuracy[m].mean(), 1) for m in METRICS} for name, o in column.items()}
+        means = {name: {m: round(float(o.accuracy[m].mean()), 1) for m in METRICS} for name, o in column.items()}
         best = {m: max(mean[m] for name, mean in means.items() if not name.startswith("Teacher")) for m in METRICS}
         for row, name in zip(rows[1:], METHODS, strict=True):
             texts = []

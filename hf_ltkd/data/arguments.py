@@ -209,6 +209,8 @@ class DataArguments:
                 f"--benchmark {self.benchmark} needs --imbalance_factor: the paper uses 10, 20 and 100 for CIFAR-100 "
                 "and Tiny ImageNet, 5, 10 and 20 for ImageNet; 1 keeps all images."
             )
+        if self.split_rule == "ldam" and self.imbalance_factor is None:
+            raise ValueError("split_rule='ldam' says how --imbalance_factor cuts, which is not given: leave it out.")
         if self.imbalance_factor is None:
             self.imbalance_factor = 1.0
         if self.group_rule is None:

@@ -4,7 +4,7 @@ import csv
 import html
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,7 @@ def write_model_card(
             A difference is stated where the interval leaves 0 out.
         seeds (`Mapping`, *optional*):
             Where the folder's student is the best of several on validation images and the other accuracies are means:
-            what `comparison.json` says of them, and this student's `mean` accuracies.
+            what `comparison.json` says of them, and this student's `mean` accuracies and scores.
         language, license, tags, tasks, finetuned_from: As in `Trainer.create_model_card`.
 
     Returns:
@@ -150,6 +150,7 @@ def write_model_card(
     if seeds:
         results[ours] = student = {**student, **without_prefix(seeds["mean"])}
     results = {name: metrics for name, metrics in results.items() if "accuracy" in metrics}
+    results = dict(sorted(results.items(), key=lambda item: "teacher" not in item[0]))  # those first
     examples = example_counts(groups, run.get("class_examples"))
     _draw(folder, results, groups, seeds.get("accuracy", {}))
 
@@ -196,6 +197,10 @@ def write_model_card(
     teacher = {**(run.get("teacher") or {}), **({"name": teacher_name} if teacher_name else {})}
     named = config.get("id2label") or dict(enumerate(config.get("label_names") or []))  # the latter is timm's
     labels = {int(i): str(label) for i, label in named.items()}
+    report = read_json(folder / REPORT_NAME)
+    of_class = {"accuracy (%)": student.get("class_accuracy"), "precision (%)": _precisions(report, student)}
+    of_class |= {"IoU (%)": run.get("class_iou")}
+    of_class = {title: values for title, values in of_class.items() if values is not None or title == "accuracy (%)"}
     card = ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
@@ -229,11 +234,12 @@ def write_model_card(
         tuning=read_json(folder / TUNING_NAME),
         tuning_picture=TUNING_PICTURE,
         has_intervals=bool(examples),
-        scores=score_rows(results, read_json(folder / REPORT_NAME)),
+        scores=score_rows(results, report),
         counts=groups.class_counts if groups else None,
         cut=cut,
-        class_rows=_class_rows(labels, groups, student.get("class_accuracy"), run.get("class_iou")),
-        ious=iou_rows(groups, results, read_json(folder / REPORT_NAME)),
+        class_columns=of_class,
+        class_rows=_class_rows(labels, groups, of_class.values()),
+        ious=iou_rows(groups, results, report),
         pictures=[p for p in (*PICTURES, CONFUSION_PICTURE, EXAMPLES_PICTURE) if (folder / p).is_file()],
         captions=CAPTIONS,
         verdict=verdict and escape(verdict),
@@ -284,13 +290,17 @@ def _group_rows(groups: ClassGroups) -> list[dict[str, Any]]:
     return rows
 
 
-def _class_rows(
-    labels: dict[int, str], groups: ClassGroups | None, accuracy: list | None, iou: list | None
-) -> list[tuple]:
+def _precisions(report: Mapping[str, Any], student: Mapping[str, Any]) -> list | None:
+    """Those of `class_report.json`, if it is of these very accuracies."""
+    classes = report.get("classes", [])
+    accuracy = [row.get("recall", row.get("accuracy")) for row in classes]
+    return [row["precision"] for row in classes] if classes and accuracy == student.get("class_accuracy") else None
+
+
+def _class_rows(labels: dict[int, str], groups: ClassGroups | None, columns: Iterable[list | None]) -> list[tuple]:
     if groups is None or len(labels) != groups.num_classes:
         return []
     counts = groups.class_counts or [""] * groups.num_classes
-    columns = [accuracy] if iou is None else [accuracy, iou]
     return [
         (
             escape(labels[c]),

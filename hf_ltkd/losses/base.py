@@ -56,7 +56,7 @@ class DistillationLoss(Scheduled):
             head, as networks here have, it is 30 times the learning rate.
         drw_epoch (`float`, *optional*):
             Of `"ldam"`: from this epoch on the classes are weighted (deferred re-weighting; the authors' is 160 of
-            200). `None` never weighs them.
+            200), by 1 in the mean over the training examples. `None` never weighs them.
         warmup_epochs (`float`, *optional*, defaults to 0.0):
             The distillation terms grow linearly from 0 to their full weight over this many epochs.
 
@@ -139,7 +139,7 @@ class DistillationLoss(Scheduled):
         if self._counts is not None:
             counts = torch.tensor(self._counts, dtype=torch.float64)
             weights = class_balanced_weights(counts, beta=self.effective_number_beta)
-            self._class_weights = None if self.drw_epoch is None else weights
+            self._class_weights = None if self.drw_epoch is None else weights * counts.sum() / (weights @ counts)
             numbers = self.tau, self.max_margin, self.ldam_scale
             self._cross_entropy = corrected_cross_entropy(self.ce, counts, weights, *numbers)
 

@@ -275,11 +275,11 @@ def check_not_negative(**values: Any) -> None:
                 check_number(name, _plain(number), 0)
 
 
-def check_temperature(temperature: Any) -> None:
+def check_temperature(temperature: Any, name: str = "temperature") -> None:
     """Raises `ValueError` unless the temperature is above 0."""
     for number in numbers_of(temperature):
         if _is_known(number):
-            check_number("temperature", _plain(number), above=0)
+            check_number(name, _plain(number), above=0)
 
 
 def check_class_counts(class_counts: Sequence[int] | Tensor | None) -> Tensor:

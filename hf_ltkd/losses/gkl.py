@@ -52,7 +52,7 @@ def gkl_loss(
     """
     check_not_negative(alpha=alpha, beta=beta, gamma=gamma)
     check_temperature(temperature)
-    check_temperature(weight_temperature)
+    check_temperature(weight_temperature, "weight_temperature")
     student_logits, teacher_logits = check_logits(student_logits, teacher_logits)
     weights = pair_weights(teacher_logits, gamma, weight_temperature, weight_probs)
     squares = squared_differences(student_logits, teacher_logits, weights, weights.sum(1).square().mean())
@@ -136,7 +136,7 @@ class GKLLoss(LogitLoss):
         super().__init__(**kwargs)
         check_not_negative(alpha=alpha, beta=beta, gamma=gamma)
         check_temperature(temperature)
-        check_temperature(weight_temperature)
+        check_temperature(weight_temperature, "weight_temperature")
         self.num_classes = groups.num_classes
         self.alpha, self.beta, self.gamma = alpha, beta, gamma
         self.temperature, self.weight_temperature = temperature, weight_temperature

@@ -47,6 +47,8 @@ def ldam_loss(
         scale (`float`, *optional*, defaults to 30.0): Multiplies the logits, as in the authors' code.
         class_weights (`torch.Tensor` of shape `[classes]`, *optional*):
             Of each example's class, as in [`class_balanced_loss`]: the second part of deferred re-weighting (DRW).
+            The authors divide by the sum of the batch's weights (Algorithm 1); `drw_epoch` of [`DistillationLoss`] by
+            their mean over the training examples, so that splitting a batch changes nothing.
         reduction (`str`, *optional*, defaults to `"mean"`): `"none"` gives the loss of each example.
 
     Returns:

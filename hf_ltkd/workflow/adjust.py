@@ -103,7 +103,7 @@ def adjust(
     )
     args, where = AdjustArguments(**own), SourceArguments(**source)
     has_images = bool(source or image_fields or mask_fields)  # a field of theirs alone is an error, not ignored
-    read = {"data": name_data(where, image_fields)[1].get("data_dir")} if has_images else {}
+    read = {"model": name, "data": name_data(where, image_fields)[1].get("data_dir") if has_images else None}
     target = Path(args.output_dir)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"There is something in {str(target)!r} already: choose another --output_dir.")

@@ -141,7 +141,7 @@ def check_cached(loss: DistillationLoss, training: Mapping[str, Any]) -> None:
         raise ValueError(
             f"--teacher_cache keeps a teacher's logits, which {type(loss).__name__} does not compare: leave it out."
         )
-    for name in ("eval_with_teacher", "overlap_teacher"):
+    for name in ("eval_with_teacher", "overlap_teacher", "mixup_alpha", "cutmix_alpha"):
         if training.get(name):
             raise ValueError(
                 f"--{name} needs the teacher itself, not its cached logits: leave --teacher_cache and --tune out."

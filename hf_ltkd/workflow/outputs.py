@@ -123,7 +123,7 @@ class Comparison:
             "other_metrics": {name: values for name, values in metrics.items() if name != "this student"},
             "verdict": " ".join(filter(None, (self.caution, self.verdict()))) or None,
             "differences": self.differences,
-            "seeds": self.seeds and {**self.seeds, "mean": self.accuracy["this student"]},
+            "seeds": self.seeds and {**self.seeds, "mean": metrics["this student"]},
         }
 
     def better_without_teacher(self) -> str | None:

@@ -4,7 +4,7 @@ import copy
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ def train_seeds(plan: DistillPlan, teacher: Any) -> Students:
         found = _train_seed(plan, seed, teacher)
         students.validation[seed] = found[OURS]["validation"]
         for model, given in found.items():
-            answers = Answers(np.array(given["labels"]), np.array(given["predictions"]))
+            answers = Answers(**{f.name: np.array(given[f.name]) for f in fields(Answers) if f.name in given})
             students.scores.setdefault(model, {})[seed] = accuracies_of(answers, plan.images.groups), answers
     if plan.args.process_index == 0:
         _keep(_folder(plan, students.kept), plan.output_dir)
@@ -90,7 +90,7 @@ def train_seeds(plan: DistillPlan, teacher: Any) -> Students:
 
 
 def _train_seed(plan: DistillPlan, seed: int, teacher: Any) -> dict[str, dict[str, Any]]:
-    """By model the `labels` and `predictions` of the test images, of this student the `validation` accuracy, too."""
+    """By model its [`Answers`] to the test images as lists, of this student the `validation` accuracy, too."""
     one = _plan_of(plan, seed, teacher)
     path, of = one.output_dir / SEED_RESULTS, fingerprint(one, teacher)
     done = read_json(path) or {"of": of, "models": {}}
@@ -102,7 +102,7 @@ def _train_seed(plan: DistillPlan, seed: int, teacher: Any) -> dict[str, dict[st
 
     def note(found: Mapping[str, Scores], **more: float) -> None:
         for model, (_, answers) in found.items():
-            given = {"labels": answers.labels.tolist(), "predictions": answers.predictions.tolist()}
+            given = {name: values.tolist() for name, values in vars(answers).items() if values is not None}
             done["models"][model] = {**more, **given}
         if plan.args.process_index == 0:
             write_json(path, done)

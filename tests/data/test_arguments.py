@@ -44,6 +44,7 @@ def test_defaults_without_a_benchmark():
         ({"data_dir": "x", "train_list": "a"}, "Give --train_list and --test_list together"),
         ({"dataset_name": "x", "train_list": "a", "test_list": "b"}, "together, and --data_dir"),
         ({"data_dir": "x", "train_list": "a", "test_list": "b", "imbalance_factor": 5}, "=5 does not go with"),
+        ({"data_dir": "x", "split_rule": "ldam"}, "split_rule='ldam' says how --imbalance_factor cuts"),
         ({"data_dir": "x", "crop": "center"}, "crop='center' is not valid: use padded or resized"),
         ({"data_dir": "x", "group_rule": "halves"}, "group_rule='halves' is not valid: use thirds or thresholds"),
     ],

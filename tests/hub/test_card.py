@@ -197,6 +197,19 @@ def test_scores_beside_the_groups(folder):
     assert "macro-F1" not in card_of(folder, teacher_metrics=TEACHER | {"macro_f1": 0.375}).text
 
 
+def test_precision_of_each_class(folder):
+    """Beside the accuracy that it was measured with."""
+    accuracy, precision = [1.0, 0.5, 0.25, 0.0, 0.0, None], [0.75, 1.0, 0.5, 0.125, None, None]
+    write_json(folder / "distillation.json", {"metrics": STUDENT, "class_accuracy": accuracy})
+    rows = [{"recall": r, "precision": p} for r, p in zip(accuracy, precision, strict=True)]
+    write_json(folder / "class_report.json", {"classes": rows})
+    text = card_of(folder).text
+    assert "| class | group | training examples | accuracy (%) | precision (%) |\n|---|---|---|---|---|\n" in text
+    assert "| head | 60 | 100.0 | 75.0 |" in text and "| tail | 20 | 0.0 |  |" in text
+    write_json(folder / "class_report.json", {"classes": [{**row, "recall": 0.5} for row in rows]})
+    assert "| head | 60 | 100.0 |\n" in card_of(folder).text  # the report is of other weights
+
+
 def test_without_a_dataset_there_is_no_model_index(folder):
     assert card_of(folder).data.eval_results is None
 

@@ -214,8 +214,8 @@ CASES = {
     ),
     "ldam, re-weighted": Case(
         lambda: CrossEntropyLoss(ce="ldam", class_counts=COUNTS, max_margin=2.0, ldam_scale=1.0, drw_epoch=5,
-                                 effective_number_beta=0.99), 20,
-        lambda s, t, y: {"ldam": loops.ldam(s, y, COUNTS, 2.0, 1.0, loops.class_balanced_weights(COUNTS, 0.99))},
+                                 effective_number_beta=0.99), 80,
+        lambda s, t, y: {"ldam": loops.ldam(s, y, COUNTS, 2.0, 1.0, loops.deferred_weights(COUNTS, 0.99))},
     ),
     "kd, standardized": Case(
         lambda: KDLoss(standardize=True, temperature=2.0, kd_weight=9.0, prior="student", class_counts=COUNTS), 36,

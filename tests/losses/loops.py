@@ -105,6 +105,13 @@ def class_balanced_weights(class_counts: Sequence[int], beta: float) -> list[flo
     return [len(class_counts) * w / sum(weights) for w in weights]
 
 
+def deferred_weights(class_counts: Sequence[int], beta: float) -> list[float]:
+    """The same with a mean of 1 over the training examples."""
+    weights = class_balanced_weights(class_counts, beta)
+    over_all = sum(n * w for n, w in zip(class_counts, weights, strict=True)) / sum(class_counts)
+    return [w / over_all for w in weights]
+
+
 def log_prior(class_counts: Sequence[int]) -> list[float]:
     return [math.log(n / sum(class_counts)) for n in class_counts]
 

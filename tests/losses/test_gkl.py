@@ -103,9 +103,9 @@ def test_groups_without_counts():
     "make, message",
     [
         (lambda: GKLLoss(GROUPS, alpha=-1), "alpha=-1"),
-        (lambda: GKLLoss(GROUPS, weight_temperature=0), "temperature=0"),
+        (lambda: GKLLoss(GROUPS, weight_temperature=0), "^weight_temperature=0"),
         (lambda: gkl_loss(STUDENT, TEACHER, gamma=-1), "gamma=-1"),
-        (lambda: gkl_loss(STUDENT, TEACHER, temperature=0), "temperature=0"),
+        (lambda: gkl_loss(STUDENT, TEACHER, temperature=0), "^temperature=0"),
         (lambda: gkl_loss(STUDENT, TEACHER, weight_probs=torch.ones(6)), r"weight_probs has the shape \(6,\)"),
         (lambda: gkl_loss(STUDENT, TEACHER[:, :5]), r"\(4, 6\) and teacher logits of shape \(4, 5\)"),
     ],

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from losses.cases import COUNTS, Case
 from losses.tolerance import assert_close, largest_log_prob
+from losses.waves import wave
 
 from hf_ltkd import CrossEntropyLoss, KDLoss, class_balanced_loss, class_balanced_weights, ldam_loss
 
@@ -35,8 +36,18 @@ def test_classes_are_weighted_from_the_epoch_on(epoch, weighted):
     loss = KDLoss(**arguments, drw_epoch=2, effective_number_beta=0.99)
     expected = F.cross_entropy(LOGITS, LABELS)
     if weighted:
-        expected = class_balanced_loss(LOGITS, LABELS, class_balanced_weights(COUNTS, beta=0.99))
+        weights, counts = class_balanced_weights(COUNTS, beta=0.99), torch.tensor(COUNTS, dtype=torch.float64)
+        expected = class_balanced_loss(LOGITS, LABELS, weights) * counts.sum() / (counts * weights).sum()
     assert_close(loss(LOGITS, LOGITS, LABELS, epoch=epoch)["ldam"], expected, *ROUNDING)
+
+
+def test_weighted_classes_leave_the_size_of_the_loss():
+    """On all training examples at once it is what the authors compute: a mean that is divided by the weights."""
+    labels = torch.tensor([0] * 7 + [1] * 4 + [2])
+    logits = wave(12, 3)
+    loss = CrossEntropyLoss(ce="ldam", class_counts=[7, 4, 1], max_margin=0.0, drw_epoch=1)
+    expected = F.cross_entropy(logits, labels, weight=class_balanced_weights([7, 4, 1]))
+    assert_close(loss(logits, None, labels, epoch=1.0)["ldam"], expected, *ROUNDING)
 
 
 @pytest.mark.parametrize(

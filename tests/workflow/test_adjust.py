@@ -150,6 +150,8 @@ def test_a_model_that_was_saved_without_counts(home, tmp_path):
         adjust(tmp_path / "old", output_dir=tmp_path / "new")
     with pytest.raises(ValueError, match="There is something in .*old' already"):
         adjust(tmp_path / "old", output_dir=tmp_path / "old")
+    with pytest.raises(ValueError, match="is inside the folder of --model"):
+        adjust(tmp_path / "old", output_dir=tmp_path / "old" / "new")
     with pytest.raises(ValueError, match="--tau 0 must be a number above 0"):
         adjust(tmp_path / "old", tau=0)
     for name, message in (

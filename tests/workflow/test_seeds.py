@@ -89,7 +89,14 @@ def test_card_and_terminal_say_mean_deviation_and_number(trained, capsys):
     kept = trained.seeds["accuracy"][OURS][str(trained.seeds["kept"])]["accuracy"]
     assert f"\n    - type: accuracy\n      value: {kept}\n      name: Accuracy\n" in card  # of what is in the folder
     print_comparison(trained)
-    said = " ".join(capsys.readouterr().out.split())
+    out = capsys.readouterr().out
+    for model, scores in trained.scores.items():  # the same means in one order, of each kind with a calibration error
+        values = [f"{100 * value:.1f}" for value in scores.values()]
+        assert "expected_calibration_error" in scores and f"| {model} | {' | '.join(values)} |" in card
+        assert any(line.split() == [*model.split(), *values] for line in out.splitlines())
+    rows = [line.split("|")[1].strip() for line in card.splitlines() if line.startswith("| ")]
+    assert [row for row in rows if row in trained.scores][: 2 * len(trained.scores)] == 2 * [*trained.scores]
+    said = " ".join(out.split())
     assert cell in said and "± over n = 2 seeds" in said and f"student of seed {trained.seeds['kept']}" in said
 
 

@@ -245,6 +245,7 @@ WRONG = [
         "--resume_from_checkpoint does not go with --seeds|finds nothing",
     ),
     ({"eval_with_teacher": True}, "leave --teacher_cache and --tune out"),
+    ({"mixup_alpha": 0.5}, "--mixup_alpha needs the teacher itself, not its cached logits"),
 ]
 
 
