@@ -104,7 +104,7 @@ def read_mask_folder(folder: str | os.PathLike, problems: list[str] | None = Non
             "training images with masks: expected images/ and masks/ (or annotations/), with the splits train/, "
             "validation/ and test/ in them or around them."
         )
-    return DatasetDict({split: _dataset(*found, problems=problems) for split, found in pairs.items()})
+    return DatasetDict({split: _dataset(image, mask, problems) for split, (image, mask) in pairs.items()})
 
 
 def find_pair(folder: Path) -> tuple[Path, Path] | None:
