@@ -270,8 +270,8 @@ def _probe(model: PreTrainedModel) -> dict[str, Tensor]:
     if model.main_input_name != "pixel_values":
         if model.main_input_name not in model.dummy_inputs:
             raise ValueError(
-                f"{type(model).__name__} takes {model.main_input_name}, and an adjustment is tried on images or tokens "
-                f"alone: {BY_HAND}"
+                f"{type(model).__name__} takes {model.main_input_name}, and an adjustment is tried on images or "
+                f"tokens alone: {BY_HAND}"
             )
         return {name: value[:1].to(model.device) for name, value in model.dummy_inputs.items()}
     shape = describe_model(model).get("input", (3, 224, 224))
