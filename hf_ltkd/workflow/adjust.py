@@ -42,6 +42,7 @@ from .scenes import PIXEL_BATCH, Scenes, load_scenes
 from .segmenters import check_mask_classes, masks_of
 
 
+BY_HAND = "predict with logits - tau * hf_ltkd.log_class_prior(class_counts) instead."
 # Of distillation.json: what a run measured of the weights that the adjustment changes.
 MEASURED = ("metrics", "class_accuracy", "class_iou", "class_examples", "test_examples")
 
@@ -211,12 +212,11 @@ def adjust_head(model: PreTrainedModel, class_counts: Sequence[int], *, tau: flo
         hook.remove()
     if logits.shape[-1] != len(shift):
         raise ValueError(f"{name} has {logits.shape[-1]} classes, and there are counts of {len(shift)}.")
-    by_hand = "predict with logits - tau * hf_ltkd.log_class_prior(class_counts) instead."
     heads = [layer for layer in dict.fromkeys(called) if isinstance(layer, nn.Linear | nn.Conv2d)]
     if not heads:
-        raise ValueError(f"{name} has no last linear layer whose bias could hold the adjustment: {by_hand}")
+        raise ValueError(f"{name} has no last linear layer whose bias could hold the adjustment: {BY_HAND}")
     if any(head.bias is None for head in heads[-1:]):
-        raise ValueError(f"The last layer of {name} has no bias, so that no saved model could be adjusted: {by_hand}")
+        raise ValueError(f"The last layer of {name} has no bias, so that no saved model could be adjusted: {BY_HAND}")
     for layers in (heads[-1:], heads):  # the last one; or all whose logits are averaged, as in a distilled DeiT
         biases = [layer.bias for layer in layers if layer.bias is not None]
         saved = [bias.detach().clone() for bias in biases]
@@ -228,7 +228,7 @@ def adjust_head(model: PreTrainedModel, class_counts: Sequence[int], *, tau: flo
         with torch.no_grad():
             for bias, value in zip(biases, saved, strict=True):
                 bias.copy_(value)
-    raise ValueError(f"The logits of {name} are not those of its last linear layer: {by_hand}")
+    raise ValueError(f"The logits of {name} are not those of its last linear layer: {BY_HAND}")
 
 
 def _folder_of(name: str) -> Path:
@@ -282,8 +282,18 @@ def _caution(run: dict[str, Any]) -> str | None:
 
 
 def _probe(model: PreTrainedModel) -> dict[str, Tensor]:
-    """An input of random pixels, or of the tokens that Transformers tries models with."""
+    """
+    An input of random pixels, or of the tokens that Transformers tries models with.
+
+    Raises:
+        `ValueError`: if the model takes something else, such as sound.
+    """
     if model.main_input_name != "pixel_values":
+        if model.main_input_name not in model.dummy_inputs:
+            raise ValueError(
+                f"{type(model).__name__} takes {model.main_input_name}, and an adjustment is tried on images or "
+                f"tokens alone: {BY_HAND}"
+            )
         return {name: value[:1].to(model.device) for name, value in model.dummy_inputs.items()}
     shape = describe_model(model).get("input", (3, 224, 224))
     pixels = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))

@@ -20,6 +20,8 @@ from transformers import (
     SegformerForImageClassification,
     ViTConfig,
     ViTForImageClassification,
+    Wav2Vec2Config,
+    Wav2Vec2ForSequenceClassification,
 )
 
 from hf_ltkd import ClassGroups, adjust, create_model
@@ -94,9 +96,17 @@ def gpt2():
     return GPT2ForSequenceClassification(config)
 
 
+def of_sound():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    convolutions = {"conv_dim": (8,), "conv_stride": (5,), "conv_kernel": (5,), "num_conv_pos_embeddings": 4}
+    config = Wav2Vec2Config(**sizes, **convolutions, num_conv_pos_embedding_groups=2, num_labels=3)
+    return Wav2Vec2ForSequenceClassification(config)
+
+
 @pytest.mark.parametrize(
     "make, counts, message",
     [
+        (of_sound, COUNTS, "takes input_values, and an adjustment is tried on images or tokens alone: predict with"),
         (without_bias, COUNTS, "last layer of CifarResNetForImageClassification has no bias.*predict with logits"),
         (gpt2, COUNTS, "last layer of GPT2ForSequenceClassification has no bias"),
         (halved, COUNTS, "logits of CifarResNet.* are not those of its last linear layer: predict"),
