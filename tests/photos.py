@@ -58,7 +58,8 @@ def make_home(folder: Path) -> Home:
     photos, teacher, student = (str(folder / name) for name in ("photos", "teacher", "student"))
     write_photos(folder / "photos")
     size = {"image_size": 8, "crop_padding": 1}
-    hf_ltkd.train_teacher("resnet14", photos, output_dir=teacher, max_steps=30, **size, **TRAINING)
+    plain = {"ce": "cross_entropy", "max_steps": 60}  # and biased
+    hf_ltkd.train_teacher("resnet14", photos, output_dir=teacher, **plain, **size, **TRAINING)
     return Home(folder, hf_ltkd.distill(teacher, "resnet8", photos, output_dir=student, max_steps=10, **TRAINING))
 
 

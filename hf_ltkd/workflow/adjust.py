@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import hf_hub_download, snapshot_download
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -31,7 +31,7 @@ from ..hub.names import (
 from ..hub.push import published_files
 from ..losses import log_class_prior
 from ..losses.checks import logits_of
-from ..teacher.live import load_teacher
+from ..teacher.live import load_teacher, networks_of
 from ..trainer.dense import is_dense
 from ..utils import read_json, write_json
 from .arguments import SEGMENTATION, AdjustArguments, ModelArguments, SourceArguments, split_settings
@@ -167,7 +167,7 @@ def adjust(
         if target.exists():
             target.rmdir()
         os.replace(made, target)
-    return Adjustment(name, target, args.tau, counts, _caution(run), before, after, images)
+    return Adjustment(name, target, args.tau, counts, caution(_corrections(run)), before, after, images)
 
 
 @contextmanager
@@ -267,12 +267,31 @@ def _class_counts(
     return tuple(map(int, counts))
 
 
-def _caution(run: dict[str, Any]) -> str | None:
+def corrections(teacher: nn.Module) -> list[str]:
+    """What corrected a teacher, or one of several, for the class counts, as the files beside its weights say."""
+    found = []
+    for network in networks_of(teacher):
+        name = getattr(getattr(network, "config", None), "name_or_path", None) or ""
+        path: str | os.PathLike = Path(name) / RUN_NAME
+        try:
+            path = path if os.path.isdir(name) else hf_hub_download(name, RUN_NAME)
+            found += _corrections(read_json(path))
+        except (OSError, ValueError):  # not there, or from elsewhere
+            continue
+    return found
+
+
+def _corrections(run: dict[str, Any]) -> list[str]:
     loss = run.get("loss") or {}
     values = loss.get("hyper_parameters", {})
-    corrected = [f"ce={values['ce']}"] if values.get("ce", "cross_entropy") != "cross_entropy" else []
-    corrected += [f"prior={values['prior']}"] if values.get("prior") else []
-    corrected += [loss["class"]] if loss.get("class") in ("LTKDLoss", "BKDLoss") else []
+    found = [f"ce={values['ce']}"] if values.get("ce", "cross_entropy") != "cross_entropy" else []
+    found += [f"prior={values['prior']}"] if values.get("prior") else []
+    found += [loss["class"]] if loss.get("class") in ("LTKDLoss", "BKDLoss") else []
+    return found + ["logit adjustment"] * ("logit_adjustment" in run)
+
+
+def caution(corrected: list[str]) -> str | None:
+    """Why a model with these [`corrections`] may be over-corrected by an adjustment."""
     if not corrected:
         return None
     return (

@@ -14,7 +14,7 @@ from ..hub.describe import hub_id
 from ..hub.names import BIAS_PICTURE, EXAMPLES_PICTURE
 from ..teacher.cache import TeacherCache
 from ..teacher.live import networks_of
-from .adjust import adjusted
+from .adjust import adjusted, corrections
 from .inputs import Model
 from .outputs import (
     Comparison,
@@ -108,7 +108,7 @@ def _run(plan: DistillPlan) -> Comparison:
     found: Rows = {}
     if plan.bias is not None:
         found["teacher"] = {None: (plan.bias.accuracy, plan.bias.answers)}
-    if plan.teacher is not None and is_skewed(images.class_counts):
+    if plan.teacher is not None and is_skewed(images.class_counts) and not corrections(plan.teacher):
         with adjusted(plan.teacher, images.class_counts):
             report = images.report(plan.teacher, plan.args.per_device_eval_batch_size)
         found["adjusted teacher"] = {None: (report.accuracy, report.answers)}

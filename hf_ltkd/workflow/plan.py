@@ -27,6 +27,7 @@ from ..trainer.mixing import make_mixer
 from ..trainer.trainer import DistillationTrainer
 from ..trainer.training_args import DistillationTrainingArguments
 from .adapters import add_lora
+from .adjust import caution, corrections
 from .arguments import (
     DistillArguments,
     MaskArguments,
@@ -287,6 +288,8 @@ def make_plan(**settings: Any) -> DistillPlan:
     if teacher is not None:
         place_teacher(teacher, args.device)
         bias = images.report(teacher, args.per_device_eval_batch_size)
+        if choices.adjust_teacher and (said := caution(corrections(teacher))):
+            warnings.warn(f"--adjust_teacher corrects {model_name(teacher)!r}. {said}", stacklevel=2)
         if bias.answers.at_chance:
             warnings.warn(
                 f"The teacher {model_name(teacher)!r} may have nothing to teach. {bias.answers.describe()}",

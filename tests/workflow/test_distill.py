@@ -154,6 +154,24 @@ def test_without_the_plain_student_and_from_cached_logits(home, tmp_path):
     assert list(comparison.teacher_probability) == ["group_0", "group_1"]
 
 
+@pytest.mark.parametrize(
+    "run",
+    [
+        {"loss": {"class": "CrossEntropyLoss", "hyper_parameters": {"ce": "balanced_softmax"}}},
+        {"loss": {"class": "LTKDLoss", "hyper_parameters": {}}},
+        {"logit_adjustment": {"tau": 1.0}},
+    ],
+)
+def test_a_teacher_is_not_corrected_twice(home, tmp_path, run):
+    """One whose files say that it was corrected is no row more, and --adjust_teacher says what it would do."""
+    teacher = shutil.copytree(home.teacher, tmp_path / "teacher")
+    (teacher / "distillation.json").write_text(json.dumps(run))
+    how = {"loss": "kd", "plain_student": False, **SHORT}
+    with pytest.warns(UserWarning, match="--adjust_teacher corrects .*: corrected twice, it may favour rare classes"):
+        comparison = distill(teacher, "resnet8", home.photos, output_dir=tmp_path / "s", adjust_teacher=True, **how)
+    assert list(comparison.accuracy) == ["teacher", "this student"]
+
+
 def test_objects_in_memory_give_what_their_names_give(home, tmp_path):
     """A teacher, a student and a `DatasetDict` that are loaded already: the same weights, bit for bit."""
     distill(home.teacher, home.student, home.photos, output_dir=tmp_path / "names", seed=7, **SHORT)
