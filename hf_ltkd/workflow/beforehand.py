@@ -293,5 +293,5 @@ def check_free(folder: Path, resume: Any) -> None:
     if not resume and ((folder / "config.json").exists() or any(folder.glob("checkpoint-*"))):
         raise ValueError(
             f"{str(folder)!r} holds a model or an unfinished training already: choose another --output_dir, go on "
-            "with --resume_from_checkpoint true, or remove the folder."
+            "with --resume_from_checkpoint true (of one student, not of --seeds), or remove the folder."
         )
