@@ -114,7 +114,7 @@ def test_own_augmentation(home, tmp_path):
 
 
 def test_mixing_cached_logits_is_refused_before_the_cache_is_built(home, tmp_path):
-    with pytest.raises(ValueError, match="do not go with a TeacherCache"):
+    with pytest.raises(ValueError, match="--mixup_alpha needs the teacher itself, not its cached logits"):
         plan(home, output_dir=str(tmp_path / "s"), teacher_cache=str(tmp_path / "cache"), mixup_alpha=0.2)
     assert not (tmp_path / "cache").exists()
 
