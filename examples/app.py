@@ -64,8 +64,8 @@ class Classifier:
         """Raises a `ValueError` if the folder or repository holds no image classifier with its image processor."""
         try:
             config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-            dense = any(saved_as.endswith("ForSemanticSegmentation") for saved_as in config.architectures or [])
-            auto_class = AutoModelForSemanticSegmentation if dense else AutoModelForImageClassification
+            of_pixels = any(saved_as.endswith("ForSemanticSegmentation") for saved_as in config.architectures or [])
+            auto_class = AutoModelForSemanticSegmentation if of_pixels else AutoModelForImageClassification
             model = auto_class.from_pretrained(name, trust_remote_code=trust_remote_code)
             processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
         except (OSError, ValueError) as error:

@@ -19,7 +19,7 @@ from ..teacher.ensemble import TeacherEnsemble
 from ..teacher.language import language_model_kind, network_of, num_classes_of
 from ..teacher.live import check_same_classes
 from ..utils import listed
-from .dense import check_dense, is_dense
+from .segmenters import check_segmenters, is_segmenter
 from .training_args import DistillationTrainingArguments
 
 
@@ -114,13 +114,13 @@ def check_model(student: nn.Module, teacher: nn.Module | None, distillation_loss
             )
         if isinstance(network, PreTrainedModel) and network.config.problem_type == "multi_label_classification":
             raise ValueError(f"The {name}'s config says problem_type='multi_label_classification'. {MULTI_LABEL}")
-    if isinstance(teacher, TeacherEnsemble) and (language_model_kind(student) is not None or is_dense(student)):
+    if isinstance(teacher, TeacherEnsemble) and (language_model_kind(student) is not None or is_segmenter(student)):
         raise ValueError(
             f"Several teachers are classifiers with an answer per example, and the student is a "
             f"{type(network_of(student)).__name__}: give one teacher."
         )
     check_language_models(student, teacher, distillation_loss)
-    check_dense(student, teacher, distillation_loss)
+    check_segmenters(student, teacher, distillation_loss)
     if isinstance(student, PreTrainedModel):
         check_two_classes(num_classes_of(student))
     if teacher is not None:
@@ -194,7 +194,7 @@ def check_cache(
         `ValueError`: if the loss or the evaluation needs more of the teacher than its cached logits, or if they are
             for another number of classes.
     """
-    row = "token" if language_model_kind(student) is not None else "pixel" if is_dense(student) else None
+    row = "token" if language_model_kind(student) is not None else "pixel" if is_segmenter(student) else None
     if row is not None:
         raise ValueError(
             f"A TeacherCache holds one row of logits an example, and a {type(student).__name__} has one a {row}: pass "

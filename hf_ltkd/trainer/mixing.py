@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from ..losses.base import DistillationLoss
 from ..losses.checks import IGNORED_LABEL, UNLABELLED, check_labels, is_example, is_labelled
-from .dense import is_dense
+from .segmenters import is_segmenter
 from .training_args import DistillationTrainingArguments
 
 
@@ -117,7 +117,7 @@ class Mixer:
                 f"{asked} do not go with {type(loss).__name__}, which needs the one class of each example: leave them "
                 "out, or choose another loss, such as KDLoss."
             )
-        if is_dense(student):
+        if is_segmenter(student):
             raise ValueError(f"{asked} make soft labels of whole images, and masks have none: leave them out.")
         num_classes = student.config.num_labels if isinstance(student, PreTrainedModel) else loss.num_classes
         if num_classes is None:

@@ -40,11 +40,11 @@ from .checks import (
     check_two_classes,
 )
 from .columns import STEP_CONTEXT, StepContext, columns_of, labels_of, unused_columns
-from .dense import PixelCalls, confusions_for, is_dense
 from .engines import check_engine, make_shardable, mean_gradients
 from .language import LanguageCalls
 from .mixing import make_mixer
 from .sampling import CLASS_SAMPLING, class_sampler
+from .segmenters import PixelCalls, confusions_for, is_segmenter
 from .student_files import StudentFilesMixin
 from .training_args import DistillationTrainingArguments, check_arguments
 
@@ -168,7 +168,13 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
 
     def make_calls(self) -> None:
         """How student and teacher are called; a student that `model_init` has made may be called otherwise."""
-        kind = LanguageCalls if language_model_kind(self.model) else PixelCalls if is_dense(self.model) else ModelCalls
+        kind = (
+            LanguageCalls
+            if language_model_kind(self.model)
+            else PixelCalls
+            if is_segmenter(self.model)
+            else ModelCalls
+        )
         self.calls: ModelCalls = kind.of(self, self._networks)
 
     # ---- What the loss makes for a student, and trains with it ----

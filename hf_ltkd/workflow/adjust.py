@@ -32,7 +32,7 @@ from ..hub.push import published_files
 from ..losses import log_class_prior
 from ..losses.checks import logits_of
 from ..teacher.live import load_teacher, networks_of
-from ..trainer.dense import is_dense
+from ..trainer.segmenters import is_segmenter
 from ..utils import read_json, write_json
 from .arguments import SEGMENTATION, AdjustArguments, ModelArguments, SourceArguments, split_settings
 from .beforehand import check_apart, check_weights
@@ -120,7 +120,7 @@ def adjust(
     network: Any = load_teacher(folder, **trust)
     check_weights(network, "model")
     groups = ClassGroups.from_pretrained(folder) if (folder / CLASS_GROUPS_NAME).is_file() else None
-    if is_dense(network):
+    if is_segmenter(network):
         mask_fields.setdefault("task", SEGMENTATION)
         args = replace(args, batch_size=own.get("batch_size", PIXEL_BATCH))
     masks = masks_of(mask_fields, {"data": data, **settings})

@@ -16,7 +16,7 @@ from ..losses.checks import logits_of
 from ..teacher.columns import inputs_of
 from ..teacher.live import ask_teacher
 from ..teacher.loading import class_names_of
-from ..trainer.dense import is_dense
+from ..trainer.segmenters import is_segmenter
 from ..utils import listed
 
 
@@ -82,10 +82,10 @@ def check_answer(name: str, model: PreTrainedModel, images: SeededViews) -> None
     except Exception as error:  # whatever a network raises
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         shape = list(batch["pixel_values"].shape)
-        if is_dense(model) and hasattr(model.config, "image_size"):
+        if is_segmenter(model) and hasattr(model.config, "image_size"):
             reason += f"; its config says image_size={model.config.image_size}, so try that height and width as --size"
         raise ValueError(f"The model {name!r} cannot be asked for pixel_values of shape {shape}: {reason}") from error
-    if logits.shape[:2] != (1, model.config.num_labels) or logits.ndim != (4 if is_dense(model) else 2):
+    if logits.shape[:2] != (1, model.config.num_labels) or logits.ndim != (4 if is_segmenter(model) else 2):
         raise ValueError(
             f"The model {name!r} gives logits of shape {list(logits.shape)} for one image, where its config says "
             f"{model.config.num_labels} classes: choose a classifier of whole images, or one of pixels with --task "

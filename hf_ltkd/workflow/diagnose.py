@@ -21,7 +21,7 @@ from .inputs import Model, fit_classes, fit_teachers, load_classifier, load_imag
 from .outputs import draw_bias
 from .recommend import Recommendation, recommend_num_groups, recommend_weights
 from .scenes import PIXEL_BATCH, load_scenes
-from .segmenters import check_mask_classes, is_segmenter, load_segmenter, masks_of
+from .segmenters import check_mask_classes, load_segmenter, masks_of, names_segmenter
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def diagnose(teacher: Model | list[Model], data: Any = None, **settings: Any) ->
     args, where = DiagnoseArguments(**own), SourceArguments(**source)
     read = {"data": name_data(where, image_fields)[1].get("data_dir"), "teacher": teacher, "student": args.student}
     check_apart("picture", args.picture, read)
-    if is_segmenter(given[0], **trust):
+    if names_segmenter(given[0], **trust):
         mask_fields.setdefault("task", SEGMENTATION)
     masks = masks_of(mask_fields, {"teacher": teacher, **settings})
     network: Any

@@ -15,7 +15,7 @@ from .images import Images
 from .inputs import Model, fit_classes, load_classifier, load_images, model_name, name_data
 from .report import scores_beside, write_report
 from .scenes import PIXEL_BATCH, load_scenes
-from .segmenters import check_mask_classes, is_segmenter, load_segmenter, masks_of
+from .segmenters import check_mask_classes, load_segmenter, masks_of, names_segmenter
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def evaluate(model: Model, data: Any = None, **settings: Any) -> Evaluation:
     named = name_data(where, image_fields)[1]
     if args.output_dir is not None:
         check_apart("output_dir", args.output_dir, {"data": named.get("data_dir")})
-    if is_segmenter(model, **trust):
+    if names_segmenter(model, **trust):
         mask_fields.setdefault("task", SEGMENTATION)
     masks, has_groups = masks_of(mask_fields, settings), (Path(model_name(model)) / CLASS_GROUPS_NAME).is_file()
     groups = ClassGroups.from_pretrained(model_name(model)) if has_groups else None

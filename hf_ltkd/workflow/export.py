@@ -35,12 +35,12 @@ from ..hub.describe import describe_model, weights_digests
 from ..hub.names import ONNX_FILES
 from ..teacher.live import check_same_classes
 from ..teacher.loading import load_model
-from ..trainer.dense import is_dense
+from ..trainer.segmenters import is_segmenter
 from ..utils import cpu_name, write_json
 from .arguments import ExportArguments
 from .beforehand import check_apart, check_weights
 from .inputs import load_classifier, load_processor, model_name
-from .segmenters import is_segmenter
+from .segmenters import names_segmenter
 
 
 BATCHES = (1, 2, 7)
@@ -101,9 +101,9 @@ def export(
     models = {who: load_network(name, **trust) for who, name in names.items()}
     for who, network in models.items():
         check_weights(network, who)
-    of_pixels = is_dense(models["student"])
+    of_pixels = is_segmenter(models["student"])
     if teacher:
-        if is_dense(models["teacher"]) != of_pixels:
+        if is_segmenter(models["teacher"]) != of_pixels:
             raise ValueError(
                 f"The teacher is a {type(models['teacher']).__name__} and the student a "
                 f"{type(models['student']).__name__}: either both give each pixel a class, or none does."
@@ -166,7 +166,7 @@ def export(
 def load_network(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
     """An image classifier, or a model that was saved as one that gives each pixel a class, in float32."""
     how: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": trust_remote_code}
-    if is_segmenter(name, trust_remote_code):
+    if names_segmenter(name, trust_remote_code):
         return load_model(name, AutoModelForSemanticSegmentation, **how).eval()
     return load_classifier(name, **how).eval()
 
@@ -270,7 +270,7 @@ def write_and_start(
 @torch.inference_mode()
 def other_sizes(model: PreTrainedModel, pixels: torch.Tensor) -> list[torch.Tensor]:
     """An image in two other sizes, an odd one and a larger one, if this is a segmentation that takes them."""
-    if not is_dense(model):
+    if not is_segmenter(model):
         return []
     height, width = pixels.shape[2:]
     batches = [F.interpolate(pixels[:1], (height + more, width + 2 * more)) for more in (7, 32)]

@@ -15,7 +15,7 @@ from ..data.arguments import MaskArguments
 from ..data.image_files import class_name
 from ..models import create_model
 from ..teacher.loading import class_names_of, explained, load_config, load_model
-from ..trainer.dense import is_dense
+from ..trainer.segmenters import is_segmenter
 from ..trainer.training_args import DistillationTrainingArguments
 from ..utils import listed
 from .arguments import SEGMENTATION
@@ -74,10 +74,10 @@ def masks_of(given: Mapping[str, Any], others: Mapping[str, Any]) -> MaskArgumen
     return masks
 
 
-def is_segmenter(model: Model, trust_remote_code: bool = False) -> bool:
+def names_segmenter(model: Model, trust_remote_code: bool = False) -> bool:
     """Whether a model gives each pixel a class, by its class or its config."""
     if isinstance(model, PreTrainedModel):
-        return is_dense(model)
+        return is_segmenter(model)
     config = load_config(model, trust_remote_code=trust_remote_code)
     return any(name.endswith("ForSemanticSegmentation") for name in config.architectures or [])
 
@@ -105,7 +105,7 @@ def check_segmenter(flag: str, model: Model, trust_remote_code: bool = False) ->
         own_code = "AutoModelForSemanticSegmentation" in (getattr(config, "auto_map", None) or {})
         if not own_code and type(config) not in AutoModelForSemanticSegmentation._model_mapping:
             raise ValueError(_of_another_kind(flag, model_name(model), f"of the kind {config.model_type!r}"))
-    elif not is_dense(network := create_model(model_name(model), 2)):
+    elif not is_segmenter(network := create_model(model_name(model), 2)):
         raise ValueError(_of_another_kind(flag, model_name(model), type(network).__name__) + f" Or take {STUDENT}.")
 
 
@@ -123,7 +123,7 @@ def load_segmenter(model: Model, role: str, trust_remote_code: bool = False) -> 
         if not saved_as.endswith("ForSemanticSegmentation"):
             raise ValueError(_of_another_kind(role, name, saved_as))
         model = load_model(name, AutoModelForSemanticSegmentation, trust_remote_code=trust_remote_code)
-    if not is_dense(model):
+    if not is_segmenter(model):
         raise ValueError(_of_another_kind(role, model_name(model), type(model).__name__))
     check_weights(model, role)
     return model
@@ -164,7 +164,7 @@ def new_segmenter(model: Model, scenes: Scenes, trust_remote_code: bool = False)
         config = load_config(name, class_names=data.class_names, trust_remote_code=trust_remote_code)
         with explained(name, "model for pixels"):
             network = AutoModelForSemanticSegmentation.from_config(config, trust_remote_code=trust_remote_code)
-    if not is_dense(network):
+    if not is_segmenter(network):
         raise ValueError(_of_another_kind("model", name, type(network).__name__))
     # What UperNet calls otherwise: pixels of masks that count nowhere.
     field = "loss_ignore_index" if hasattr(network.config, "loss_ignore_index") else "semantic_loss_ignore_index"

@@ -29,7 +29,7 @@ from .training_args import DistillationTrainingArguments
 IMAGE_IDS = "image_ids"  # the column that tells a loss which image a pixel is of
 
 
-def is_dense(model: nn.Module | None) -> bool:
+def is_segmenter(model: nn.Module | None) -> bool:
     """Whether a model gives each pixel a class: its class ends with `ForSemanticSegmentation`, as in transformers."""
     return type(network_of(model)).__name__.endswith("ForSemanticSegmentation")
 
@@ -148,24 +148,24 @@ def confusions_for(compute_metrics: Any) -> Callable | None:
     return compute_metrics.confusions if isinstance(compute_metrics, mean_iou) else None
 
 
-def check_dense(student: nn.Module, teacher: nn.Module | None, loss: DistillationLoss) -> None:
+def check_segmenters(student: nn.Module, teacher: nn.Module | None, loss: DistillationLoss) -> None:
     """
     Raises:
         `ValueError`: if one of two models gives a class to each pixel and the other does not, or the loss is for the
             other kind.
     """
-    dense = is_dense(student)
-    if teacher is not None and is_dense(teacher) != dense:
+    of_pixels = is_segmenter(student)
+    if teacher is not None and is_segmenter(teacher) != of_pixels:
         raise ValueError(
             f"The teacher is a {type(teacher).__name__} and the student a {type(student).__name__}: either both give "
             "each pixel a class (...ForSemanticSegmentation), or none does."
         )
-    if dense and loss.needs_hidden_states:
+    if of_pixels and loss.needs_hidden_states:
         raise ValueError(
             f"{type(loss).__name__} compares feature maps of classifiers and their pooled features, which a "
             f"{type(student).__name__} does not have: choose a loss on logits, such as LTKDLoss or CWDLoss."
         )
-    if not dense and loss.needs_pixels:
+    if not of_pixels and loss.needs_pixels:
         raise ValueError(
             f"{type(loss).__name__} compares where in an image a class is, and a {type(student).__name__} does not "
             "say so: choose another loss, such as KDLoss, or a model ...ForSemanticSegmentation."
