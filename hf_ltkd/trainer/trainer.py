@@ -168,13 +168,8 @@ class DistillationTrainer(CheckpointMixin, StudentFilesMixin):  # type: ignore[o
 
     def make_calls(self) -> None:
         """How student and teacher are called; a student that `model_init` has made may be called otherwise."""
-        kind = (
-            LanguageCalls
-            if language_model_kind(self.model)
-            else PixelCalls
-            if is_segmenter(self.model)
-            else ModelCalls
-        )
+        of_images = PixelCalls if is_segmenter(self.model) else ModelCalls
+        kind = LanguageCalls if language_model_kind(self.model) else of_images
         self.calls: ModelCalls = kind.of(self, self._networks)
 
     # ---- What the loss makes for a student, and trains with it ----
