@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from ..data.arguments import DataArguments, MaskArguments
 from ..groups import CLASS_GROUPS_NAME, ClassGroups
 from ..hub.card import write_model_card
-from ..hub.describe import describe_model
+from ..hub.describe import describe_model, hub_id
 from ..hub.names import (
     CARD_NAME,
     CONFUSION_PICTURE,
@@ -271,13 +271,14 @@ def corrections(teacher: nn.Module) -> list[str]:
     """What corrected a teacher, or one of several, for the class counts, as the files beside its weights say."""
     found = []
     for network in networks_of(teacher):
-        name = getattr(getattr(network, "config", None), "name_or_path", None) or ""
-        path: str | os.PathLike = Path(name) / RUN_NAME
-        try:
-            path = path if os.path.isdir(name) else hf_hub_download(name, RUN_NAME)
-            found += _corrections(read_json(path))
-        except (OSError, ValueError):  # not there, or from elsewhere
-            continue
+        name = (isinstance(network, PreTrainedModel) and network.config.name_or_path) or ""
+        if os.path.isdir(name):
+            found += _corrections(read_json(Path(name) / RUN_NAME))
+        elif isinstance(network, PreTrainedModel) and hub_id(network):
+            try:
+                found += _corrections(read_json(Path(hf_hub_download(name, RUN_NAME))))
+            except OSError:  # a model of another program has no such file
+                continue
     return found
 
 
@@ -285,8 +286,9 @@ def _corrections(run: dict[str, Any]) -> list[str]:
     loss = run.get("loss") or {}
     values = loss.get("hyper_parameters", {})
     found = [f"ce={values['ce']}"] if values.get("ce", "cross_entropy") != "cross_entropy" else []
-    found += [f"prior={values['prior']}"] if values.get("prior") else []
-    found += [loss["class"]] if loss.get("class") in ("LTKDLoss", "BKDLoss") else []
+    for part in ({"loss": loss.get("class"), **values}, *values.get("losses", [])):  # the latter of a SumLoss
+        found += [f"prior={part['prior']}"] if part.get("prior") else []
+        found += [part["loss"]] if part["loss"] in ("LTKDLoss", "BKDLoss", "ltkd", "bkd") else []
     return found + ["logit adjustment"] * ("logit_adjustment" in run)
 
 
@@ -295,8 +297,8 @@ def caution(corrected: list[str]) -> str | None:
     if not corrected:
         return None
     return (
-        f"It was trained with {', '.join(corrected)}, which corrects for the class counts by itself: corrected twice, "
-        "it may favour rare classes, so compare both."
+        f"It was corrected for the class counts already ({', '.join(corrected)}): corrected twice, it may favour rare "
+        "classes, so compare both."
     )
 
 

@@ -147,7 +147,7 @@ def test_a_saved_model(home, tmp_path):
     assert f"| this student | {100 * after[0]:.1f} (" in card
     report = json.loads((tmp_path / "new" / "class_report.json").read_text())
     assert [row["recall"] for row in report["classes"]] == pytest.approx(after)  # each group is one class
-    assert "trained with ce=balanced_softmax, LTKDLoss, which corrects" in result.caution
+    assert "already (ce=balanced_softmax, LTKDLoss): corrected twice" in result.caution
     with pytest.raises(ValueError, match=r"has been adjusted already \(tau 2.0\): adjust the model that it was made"):
         adjust(tmp_path / "new", output_dir=tmp_path / "newer")
     assert [path.name for path in tmp_path.iterdir()] == ["new"]

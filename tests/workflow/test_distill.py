@@ -159,6 +159,7 @@ def test_without_the_plain_student_and_from_cached_logits(home, tmp_path):
     [
         {"loss": {"class": "CrossEntropyLoss", "hyper_parameters": {"ce": "balanced_softmax"}}},
         {"loss": {"class": "LTKDLoss", "hyper_parameters": {}}},
+        {"loss": {"class": "SumLoss", "hyper_parameters": {"losses": [{"loss": "kd"}, {"loss": "ltkd"}]}}},
         {"logit_adjustment": {"tau": 1.0}},
     ],
 )
